@@ -1,0 +1,1 @@
+"""Analysis beside the archive: plug-ins, tasks, algorithms and their results as DICOM."""

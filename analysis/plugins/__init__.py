@@ -1,0 +1,1 @@
+"""The plug-ins that come with m3DICOM: a manifest and a run() each."""

@@ -1,0 +1,1 @@
+"""Findings to DICOM: every kind of result object, encoded."""

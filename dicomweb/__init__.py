@@ -1,0 +1,1 @@
+"""DICOMweb (PS3.18): the archive over HTTP."""

@@ -1,0 +1,1 @@
+"""The archive: objects, index, verbs, and the two protocols that reach them."""

@@ -1,0 +1,1 @@
+"""The standard's rules as pure functions and tables; no sockets, clocks or databases."""

@@ -1,0 +1,1 @@
+"""What is known about the objects: one SQL schema on SQLite and PostgreSQL."""

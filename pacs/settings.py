@@ -1,0 +1,118 @@
+"""Every setting, its default and what it does: one frozen object, from TOML, then `M3DICOM_…` variables.
+
+Only `pacs.server` calls `load`; everything else is handed values. A key nobody knows is an error that names itself.
+docs/settings.md is made from the `doc` of each field (a test compares them).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pacs.errors import InvalidInput
+
+PREFIX = "M3DICOM_"
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class AE:
+    """A DICOM application entity that may talk to us: its title and, where given, its address and rights."""
+
+    title: str
+    host: str = ""
+    port: int = 0
+    rights: tuple[str, ...] = ("query", "read", "store", "process")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one server or worker. Units are in the names."""
+
+    data: Path = _setting(Path("data"), "Folder for everything kept locally: objects, index, spool.")
+    http: str = _setting("127.0.0.1:8080", "HTTP door as HOST:PORT; port 0 takes any free one.")
+    dimse: str = _setting("127.0.0.1:11112", "DIMSE door as HOST:PORT; port 0 takes any free one; empty = none.")
+    aet: str = _setting("M3DICOM", "Our application entity title, at most 16 characters.")
+    aes: tuple[AE, ...] = _setting((), "Known AEs; once any is given, all others are refused. TOML: [[aes]] tables.")
+    public_url: str = _setting("", "URL under which clients reach the server, for links in answers; empty = as asked.")
+
+    objects: str = _setting("files", 'Object store: "files" (under data) or "s3://BUCKET/PREFIX".')
+    s3_endpoint: str = _setting("", "S3 endpoint URL; empty = the provider's own.")
+    s3_region: str = _setting("us-east-1", "S3 region.")
+    s3_sse: str = _setting("", 'Server-side encryption asked of S3: empty, "AES256" or "aws:kms".')
+    s3_cache_bytes: int = _setting(1 << 30, "Bytes of the local read cache in front of S3.")
+    index: str = _setting("sqlite", 'Index database: "sqlite" (under data) or a postgresql+psycopg:// URL.')
+    queue: str = _setting("local", 'Queue: "local" (the task table, polled) or a redis:// or unix:// URL for arq.')
+
+    max_object_bytes: int = _setting(4 << 30, "Largest instance that is accepted.")
+    max_associations: int = _setting(400, "DIMSE associations at one time.")
+    max_associations_per_host: int = _setting(50, "DIMSE associations at one time from one address.")
+    association_idle_s: float = _setting(60.0, "An association without a byte for this long is aborted.")
+    stable_after_s: float = _setting(10.0, "A study is stable when nothing new came for this long.")
+    drain_s: float = _setting(10.0, "How long a stopping server lets requests and associations finish.")
+
+    workers: int = _setting(1, "Analysis jobs at one time in this process; 0 = none here.")
+    device: str = _setting("auto", 'Where arrays are computed: "auto", "cpu" or "gpu".')
+    lease_s: float = _setting(30.0, "A worker that is silent for this long loses its task.")
+    max_attempts: int = _setting(3, "How often a task is tried when its worker is lost.")
+    decoders: int = _setting(1, "Sandboxed decoding processes; they start when first needed.")
+
+    session_hours: float = _setting(12.0, "A browser login ends after this long.")
+    login_link_minutes: float = _setting(60.0, "A login link is good for one use within this time.")
+
+    @property
+    def index_url(self) -> str:
+        """The SQLAlchemy URL of the index."""
+        return f"sqlite:///{self.data.resolve() / 'index.db'}" if self.index == "sqlite" else self.index
+
+
+def _value(name: str, kind: str, raw: Any) -> Any:
+    try:
+        match kind:
+            case "Path":
+                return Path(str(raw)).expanduser()
+            case "int" if not isinstance(raw, bool):
+                return int(raw)
+            case "float" if not isinstance(raw, bool):
+                return float(raw)
+            case "str" if isinstance(raw, str):
+                return raw
+            case "tuple[AE, ...]":
+                entries = tomllib.loads(f"aes = {raw}")["aes"] if isinstance(raw, str) else raw
+                return tuple(AE(**{**entry, "rights": tuple(entry.get("rights", AE.rights))}) for entry in entries)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"setting {name}: {error}") from error
+    raise InvalidInput(f"setting {name}: {raw!r} is no {kind}")
+
+
+def load(
+    toml: Path | None = None, environment: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Defaults, then the TOML file, then `M3DICOM_…` variables, then `overrides` (the command line; None = not given).
+
+    Raises InvalidInput for a key that does not exist, naming it, and for a value of the wrong type.
+    """
+    known = {f.name: str(f.type) for f in fields(Settings)}
+    chosen: dict[str, Any] = {}
+    if toml is not None:
+        try:
+            chosen |= tomllib.loads(toml.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise InvalidInput(f"settings file {toml}: {error}") from error
+    for variable, raw in (environment or {}).items():
+        if variable.startswith(PREFIX):
+            chosen[variable.removeprefix(PREFIX).lower()] = raw
+    chosen |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name in chosen:
+        if name not in known:
+            raise InvalidInput(f"unknown setting {name!r}; docs/settings.md lists them all")
+    settings = replace(Settings(), **{name: _value(name, known[name], raw) for name, raw in chosen.items()})
+    if not 1 <= len(settings.aet.strip()) <= 16:
+        raise InvalidInput(f"setting aet: {settings.aet!r} must have 1 to 16 characters (PS3.5 6.2, VR AE)")
+    return settings

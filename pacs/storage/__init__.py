@@ -1,0 +1,1 @@
+"""Where the bytes rest: one port, several object stores."""

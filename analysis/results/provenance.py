@@ -1,0 +1,292 @@
+"""Owns what every result object says of its origin: patient and study, equipment, algorithm, inputs, UIDs and numbers.
+
+Encoders build their own modules and end with `finish`, so that the shared modules are the same in all objects of a
+task and depend on nothing but the run: the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
+from typing import Any
+
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ExplicitVRLittleEndian
+
+from analysis.api import CODE_SCHEME, Code, Params
+from pacs import uids
+
+MANUFACTURER = "m3DICOM"
+PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
+HISTOGRAM_ANALYSIS = Code("123105", "DCM", "Histogram Analysis")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+"""Algorithm families of PS3.16 CID 7162."""
+
+SERIES_NUMBERS: Mapping[str, int] = MappingProxyType({"SEG": 9001, "M3D": 9002, "SR": 9003, "SC": 9004})
+"""Series Number of a result series per kind of object: far above what modalities count, never secret."""
+
+_STUDY_TAGS = tuple(
+    Tag(tag)
+    for tag in (
+        0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080090, 0x00080092, 0x00080094, 0x00080096, 0x0008009C,
+        0x0008009D, 0x00080201, 0x00081030, 0x00081032, 0x00081048, 0x00081049, 0x00081060, 0x00081062, 0x00081080,
+        0x00081084, 0x00081110, 0x0020000D, 0x00200010, 0x00321033, 0x00321034, 0x00321066, 0x00321067, 0x00380010,
+        0x00380014, 0x00380060, 0x00380062, 0x00380064,
+    )
+)  # fmt: skip
+_CLINICAL_TRIAL_SERIES = frozenset({Tag(0x00120071), Tag(0x00120072), Tag(0x00120073)})
+_ALWAYS = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+_EQUIPMENT = (
+    "Manufacturer", "InstitutionName", "StationName", "InstitutionalDepartmentName", "ManufacturerModelName",
+    "DeviceSerialNumber", "SoftwareVersions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run of one plug-in, as its results record it.
+
+    task_key: the same for the same plug-in, version, parameters and inputs; all UIDs derive from it. when: the instant
+    that the results carry. sources: the input instances without pixel data. input_digests: their digests. params: by
+    name; values print as they are recorded.
+    """
+
+    task_key: str
+    workitem_uid: str
+    plugin_id: str
+    plugin_version: str
+    plugin_title: str
+    params: Mapping[str, Any]
+    backend: str
+    when: datetime
+    sources: tuple[Dataset, ...]
+    input_digests: tuple[str, ...] = field(default=())
+
+    def uid(self, *names: str | int) -> str:
+        """The UID that always belongs to this task key and these names."""
+        return uids.derived(self.task_key, *names)
+
+    def series_uid(self, kind: str) -> str:
+        """Series Instance UID of this task's results of a kind ("SEG", "M3D", "SR", "SC")."""
+        return self.uid("series", kind)
+
+    def instance_uid(self, kind: str, *names: str | int) -> str:
+        """SOP Instance UID of one result of a kind."""
+        return self.uid("instance", kind, *names)
+
+    @property
+    def local_time(self) -> datetime:
+        """`when` in the time zone of the source's dates (Timezone Offset From UTC), else in this host's."""
+        if self.when.tzinfo is None:
+            return self.when
+        offset = str(self.sources[0].get("TimezoneOffsetFromUTC") or "") if self.sources else ""
+        if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
+            minutes = int(offset[1:3]) * 60 + int(offset[3:])
+            return self.when.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
+        return self.when.astimezone()
+
+    @property
+    def date(self) -> str:
+        """The day as DICOM DA."""
+        return self.local_time.strftime("%Y%m%d")
+
+    @property
+    def time(self) -> str:
+        """The time of day as DICOM TM."""
+        return self.local_time.strftime("%H%M%S")
+
+    @property
+    def datetime_text(self) -> str:
+        """Date and time as DICOM DT, with its offset from UTC where it is known."""
+        return self.local_time.strftime("%Y%m%d%H%M%S%z")
+
+    def parameter_texts(self) -> dict[str, str]:
+        """The parameters and the backend as text, in a stable order: what goes into Algorithm Parameters."""
+        return {name: _text(value) for name, value in sorted(self.params.items())} | {"backend": self.backend}
+
+    def source(self, sop_instance_uid: str) -> Dataset:
+        """The source instance of that UID; KeyError where the run did not read it."""
+        for ds in self.sources:
+            if ds.SOPInstanceUID == sop_instance_uid:
+                return ds
+        raise KeyError(sop_instance_uid)
+
+
+def params_dict(params: Params) -> dict[str, Any]:
+    """A plug-in's typed parameters as RunInfo records them."""
+    return params.model_dump(mode="json")
+
+
+def code(value: Code) -> Dataset:
+    """A code as the item of a code sequence (PS3.3 section 8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value.value, value.scheme, value.meaning
+    return item
+
+
+def sequence(*items: Dataset) -> Any:
+    """A sequence of these items."""
+    return DicomSequence(items)
+
+
+def reference(ds: Dataset) -> Dataset:
+    """Referenced SOP Class and Instance UID of an instance."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    return item
+
+
+def algorithm(run: RunInfo, family: Code = HISTOGRAM_ANALYSIS) -> Dataset:
+    """Item of an Algorithm Identification Sequence (PS3.3 table 10-19)."""
+    item = Dataset()
+    item.AlgorithmFamilyCodeSequence = sequence(code(family))
+    item.AlgorithmNameCodeSequence = sequence(code(Code(run.plugin_id, CODE_SCHEME, run.plugin_title)))
+    item.AlgorithmName, item.AlgorithmVersion = run.plugin_title, run.plugin_version
+    item.AlgorithmParameters = "; ".join(f"{name}={value}" for name, value in run.parameter_texts().items())
+    item.AlgorithmSource = MANUFACTURER
+    return item
+
+
+def referenced_series(instances: Iterable[Dataset]) -> list[Dataset]:
+    """Items of a Referenced Series Sequence over these instances, each once (PS3.3 C.12.2, one study)."""
+    by_series: dict[str, dict[str, Dataset]] = {}
+    for ds in instances:
+        by_series.setdefault(str(ds.SeriesInstanceUID), {}).setdefault(str(ds.SOPInstanceUID), reference(ds))
+    items = []
+    for series_uid, references in by_series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = series_uid
+        item.ReferencedInstanceSequence = sequence(*references.values())
+        items.append(item)
+    return items
+
+
+def series(ds: Dataset, run: RunInfo, kind: str, modality: str, description: str) -> None:
+    """Set the series-level attributes of a result of this kind (PS3.3 C.7.3.1)."""
+    ds.Modality = modality
+    ds.SeriesInstanceUID = run.series_uid(kind)
+    ds.SeriesNumber = SERIES_NUMBERS[kind]
+    ds.SeriesDescription = description[:64]
+    ds.SeriesDate, ds.SeriesTime = run.date, run.time
+
+
+def relate(results: Sequence[Dataset]) -> None:
+    """Name, in every result of a task, the other result series of it (Related Series Sequence, PS3.3 C.7.3.1)."""
+    all_series = {str(ds.SeriesInstanceUID): str(ds.StudyInstanceUID) for ds in results}
+    for ds in results:
+        items = []
+        for series_uid, study_uid in sorted(all_series.items()):
+            if series_uid == ds.SeriesInstanceUID:
+                continue
+            item = Dataset()
+            item.StudyInstanceUID, item.SeriesInstanceUID = study_uid, series_uid
+            item.PurposeOfReferenceCodeSequence = sequence()
+            items.append(item)
+        if items:
+            ds.RelatedSeriesSequence = sequence(*items)
+
+
+def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
+    """`ds` with the modules that all results share, ready to be written.
+
+    Patient and study attributes are those of `source` (default: the first source), as they are: with the source's
+    Specific Character Set while our own text is ASCII, else in UTF-8. Instance, series and content times are the run's.
+    """
+    origin = source if source is not None else run.sources[0]
+    for element in list(ds):
+        if _belongs_to_patient_or_study(element.tag):
+            del ds[element.tag]
+    ds.InstanceCreationDate, ds.InstanceCreationTime = run.date, run.time
+    ds.InstanceCreatorUID = uids.IMPLEMENTATION_CLASS_UID
+    ds.SeriesDate, ds.SeriesTime = run.date, run.time
+    for date, time in (("ContentDate", "ContentTime"), ("StructureSetDate", "StructureSetTime")):
+        if date in ds:
+            setattr(ds, date, run.date)
+            setattr(ds, time, run.time)
+    ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, run.plugin_title
+    ds.DeviceSerialNumber, ds.SoftwareVersions = run.plugin_id, run.plugin_version
+    ds.ContributingEquipmentSequence = sequence(*_contributing_equipment(run, origin))
+    ds.CodingSchemeIdentificationSequence = sequence(_coding_scheme())
+    character_set = origin.get("SpecificCharacterSet") if _is_ascii(ds) else "ISO_IR 192"
+    if character_set:
+        ds.SpecificCharacterSet = character_set
+    elif "SpecificCharacterSet" in ds:
+        del ds.SpecificCharacterSet
+    for element in patient_and_study(origin):
+        ds.add(element)
+    for keyword in _ALWAYS:
+        if keyword not in ds:
+            setattr(ds, keyword, None)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.ImplementationClassUID = uids.IMPLEMENTATION_CLASS_UID
+    ds.file_meta.ImplementationVersionName = uids.IMPLEMENTATION_VERSION_NAME
+    return ds
+
+
+def patient_and_study(origin: Dataset) -> Iterator[Any]:
+    """Copies of the elements of the Patient, Patient Study, General Study and Clinical Trial modules of an instance."""
+    for tag in origin.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        if _belongs_to_patient_or_study(tag):
+            yield copy.deepcopy(origin[tag])
+
+
+def part10(ds: Dataset) -> bytes:
+    """A finished result as a Part 10 file in its transfer syntax; the same data set gives the same bytes."""
+    out = io.BytesIO()
+    dcmwrite(out, ds, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _belongs_to_patient_or_study(tag: BaseTag) -> bool:
+    return tag.group == 0x0010 or tag in _STUDY_TAGS or (tag.group == 0x0012 and tag not in _CLINICAL_TRIAL_SERIES)
+
+
+def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
+    acquired = Dataset()
+    acquired.PurposeOfReferenceCodeSequence = sequence(code(ACQUISITION_EQUIPMENT))
+    acquired.Manufacturer = None
+    for keyword in _EQUIPMENT:
+        if keyword in origin:
+            acquired.add(copy.deepcopy(origin[keyword]))
+    ours = Dataset()
+    ours.PurposeOfReferenceCodeSequence = sequence(code(PROCESSING_EQUIPMENT))
+    ours.Manufacturer, ours.ManufacturerModelName = MANUFACTURER, run.plugin_title
+    ours.DeviceSerialNumber, ours.SoftwareVersions = run.plugin_id, run.plugin_version
+    ours.ContributionDateTime = run.datetime_text
+    parameters = " ".join(f"{name}={value}" for name, value in run.parameter_texts().items())
+    text = f"{run.plugin_id} {run.plugin_version} task {run.task_key} workitem {run.workitem_uid} {parameters}"
+    ours.ContributionDescription = text[:1024]
+    return [acquired, *copy.deepcopy(list(origin.get("ContributingEquipmentSequence") or ())), ours]
+
+
+def _coding_scheme() -> Dataset:
+    item = Dataset()
+    item.CodingSchemeDesignator = CODE_SCHEME
+    item.CodingSchemeName = "m3DICOM plug-ins and parameters"
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return item
+
+
+def _is_ascii(ds: Dataset) -> bool:
+    return all(str(element.value).isascii() for element in ds.iterall() if element.VR not in ("OB", "OW", "SQ"))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "automatic" if value is None else str(value)

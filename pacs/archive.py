@@ -1,0 +1,84 @@
+"""The archive: its services bundled, without logic of its own.
+
+DIMSE, DICOMweb and workers are guests of the same object, in one process or in many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from pacs.audit import Audit
+from pacs.events import Events
+from pacs.index.changes import Changes
+from pacs.index.engine import Index, open_index
+from pacs.ingest import Ingest
+from pacs.query import QueryService
+from pacs.removal import Removal
+from pacs.retrieve import Retrieve
+from pacs.settings import Settings
+from pacs.settle import Settle
+from pacs.storage import open_store
+from pacs.storage.base import ObjectStore
+
+if TYPE_CHECKING:
+    from pacs.decoding import DecodingPool
+    from pacs.worklist import Worklist
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Every service of one archive. `worklist`, `auth` and `decoding` are put in by `pacs.server`."""
+
+    settings: Settings
+    store: ObjectStore
+    index: Index
+    events: Events
+    ingest: Ingest
+    query: QueryService
+    retrieve: Retrieve
+    settle: Settle
+    changes: Changes
+    removal: Removal
+    audit: Audit
+    worklist: Worklist = None  # type: ignore[assignment]
+    auth: Any = None
+    decoding: DecodingPool = None  # type: ignore[assignment]
+
+    def with_services(self, **services: Any) -> Self:
+        """The same archive with further services put in."""
+        return replace(self, **services)
+
+    def close(self) -> None:
+        """Let go of everything, in order: decoders, index, store."""
+        if self.decoding is not None:
+            self.decoding.close()
+        self.index.close()
+        self.store.close()
+
+
+def open_archive(settings: Settings, events: Events | None = None) -> Archive:
+    """The archive that `settings` describe: store and index opened, schema made, aborted arrivals swept away.
+
+    Raises InvalidInput for settings that cannot be and Unavailable where a store or database cannot be reached.
+    """
+    events = events or Events()
+    store = open_store(settings)
+    try:
+        index = open_index(settings.index_url)
+    except BaseException:
+        store.close()
+        raise
+    return Archive(
+        settings=settings,
+        store=store,
+        index=index,
+        events=events,
+        ingest=Ingest(store, index, events, settings),
+        query=QueryService(index),
+        retrieve=Retrieve(store, index),
+        settle=Settle(index, settings),
+        changes=Changes(index),
+        removal=Removal(store, index, events),
+        audit=Audit(index),
+    )

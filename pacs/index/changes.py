@@ -1,0 +1,106 @@
+"""The sequence of what happened: a row per news in the same transaction, read from durable cursors.
+
+Sequence numbers become visible in their order: a reader that has seen `seq` never misses a lower one. SQLite has one
+writer; on PostgreSQL whoever appends holds an advisory lock until the end of the transaction, so append last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from pacs.index import schema
+from pacs.index.engine import Index
+
+KINDS = ("instance", "result", "stable", "workitem", "deleted")
+_ADVISORY_LOCK = 0x6D334443
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that happened. `at` is in Unix seconds; `fingerprint` is that of a study that became stable."""
+
+    seq: int
+    kind: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    workitem_uid: str | None
+    principal: str
+    at: float
+    fingerprint: str | None = None
+    scope: str = ""
+
+
+def append(
+    conn: Connection,
+    kind: str,
+    *,
+    at: float,
+    principal: str,
+    scope: str = "",
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+    workitem_uid: str | None = None,
+    fingerprint: str | None = None,
+) -> None:
+    """Append one change to the transaction of `conn`; do so after everything else in it."""
+    row = {
+        "kind": kind,
+        "at": at,
+        "principal": principal,
+        "scope": scope,
+        "study_instance_uid": study_instance_uid,
+        "series_instance_uid": series_instance_uid,
+        "sop_instance_uid": sop_instance_uid,
+        "workitem_uid": workitem_uid,
+        "fingerprint": fingerprint,
+    }
+    append_all(conn, [row])
+
+
+def append_all(conn: Connection, rows: list[dict[str, object]]) -> None:
+    """Append several changes, given as rows of the table."""
+    assert all(row["kind"] in KINDS for row in rows)
+    if rows:
+        if conn.dialect.name == "postgresql":
+            conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        conn.execute(insert(schema.change), rows)
+
+
+class Changes:
+    """Reading what happened."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def after(self, seq: int, limit: int = 100) -> list[Change]:
+        """At most `limit` changes with a sequence number beyond `seq`, in order."""
+        t = schema.change.c
+        columns = (
+            t.seq, t.kind, t.study_instance_uid, t.series_instance_uid, t.sop_instance_uid, t.workitem_uid,
+            t.principal, t.at, t.fingerprint, t.scope,
+        )  # fmt: skip
+        with self._index.read() as conn:
+            rows = conn.execute(select(*columns).where(t.seq > seq).order_by(t.seq).limit(limit)).all()
+        return [Change(**row._mapping) for row in rows]
+
+    def latest(self) -> int:
+        """The highest sequence number, 0 when nothing happened yet."""
+        with self._index.read() as conn:
+            return int(conn.execute(select(func.coalesce(func.max(schema.change.c.seq), 0))).scalar_one())
+
+    def cursor(self, name: str) -> int:
+        """Where the reader `name` stands; 0 for one that never advanced."""
+        with self._index.read() as conn:
+            seq = conn.execute(select(schema.cursor.c.seq).where(schema.cursor.c.name == name)).scalar()
+        return 0 if seq is None else int(seq)
+
+    def advance(self, conn: Connection, name: str, seq: int) -> None:
+        """Move the cursor `name` forward to `seq` in the transaction of `conn`; it never moves back."""
+        t = schema.cursor
+        moved = conn.execute(update(t).where(t.c.name == name, t.c.seq < seq).values(seq=seq)).rowcount
+        if not moved and conn.execute(select(t.c.seq).where(t.c.name == name)).scalar() is None:
+            conn.execute(insert(t).values(name=name, seq=seq))

@@ -1,0 +1,128 @@
+"""The index database: how it is opened, read from and written to, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pacs.errors import InvalidInput, Unavailable
+from pacs.index.migrate import migrate
+from pacs.index.writer import GroupCommit, Pooled, T, Work, Writer, translated
+
+BUSY_TIMEOUT_MS = 10_000
+STATEMENT_TIMEOUT_MS = 15_000
+
+
+class Index:
+    """The index of one archive. Safe from any thread."""
+
+    def __init__(self, reader: Engine, writer: Writer, engines: tuple[Engine, ...]) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._engines = engines
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self._reader.dialect.name
+
+    def transact(self, work: Work[T]) -> T:
+        """What `work(connection)` returns, once its changes are durable; whatever it raises, with nothing changed.
+
+        The work may run more than once (PostgreSQL, after a conflict) and on another thread (SQLite): it must touch
+        nothing but the connection. Raises Unavailable or OutOfResources when the database fails.
+        """
+        return self._writer.transact(work)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading: on SQLite one snapshot for as long as it is held."""
+        try:
+            with self._reader.connect() as conn:
+                yield conn
+        except (DBAPIError, PoolTimeout) as error:
+            raise translated(error) from error
+
+    def close(self) -> None:
+        """Finish accepted transactions and let go of the database."""
+        self._writer.close()
+        for engine in self._engines:
+            engine.dispose()
+
+
+def open_index(url: str) -> Index:
+    """The index at a SQLAlchemy URL: `sqlite:////path/index.db` or `postgresql+psycopg://…`; makes the schema.
+
+    Raises InvalidInput for another database and Unavailable where it cannot be reached.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput("setting index: not a database URL") from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed)
+        case "postgresql":
+            return _open_postgresql(parsed)
+        case other:
+            raise InvalidInput(f"setting index: no support for {other}; use sqlite or postgresql+psycopg://")
+
+
+def _migrated(engine: Engine) -> None:
+    try:
+        with engine.begin() as conn:
+            migrate(conn)
+    except DBAPIError as error:
+        raise Unavailable(f"the index cannot be opened: {type(error.orig).__name__}: {error.orig}") from error
+
+
+def _open_sqlite(url: URL) -> Index:
+    if not url.database or url.database == ":memory:":
+        raise InvalidInput("setting index: SQLite needs a file")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+    def engine(begin: str, pragmas: tuple[str, ...], **options: Any) -> Engine:
+        made = create_engine(url, connect_args={"check_same_thread": False}, **options)
+
+        @event.listens_for(made, "connect")
+        def _connected(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # transactions are begun by us, below
+            for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "temp_store=MEMORY", *pragmas):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+        @event.listens_for(made, "begin")
+        def _begun(conn: Connection) -> None:
+            conn.exec_driver_sql(begin)
+
+        return made
+
+    # FULL: a commit is on the disk when it returns, also after a power failure.
+    durable = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536", "journal_size_limit=67108864")
+    writing = engine("BEGIN IMMEDIATE", durable, pool_size=1, max_overflow=0)
+    _migrated(writing)
+    fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
+    reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
+    return Index(reading, GroupCommit(writing), (reading, writing))
+
+
+def _open_postgresql(url: URL) -> Index:
+    if url.get_driver_name() != "psycopg":
+        url = url.set(drivername="postgresql+psycopg")
+    options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={BUSY_TIMEOUT_MS} -c synchronous_commit=on"
+    engine = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=30,
+        pool_pre_ping=True,
+        connect_args={"options": options, "connect_timeout": 5, "application_name": "m3dicom"},
+    )
+    _migrated(engine)
+    return Index(engine, Pooled(engine), (engine,))

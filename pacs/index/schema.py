@@ -1,0 +1,232 @@
+"""The tables of the index, schema 1: what exists, what is searchable, what happened, what is to be done.
+
+The same definitions serve SQLite and PostgreSQL. Times are Unix seconds (double precision); JSON is kept as bytes.
+Searchable columns come from `pacs.dicom.attributes.TABLE` and hold values folded by `pacs.dicom.matching`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+from pacs.dicom.attributes import TABLE, Attribute, Level
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+# Code point order in both databases, so that ranges and prefixes mean the same and can use an index.
+_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_ID = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's row id
+
+
+def _columns(*levels: Level) -> list[Column[Any]]:
+    def kind(attribute: Attribute) -> TypeEngine[Any]:
+        return BigInteger() if attribute.vr in ("IS", "US") else _TEXT
+
+    own = {"study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid"}
+    return [
+        Column(column, kind(attribute))
+        for attribute in TABLE
+        if attribute.level in levels and "." not in attribute.tag
+        for column in attribute.columns
+        if column not in own
+    ]
+
+
+meta = Table("meta", metadata, Column("name", _TEXT, primary_key=True), Column("value", _TEXT, nullable=False))
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _TEXT, nullable=False, unique=True),
+    Column("scope", _TEXT, nullable=False),
+    Column("principal", _TEXT, nullable=False),
+    *_columns(Level.PATIENT, Level.STUDY),
+    Column("number_of_series", BigInteger, nullable=False),
+    Column("number_of_instances", BigInteger, nullable=False),
+    Column("row", LargeBinary, nullable=False),  # the ready QIDO-RS result
+    Column("extra", LargeBinary, nullable=False),  # other attributes of the level, as DICOM JSON
+    Column("created_at", Double, nullable=False),
+    Column("last_instance_at", Double),  # last arrival that is no result of ours; NULL = never one
+    Column("stable_at", Double),
+    Column("fingerprint", _TEXT),
+    Index("study_patient", "patient_id", "issuer_of_patient_id"),
+    Index("study_patient_name", "patient_name"),
+    Index("study_date", "study_date"),
+    Index("study_accession", "accession_number"),
+    Index("study_unstable", "stable_at", "last_instance_at"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("study_key", _ID, ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("series_instance_uid", _TEXT, nullable=False, index=True),
+    *_columns(Level.SERIES),
+    Column("number_of_instances", BigInteger, nullable=False),
+    Column("row", LargeBinary, nullable=False),
+    Column("extra", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("study_key", "series_instance_uid"),
+    Index("series_modality", "modality", "study_key"),
+)
+
+series_request = Table(
+    "series_request",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("series_key", _ID, ForeignKey("series.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("scheduled_procedure_step_id", _TEXT, index=True),
+    Column("requested_procedure_id", _TEXT, index=True),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("study_key", _ID, ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("series_key", _ID, ForeignKey("series.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("sop_instance_uid", _TEXT, nullable=False, unique=True),
+    Column("sop_class_uid", _TEXT, nullable=False),
+    Column("transfer_syntax_uid", _TEXT, nullable=False),
+    *_columns(Level.IMAGE),
+    Column("row", LargeBinary, nullable=False),
+    Column("digest", _TEXT, nullable=False),  # SHA-256 of data set bytes and transfer syntax, hex
+    Column("object_key", _TEXT, nullable=False),
+    Column("object_offset", BigInteger, nullable=False),
+    Column("object_length", BigInteger, nullable=False),
+    Column("dataset_offset", BigInteger, nullable=False),  # within the object: preamble and File Meta go before
+    Column("principal", _TEXT, nullable=False),
+    Column("source_ae", _TEXT, nullable=False),
+    Column("result_of", _TEXT),  # Workitem UID of our own results
+    Column("created_at", Double, nullable=False),
+    Index("instance_study", "study_key", "sop_class_uid"),
+)
+
+instance_metadata = Table(
+    "instance_metadata",
+    metadata,
+    Column("instance_key", _ID, ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("json", LargeBinary, nullable=False),  # zlib; DICOM JSON with 0xFF for the instance's own address
+)
+
+instance_layout = Table(
+    "instance_layout",
+    metadata,
+    Column("instance_key", _ID, ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("frames", LargeBinary),  # FrameTable.to_bytes
+    Column("bulk", LargeBinary, nullable=False),  # JSON [[path, vr, offset, length], ...]
+)
+
+change = Table(
+    "change",
+    metadata,
+    Column("seq", _ID, primary_key=True, autoincrement=True),
+    Column("kind", _TEXT, nullable=False),
+    Column("study_instance_uid", _TEXT),
+    Column("series_instance_uid", _TEXT),
+    Column("sop_instance_uid", _TEXT),
+    Column("workitem_uid", _TEXT),
+    Column("fingerprint", _TEXT),
+    Column("principal", _TEXT, nullable=False),
+    Column("scope", _TEXT, nullable=False),
+    Column("at", Double, nullable=False),
+    sqlite_autoincrement=True,  # a sequence number is never given twice, not even after a deletion
+)
+
+cursor = Table("cursor", metadata, Column("name", _TEXT, primary_key=True), Column("seq", BigInteger, nullable=False))
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _ID, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("event", _TEXT, nullable=False),
+    Column("principal", _TEXT, nullable=False),
+    Column("principal_kind", _TEXT, nullable=False),
+    Column("outcome", _TEXT, nullable=False),
+    Column("study_instance_uid", _TEXT),
+    Column("series_instance_uid", _TEXT),
+    Column("sop_instance_uid", _TEXT),
+    Column("workitem_uid", _TEXT),
+    Column("detail", _TEXT, nullable=False),  # never patient data
+    sqlite_autoincrement=True,
+)
+
+tombstone = Table(
+    "tombstone",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("sop_instance_uid", _TEXT, nullable=False, index=True),
+    Column("series_instance_uid", _TEXT, nullable=False),
+    Column("study_instance_uid", _TEXT, nullable=False),
+    Column("digest", _TEXT, nullable=False),
+    Column("object_key", _TEXT, nullable=False, index=True),
+    Column("state", _TEXT, nullable=False, index=True),  # "pending", "removed", or "kept": stored again in between
+    Column("principal", _TEXT, nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+workitem = Table(
+    "workitem",
+    metadata,
+    Column("uid", _TEXT, primary_key=True),
+    Column("state", _TEXT, nullable=False),  # PS3.4 CC.1.1
+    Column("plugin", _TEXT),
+    Column("version", _TEXT),
+    Column("priority", Integer, nullable=False),
+    Column("study_instance_uid", _TEXT, index=True),
+    Column("task_key", _TEXT, unique=True),
+    Column("attributes", LargeBinary, nullable=False),  # DICOM JSON
+    Column("transaction_uid", _TEXT),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("lease_token", _TEXT),
+    Column("lease_until", Double),
+    Column("worker", _TEXT),
+    Column("progress", Double),
+    Column("message", _TEXT),
+    Column("reason", _TEXT),
+    Column("cancel_requested", Integer, nullable=False, default=0),
+    Column("not_before", Double),
+    Column("offered_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("revision", BigInteger, nullable=False, default=0),
+    Column("principal", _TEXT, nullable=False),
+    Column("scope", _TEXT, nullable=False),
+    Index("workitem_claim", "state", "plugin", "priority", "created_at"),
+    Index("workitem_lease", "state", "lease_until"),
+)
+
+credential = Table(
+    "credential",
+    metadata,
+    Column("id", _TEXT, primary_key=True),
+    Column("kind", _TEXT, nullable=False),  # "token", "link" or "session"
+    Column("name", _TEXT, nullable=False),
+    Column("digest", _TEXT, nullable=False, unique=True),
+    Column("rights", _TEXT, nullable=False),
+    Column("scope", _TEXT, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("used_at", Double),
+    Column("revoked_at", Double),
+)

@@ -1,0 +1,146 @@
+"""Durable transactions: one writer thread with group commit for SQLite, retried pooled transactions for PostgreSQL."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pacs.errors import OutOfResources, Unavailable
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+MAX_BATCH = 64
+MAX_TRIES = 8
+_TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # serialisation, deadlock, lock, unique race
+
+
+class Writer(Protocol):
+    """Runs a piece of work as one transaction; what it returns is durable when `transact` returns."""
+
+    def transact(self, work: Work[T]) -> T:
+        """What `work` returns, once its changes are durable; whatever it raises, with nothing changed."""
+
+    def close(self) -> None:
+        """Finish what was accepted, then refuse."""
+
+
+def translated(error: Exception) -> Exception:
+    """The error of ours that a database error means, or the error itself."""
+    text = str(getattr(error, "orig", error)).lower()
+    if "disk is full" in text or "no space left" in text or "disk full" in text:
+        return OutOfResources("no space left for the index")
+    if isinstance(error, OperationalError | PoolTimeout):
+        return Unavailable(f"the index cannot be reached or is busy: {type(getattr(error, 'orig', error)).__name__}")
+    return error
+
+
+class GroupCommit:
+    """One thread that takes all waiting work, a savepoint each, one COMMIT for all, then answers.
+
+    With SQLite in WAL mode and synchronous=FULL a commit costs one fsync, which the whole batch shares. Whoever
+    submits waits; nothing is visible to readers before the commit.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
+        self._thread.start()
+
+    def transact(self, work: Work[T]) -> T:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("transact called within a transaction: it would wait for itself")
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the index is closed")
+            self._queue.put((work, future))
+        return future.result()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self._engine.connect() as conn:
+            while (first := self._queue.get()) is not None:
+                batch = [first]
+                last = False
+                while len(batch) < MAX_BATCH:
+                    try:
+                        more = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                    if more is None:
+                        last = True
+                        break
+                    batch.append(more)
+                self._commit(conn, batch)
+                if last:
+                    return
+
+    @staticmethod
+    def _commit(conn: Connection, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
+        answers: list[tuple[Future[Any], Any]] = []
+        failures: list[tuple[Future[Any], BaseException]] = []
+        try:
+            with conn.begin():
+                for work, future in batch:
+                    try:
+                        with conn.begin_nested():
+                            answer = work(conn)
+                    except Exception as error:
+                        failures.append((future, translated(error)))
+                    else:
+                        answers.append((future, answer))
+        except Exception as error:  # the COMMIT itself: nothing of the batch happened
+            reason = translated(error)
+            failures += [(future, reason) for future, _ in answers]
+            answers = []
+            known = {id(future) for future, _ in failures}
+            failures += [(future, reason) for _, future in batch if id(future) not in known]
+        for future, answer in answers:
+            future.set_result(answer)
+        for future, failure in failures:
+            future.set_exception(failure)
+
+
+class Pooled:
+    """A transaction on a pooled connection, tried again after a serialisation failure, deadlock or unique race."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def transact(self, work: Work[T]) -> T:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                with self._engine.begin() as conn:
+                    return work(conn)
+            except (DBAPIError, PoolTimeout) as error:
+                state = getattr(getattr(error, "orig", None), "sqlstate", None)
+                if tries >= _TRIES.get(str(state), 0):
+                    if isinstance(error, IntegrityError):
+                        raise
+                    raise translated(error) from error
+            time.sleep(random.uniform(0, 0.005 * 2**tries))  # noqa: S311  jitter needs no secrecy
+
+    def close(self) -> None:
+        """Nothing is waiting here: every transaction belongs to its caller."""

@@ -21,7 +21,7 @@ def _setting(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AE:
     """A DICOM application entity that may talk to us: its title and, where given, its address and rights."""
 
@@ -40,6 +40,7 @@ class Settings:
     dimse: str = _setting("127.0.0.1:11112", "DIMSE door as HOST:PORT; port 0 takes any free one; empty = none.")
     aet: str = _setting("M3DICOM", "Our application entity title, at most 16 characters.")
     aes: tuple[AE, ...] = _setting((), "Known AEs; once any is given, all others are refused. TOML: [[aes]] tables.")
+    behind_tls_proxy: bool = _setting(False, "A TLS proxy stands in front of the HTTP door, which may then be open.")
     public_url: str = _setting("", "URL under which clients reach the server, for links in answers; empty = as asked.")
 
     objects: str = _setting("files", 'Object store: "files" (under data) or "s3://BUCKET/PREFIX".')
@@ -83,6 +84,8 @@ def _value(name: str, kind: str, raw: Any) -> Any:
                 return float(raw)
             case "str" if isinstance(raw, str):
                 return raw
+            case "bool" if isinstance(raw, bool) or str(raw).lower() in ("true", "false", "1", "0"):
+                return str(raw).lower() in ("true", "1")
             case "tuple[AE, ...]":
                 entries = tomllib.loads(f"aes = {raw}")["aes"] if isinstance(raw, str) else raw
                 return tuple(AE(**{**entry, "rights": tuple(entry.get("rights", AE.rights))}) for entry in entries)

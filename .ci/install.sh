@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# install.sh EXTRAS [viewer] : bring .venv (and the built viewer) up to what pyproject.toml and constraints.txt say.
+# Does nothing, in well under a second, when nothing changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras=$1
+want_viewer=${2:-}
+
+viewer_log=
+if [ "$want_viewer" = viewer ] && ! .venv/bin/python viewer/hatch_build.py --check; then
+  command -v npm >/dev/null || { echo "The viewer is built with node 20 or newer and npm: please install nodejs and npm." >&2; exit 1; }
+  viewer_log=$(mktemp)
+  echo "Building the viewer (npm ci, vite build) …"
+  .venv/bin/python viewer/hatch_build.py >"$viewer_log" 2>&1 &
+  viewer_pid=$!
+fi
+
+stamp=.venv/.stamps/python
+have=$(cat "$stamp" 2>/dev/null || true)
+case ",$(sed -n 's/^extras=//p' "$stamp.extras" 2>/dev/null)," in *",$extras,"*) same_extras=1 ;; *) same_extras= ;; esac
+digest=$(printf '%s' "$(cat pyproject.toml constraints.txt)" | sha256sum | cut -d' ' -f1)
+if [ "$have" != "$digest" ] || [ -z "$same_extras" ]; then
+  echo "Installing Python packages ($extras) …"
+  M3DICOM_SKIP_VIEWER=1 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --constraint constraints.txt --editable ".[$extras]"
+  if [ "$have" = "$digest" ]; then old=$(sed -n 's/^extras=//p' "$stamp.extras" 2>/dev/null); else old=; fi
+  printf '%s' "$digest" >"$stamp"
+  echo "extras=${old:+$old,}$extras" >"$stamp.extras"
+fi
+
+if [ -n "$viewer_log" ]; then
+  wait "$viewer_pid" || { cat "$viewer_log" >&2; echo "The viewer could not be built; its messages are above." >&2; exit 1; }
+  rm -f "$viewer_log"
+fi

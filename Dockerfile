@@ -1,0 +1,25 @@
+# Two stages: the viewer is built with node, the server runs without it.
+FROM node:22-bookworm-slim AS viewer
+WORKDIR /build/viewer/web
+COPY viewer/web/package.json viewer/web/package-lock.json viewer/web/.npmrc ./
+RUN npm ci --ignore-scripts
+COPY viewer/web ./
+RUN npm run build
+
+FROM python:3.11-slim-bookworm
+WORKDIR /opt/m3dicom
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pacs pacs
+COPY dicomweb dicomweb
+COPY analysis analysis
+COPY viewer viewer
+COPY --from=viewer /build/viewer/static viewer/static
+RUN M3DICOM_SKIP_VIEWER=1 pip install --no-cache-dir --constraint constraints.txt ".[mesh,s3,postgresql,redis]" \
+    && useradd --system --uid 10001 --create-home --home-dir /var/lib/m3dicom m3dicom
+USER 10001
+VOLUME /var/lib/m3dicom
+ENV M3DICOM_DATA=/var/lib/m3dicom
+EXPOSE 8080 11112
+HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health/ready', timeout=2)"]
+ENTRYPOINT ["m3dicom"]
+CMD ["serve"]

@@ -1,0 +1,192 @@
+"""The `m3dicom` command: one subcommand a verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacs import settings as settings_module
+from pacs.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from pacs.server.processes import Running
+    from pacs.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit status: 0, 1 for a failure that is told in words, 2 for wrong usage."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "arq", "pydicom", "pynetdicom"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+    try:
+        status: int = chosen.run(chosen)
+    except ArchiveError as error:
+        print(f"m3dicom: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="m3dicom", description="An analysis extension that stands beside a PACS.")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = verbs.add_parser("serve", help="start the server: HTTP, DIMSE, scheduler and worker")
+    _common(serve)
+    serve.add_argument("--http", metavar="HOST:PORT", help="HTTP door; port 0 = any free one")
+    serve.add_argument("--dimse", metavar="HOST:PORT", help="DIMSE door; port 0 = any free one")
+    serve.add_argument("--aet", metavar="TITLE", help="our AE title")
+    serve.add_argument("--ready-file", metavar="FILE", type=Path, help="JSON written once both doors answer")
+    serve.set_defaults(run=_serve)
+
+    worker = verbs.add_parser("worker", help="run analysis tasks only, beside servers on the same index and store")
+    _common(worker)
+    worker.add_argument("--plugins", metavar="ID,ID", default="", help="only these plug-ins; default: all installed")
+    worker.add_argument("--device", choices=("auto", "cpu", "gpu"), help="where arrays are computed")
+    worker.set_defaults(run=_worker)
+
+    token = verbs.add_parser("token", help="bearer tokens for programs").add_subparsers(required=True, metavar="VERB")
+    create = token.add_parser("create", help="print a new token, as the last line")
+    _common(create)
+    create.add_argument("--name", required=True, help="whose it is; recorded with all that is done with it")
+    create.add_argument("--rights", default="", metavar="R,R", help="query,read,store,delete,process,admin")
+    create.add_argument("--days", type=float, help="expires after so many days; default: never")
+    create.set_defaults(run=_token_create)
+    revoke = token.add_parser("revoke", help="end every token and session of a name")
+    _common(revoke)
+    revoke.add_argument("--name", required=True)
+    revoke.set_defaults(run=_token_revoke)
+    listing = token.add_parser("list", help="the tokens that are good")
+    _common(listing)
+    listing.set_defaults(run=_token_list)
+
+    link = verbs.add_parser("login-link", help="print a new one-time login link for the viewer")
+    _common(link)
+    link.set_defaults(run=_login_link)
+
+    demo = verbs.add_parser("demo", help="make synthetic studies and send them to the running server")
+    _common(demo)
+    demo.add_argument(
+        "--dimse", metavar="HOST:PORT", help="the server's DIMSE door; default: the one running on --data"
+    )
+    demo.add_argument("--aet", metavar="TITLE", help="the server's AE title")
+    demo.add_argument("--small", action="store_true", help="smaller studies, for tests and slow machines")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", type=Path, help="folder for objects, index and spool")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML (docs/settings.md)")
+
+
+def _settings(chosen: argparse.Namespace, *names: str) -> Settings:
+    overrides = {name: getattr(chosen, name) for name in ("data", *names)}
+    return settings_module.load(chosen.config, os.environ, overrides)
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    from pacs.server import processes
+
+    return processes.serve(_settings(chosen, "http", "dimse", "aet"), ready_file=chosen.ready_file, say=_welcome)
+
+
+def _welcome(running: Running) -> None:
+    host, _, port = running.dimse.rpartition(":")
+    site = running.dicomweb.removesuffix("/dicom-web")
+    print(
+        f"""
+m3DICOM is running.
+
+  Viewer     {site}/#login={running.login}
+             (good for one login; `m3dicom login-link` prints another)
+  DICOMweb   {running.dicomweb}
+  DIMSE      {running.aet} at {running.dimse or "(no DIMSE door)"}
+
+Try:
+  dcmsend -aec {running.aet} {host.strip("[]")} {port} +sd +r FOLDER
+  curl -H "Authorization: Bearer $(m3dicom token create --data DIR --name me | tail -n 1)" {running.dicomweb}/studies
+  m3dicom demo          # synthetic studies, if you have no data at hand
+
+Ctrl-C stops it.
+""",
+        flush=True,
+    )
+
+
+def _worker(chosen: argparse.Namespace) -> int:
+    from pacs.server import processes
+
+    plugins = tuple(part.strip() for part in chosen.plugins.split(",") if part.strip())
+    return processes.work(_settings(chosen, "device"), plugins)
+
+
+def _token_create(chosen: argparse.Namespace) -> int:
+    from pacs.auth import CLINICAL_RIGHTS, Right
+    from pacs.errors import InvalidInput
+    from pacs.server import compose
+
+    try:
+        rights = frozenset(Right(word) for word in chosen.rights.split(",")) if chosen.rights else CLINICAL_RIGHTS
+    except ValueError as error:
+        raise InvalidInput(f"unknown right: {error}") from error
+    with compose.credentials(_settings(chosen)) as auth:
+        secret = auth.create_token(chosen.name, rights, lifetime_s=chosen.days and chosen.days * 86400)
+    print(f"Token for {chosen.name}; it is shown this once:", file=sys.stderr)
+    print(secret)
+    return 0
+
+
+def _token_revoke(chosen: argparse.Namespace) -> int:
+    from pacs.server import compose
+
+    with compose.credentials(_settings(chosen)) as auth:
+        ended = auth.revoke_named(chosen.name)
+    print(f"{ended} ended")
+    return 0 if ended else 1
+
+
+def _token_list(chosen: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from pacs.server import compose
+
+    with compose.credentials(_settings(chosen)) as auth:
+        for name, created, expires in auth.tokens():
+            until = f"until {datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M} UTC" if expires else "without end"
+            print(f"{name}\tsince {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC\t{until}")
+    return 0
+
+
+def _login_link(chosen: argparse.Namespace) -> int:
+    from pacs.auth import ALL_RIGHTS
+    from pacs.server import compose
+
+    settings = _settings(chosen)
+    with compose.credentials(settings) as auth:
+        code = auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60)
+    site = settings.public_url or f"http://{compose.running(settings).get('http', settings.http)}"
+    print(f"{site}/#login={code}")
+    return 0
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from pacs.server import compose, demo
+
+    settings = _settings(chosen, "dimse", "aet")
+    if chosen.dimse is None:
+        running = compose.running(settings)
+        if not running:
+            print(f"m3dicom: no server runs on {settings.data}; start one with `m3dicom serve`", file=sys.stderr)
+            return 1
+        return demo.send(str(running["dimse"]), str(running["aet"]), small=chosen.small)
+    return demo.send(settings.dimse, settings.aet, small=chosen.small)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The pages of docs/ that are made from the code: `python -m pacs.server.documents write`, or `check` for CI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from pacs.settings import AE, PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings_page() -> str:
+    """docs/settings.md: every setting with its variable, default and meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting has a default that runs on a laptop. They are read from a TOML file (`--config FILE.toml`),",
+        f"then from environment variables (`{PREFIX}` and the name in capitals), then from the command line; the",
+        "last one wins.",
+        "A name that is not in this table is an error. This page is made from `pacs/settings.py` by `make docs`.",
+        "",
+        "| setting | variable | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for setting in fields(Settings):
+        default = setting.default if setting.default is not MISSING else ""
+        shown = str(default) if default not in ("", ()) else "(empty)"
+        meaning = setting.metadata["doc"].replace("|", "/")
+        lines.append(f"| `{setting.name}` | `{PREFIX}{setting.name.upper()}` | `{shown}` | {meaning} |")
+    lines += [
+        "",
+        "## Known AEs",
+        "",
+        "Without any, every calling AE title is accepted on a loopback address. Once one is given, others are refused:",
+        "",
+        "```toml",
+        "[[aes]]",
+        'title = "MODALITY1"',
+        'host = "10.1.2.3"                     # optional: the title is then bound to this address',
+        "port = 104                            # optional: where it listens",
+        f"rights = {list(AE.rights)!r}".replace("'", '"'),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+PAGES: dict[str, Callable[[], str]] = {"docs/settings.md": settings_page}
+
+
+def main(verb: str) -> int:
+    """Write every page, or say which are stale (exit status 1)."""
+    stale = []
+    for name, page in PAGES.items():
+        path = ROOT / name
+        text = page()
+        if verb == "write":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(name)
+    if stale:
+        print(f"stale: {', '.join(stale)}; run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) == 2 else "check"))

@@ -1,0 +1,158 @@
+"""The HTTP application: who asks is settled here once, then DICOMweb, /api, health and the viewer are mounted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pacs.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from pacs.auth import Auth
+
+SESSION_COOKIE = "m3dicom_session"
+OPEN_PATHS = ("/api/login", "/api/logout")
+GUARDED_PREFIXES = ("/dicom-web", "/api")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem+json answer (RFC 9457)."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, "application/problem+json")
+
+
+def session_of(headers: Headers) -> str | None:
+    """The session secret in the request's cookies."""
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
+    except CookieError:
+        return None
+    return morsel.value if morsel else None
+
+
+def from_same_origin(headers: Headers) -> bool:
+    """Whether a browser vouches that the request comes from a page of ours; needed where a cookie is the credential."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == headers.get("host")
+
+
+class Authentication:
+    """ASGI middleware: under a guarded path, a principal in `request.state.principal`, or 401 or 403."""
+
+    def __init__(self, app: ASGIApp, auth: Auth) -> None:
+        self.app = app
+        self.auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _guarded(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        kind, _, secret = headers.get("authorization", "").partition(" ")
+        try:
+            if kind:
+                if kind.lower() != "bearer":
+                    raise Unauthenticated("only bearer tokens are understood")
+                principal = await anyio.to_thread.run_sync(self.auth.authenticate, secret.strip(), "token")
+            else:
+                session = session_of(headers)
+                if session is None:
+                    raise Unauthenticated("a bearer token or a login is needed")
+                if scope["method"] not in SAFE_METHODS and not from_same_origin(headers):
+                    await problem(403, "Forbidden", "the request comes from another site")(scope, receive, send)
+                    return
+                principal = await anyio.to_thread.run_sync(self.auth.authenticate, session, "session")
+        except Unauthenticated as error:
+            challenge = {"WWW-Authenticate": 'Bearer realm="m3dicom"'}
+            await problem(401, "Unauthorized", error.reason, challenge)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["principal"] = principal
+        await self.app(scope, receive, send)
+
+
+def _guarded(path: str) -> bool:
+    return path not in OPEN_PATHS and any(path == p or path.startswith(p + "/") for p in GUARDED_PREFIXES)
+
+
+class SecurityHeaders:
+    """ASGI middleware: the headers that keep a browser from doing with an answer what it is not meant for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if _guarded(scope["path"]):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+def health_routes(problems: Callable[[], dict[str, str]]) -> list[BaseRoute]:
+    """/health/live: this process answers. /health/ready: everything it needs does, or 503 naming what does not."""
+
+    async def live(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "live"}, headers={"Cache-Control": "no-store"})
+
+    async def ready(_: Request) -> JSONResponse:
+        found = await anyio.to_thread.run_sync(problems)
+        body = {"status": "not ready", "problems": found} if found else {"status": "ready"}
+        return JSONResponse(body, 503 if found else 200, {"Cache-Control": "no-store"})
+
+    return [Route("/health/live", live), Route("/health/ready", ready)]
+
+
+def application(auth: Auth, routes: Sequence[BaseRoute]) -> ASGIApp:
+    """The whole application: `routes` behind authentication, every answer with the security headers."""
+
+    async def not_found(request: Request, _: Exception) -> JSONResponse:
+        return problem(404, "Not Found", "there is nothing at this address")
+
+    async def failed(request: Request, _: Exception) -> JSONResponse:
+        return problem(500, "Internal Server Error", "the server failed; its log says where")
+
+    app = Starlette(routes=routes, exception_handlers={404: not_found, 500: failed})
+    return SecurityHeaders(Authentication(app, auth))
+
+
+def dumps(value: object) -> str:
+    """Compact JSON for an event stream."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

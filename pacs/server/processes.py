@@ -1,0 +1,250 @@
+"""A running server: doors open in order, signals close them in order, and nothing that was promised is dropped.
+
+Start: archive, DIMSE acceptor, scheduler, worker, HTTP; then the ready file. Stop: not ready, no new associations,
+requests drained, leases given back, stores and engines closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import uvicorn
+
+from pacs.auth import ALL_RIGHTS
+from pacs.errors import ArchiveError, InvalidInput
+from pacs.server import api, compose, doors, http
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.dimse.acceptor import Acceptor
+    from pacs.settings import Settings
+
+log = logging.getLogger("m3dicom.server")
+
+SCHEDULER_PERIOD_S = 0.5
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a started server says of itself: written to the ready file and into `data`, and printed."""
+
+    http: str
+    dimse: str
+    aet: str
+    dicomweb: str
+    login: str
+    pid: int
+
+    def public(self) -> dict[str, object]:
+        """Everything but the login code, in the order of the ready file."""
+        return {"http": self.http, "dimse": self.dimse, "aet": self.aet, "dicomweb": self.dicomweb, "pid": self.pid}
+
+
+@contextmanager
+def sole_owner(settings: Settings) -> Iterator[None]:
+    """Hold the data folder: two servers on the same local files or SQLite index would undo one another's work.
+
+    Raises InvalidInput when another server holds it.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = settings.data / "server.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidInput(f"another server already runs on the data folder {settings.data}") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its own signal handlers: it would raise SIGTERM again after its stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Scheduler:
+    """A thread that marks quiet studies as stable, turns changes into Workitems, and offers due ones again."""
+
+    def __init__(self, archive: Archive, step: Callable[[float], None]) -> None:
+        self._archive = archive
+        self._step = step
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Stop after the step in hand."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(SCHEDULER_PERIOD_S):
+            try:
+                self._archive.settle.claim_stable(time.time())
+                self._step(time.time())
+            except ArchiveError as error:
+                log.warning("scheduler: %s; trying again", error)
+            except Exception:
+                log.exception("scheduler step failed; trying again")
+
+
+def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[Running], None]) -> int:
+    """Run a server until SIGINT or SIGTERM; the exit status. `say` prints what a person needs once all doors answer.
+
+    Raises InvalidInput for settings that cannot work together and for doors that cannot be opened.
+    """
+    compose.refuse_impossible(settings)
+    with ExitStack() as stack:
+        stack.enter_context(sole_owner(settings))
+        http_socket = doors.listen(doors.parse(settings.http, "http"))
+        stack.callback(http_socket.close)
+        archive = compose.build(settings)
+        stack.callback(archive.close)
+        parts = compose.parts(archive)
+        stack.callback(parts.close)
+        acceptor = _open_dimse(archive, stack)
+        scheduler = Scheduler(archive, parts.schedule)
+        stack.callback(scheduler.close)
+
+        running = Running(
+            http=str(doors.address(http_socket)),
+            dimse=str(doors.Door(*acceptor.address)) if acceptor else "",
+            aet=settings.aet,
+            dicomweb=(settings.public_url or f"http://{doors.address(http_socket)}") + compose.DICOMWEB_ROOT,
+            login=archive.auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60),
+            pid=os.getpid(),
+        )
+
+        def problems() -> dict[str, str]:
+            found = compose.problems(archive)
+            if acceptor is not None and not acceptor.alive:
+                found["dimse"] = "does not accept associations"
+            if not scheduler.alive:
+                found["scheduler"] = "has stopped"
+            return found | parts.problems()
+
+        def announce() -> None:
+            for path in (settings.data / "server.json", ready_file):
+                if path is not None:
+                    _write_whole(path, json.dumps(running.public()) + "\n")
+            stack.callback(lambda: (settings.data / "server.json").unlink(missing_ok=True))
+            say(running)
+
+        def close_doors() -> None:
+            log.info("stopping: no new associations, finishing what runs")
+            if acceptor is not None:
+                acceptor.close(settings.drain_s)
+
+        app_routes = compose.routes(archive, parts)
+        asyncio.run(_serve_http(archive, app_routes, http_socket, problems, announce, close_doors, settings))
+        return 0
+
+
+def _open_dimse(archive: Archive, stack: ExitStack) -> Acceptor | None:
+    from pacs.dimse.acceptor import serve as serve_dimse
+
+    settings = archive.settings
+    if not settings.dimse:
+        return None
+    door = doors.parse(settings.dimse, "dimse")
+    try:
+        acceptor = serve_dimse(archive, host=door.host, port=door.port, ae_title=settings.aet)
+    except OSError as error:
+        raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error
+    stack.callback(acceptor.close, 0.0)
+    return acceptor
+
+
+async def _serve_http(
+    archive: Archive,
+    app_routes: compose.Routes,
+    listener: object,
+    problems: Callable[[], dict[str, str]],
+    announce: Callable[[], None],
+    close_doors: Callable[[], None],
+    settings: Settings,
+) -> None:
+    stopping = anyio.Event()
+    quitting = False
+
+    def health() -> dict[str, str]:
+        return {"server": "is stopping"} if quitting else problems()
+
+    routes = [*http.health_routes(health), *api.routes(archive, stopping), *app_routes]
+    server = _Http(
+        uvicorn.Config(
+            http.application(archive.auth, routes),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            h11_max_incomplete_event_size=64 << 10,
+        )
+    )
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))  # type: ignore[list-item]
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if not serving.done():
+        announce()
+        waiting = asyncio.create_task(asked.wait())
+        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+    quitting = True
+    stopping.set()
+    server.should_exit = True
+    await asyncio.to_thread(close_doors)
+    await serving
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def work(settings: Settings, plugins: tuple[str, ...]) -> int:
+    """Run a worker without doors until SIGINT or SIGTERM; the exit status."""
+    compose.refuse_impossible(settings, doors_open=False)
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    with contextlib.closing(compose.build(settings)) as archive:
+        parts = compose.parts(archive, plugins=plugins)
+        try:
+            log.info("worker: plug-ins %s on %s", ", ".join(parts.plugin_ids) or "none", parts.backend)
+            while not asked.wait(SCHEDULER_PERIOD_S):
+                parts.schedule_worker(time.time())
+        finally:
+            parts.close()
+    return 0

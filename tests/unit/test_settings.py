@@ -1,0 +1,69 @@
+"""Settings: precedence, refusals that name the culprit, and a documented line for each."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pacs.errors import InvalidInput
+from pacs.server import compose, documents
+from pacs.settings import AE, Settings, load
+
+
+def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
+    toml = tmp_path / "m3dicom.toml"
+    toml.write_text('aet = "FILE"\nworkers = 3\nstable_after_s = 5\n')
+    environment = {"M3DICOM_AET": "VARIABLE", "M3DICOM_STABLE_AFTER_S": "0.5", "PATH": "/bin"}
+    settings = load(toml, environment, {"aet": "LINE", "http": None})
+    assert (settings.aet, settings.stable_after_s, settings.workers) == ("LINE", 0.5, 3)
+    assert settings.http == Settings.http
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"M3DICOM_STABEL_AFTER_S": "1"}, "unknown setting 'stabel_after_s'"),
+        ({"M3DICOM_WORKERS": "many"}, "setting workers"),
+        ({"M3DICOM_AET": "A TITLE OF SEVENTEEN"}, "setting aet"),
+        ({"M3DICOM_BEHIND_TLS_PROXY": "maybe"}, "setting behind_tls_proxy"),
+    ],
+)
+def test_refusals_name_the_culprit(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        load(None, environment)
+
+
+def test_aes_from_toml_and_from_a_variable(tmp_path: Path) -> None:
+    toml = tmp_path / "m3dicom.toml"
+    toml.write_text('[[aes]]\ntitle = "CT1"\nhost = "127.0.0.1"\nport = 104\nrights = ["store"]\n')
+    expected = (AE("CT1", "127.0.0.1", 104, ("store",)),)
+    assert load(toml).aes == expected
+    inline = '[{title = "CT1", host = "127.0.0.1", port = 104, rights = ["store"]}]'
+    assert load(None, {"M3DICOM_AES": inline}).aes == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"http": "0.0.0.0:8080"}, "without TLS"),
+        ({"dimse": "0.0.0.0:11112"}, "configure the AEs"),
+        ({"queue": "redis://localhost"}, "PostgreSQL"),
+        ({"objects": "floppy"}, "objects"),
+    ],
+)
+def test_unsafe_and_impossible_mixes_are_refused(overrides: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        compose.refuse_impossible(load(None, {}, overrides))
+
+
+def test_every_setting_is_documented() -> None:
+    page = documents.settings_page()
+    for setting in fields(Settings):
+        assert f"| `{setting.name}` |" in page
+        assert setting.metadata["doc"].endswith(".")
+
+
+def test_generated_pages_are_fresh() -> None:
+    assert documents.main("check") == 0

@@ -1,0 +1,341 @@
+"""Matching keys (PS3.4 C.2.2.2): how a key is read, how values are folded for comparing, and what matches what.
+
+The index stores folded values and compares them in SQL (`pacs.index.search`); `matches` says the same in Python and
+is the reference for it. Names of persons are compared without regard to case, each component group on its own, a
+key of one group against any of the three; everything else is compared exactly, leading and trailing spaces aside.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final, Literal
+
+from pacs.dicom.attributes import Attribute, Level
+from pacs.errors import InvalidQuery
+
+WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
+RANGE_VRS = frozenset(("DA", "TM", "DT"))
+INTEGER_VRS = frozenset(("IS", "US"))
+MAX_KEY_LENGTH = 4096
+MAX_UIDS = 10_000
+MAX_VALUES = 256
+
+_DA = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})")
+_TM = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6}))?)?)?")
+_DT = re.compile(r"(\d{4})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:\.(\d{1,6}))?)?)?)?)?)?([+-]\d{4})?")
+_UID = re.compile(r"[0-9.]{1,64}")
+_INTEGER = re.compile(r"[+-]?\d{1,12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Universal:
+    """Every entity matches, also one without a value (PS3.4 C.2.2.2.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """Entities whose attribute is empty or absent match (PS3.4 C.2.2.2.7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """The folded value is equal (PS3.4 C.2.2.2.1); for VR PN the groups are joined by "="."""
+
+    vr: str
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """The folded value fits a pattern of `*` and `?` (PS3.4 C.2.2.2.4)."""
+
+    vr: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The folded value lies between the ends, both included; None is open (PS3.4 C.2.2.2.5)."""
+
+    vr: str
+    low: str | None
+    high: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UIDList:
+    """The UID is one of these (PS3.4 C.2.2.2.2)."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """One of several keys given as the values of one attribute matches."""
+
+    choices: tuple[Single | Wildcard | Range, ...]
+
+
+Criterion = Universal | Empty | Single | Wildcard | Range | UIDList | AnyOf
+
+
+class All(Enum):
+    """The includefield value "all"."""
+
+    ALL = "all"
+
+
+ALL: Final = All.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class MatchKey:
+    """One attribute and what it has to match."""
+
+    attribute: Attribute
+    criterion: Criterion
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to search for at which level, and what to return.
+
+    `include` are tags of eight hex digits beyond those returned by default. `limit` None is no limit. `with_upper`
+    says whether attributes of the levels above are returned too; None means where the key does not name the one
+    study (and series) that is searched.
+    """
+
+    level: Level
+    keys: tuple[MatchKey, ...] = ()
+    include: frozenset[str] | Literal[All.ALL] = frozenset()
+    limit: int | None = None
+    offset: int = 0
+    fuzzy: bool = False
+    with_upper: bool | None = None
+
+
+def parse(attribute: Attribute, text: str, *, empty_value_matching: bool = False) -> Criterion:
+    """What a key's text asks for, by the VR of its attribute; `text` may hold several values joined by a backslash.
+
+    Raises InvalidQuery, naming the attribute, for what has no meaning: a wildcard where the VR allows none, half a
+    date, a letter in a UID.
+    """
+    text = text.strip(" \0")
+    if not text:
+        return Universal()
+    if empty_value_matching and text == '""':
+        return Empty()
+    if any(unicodedata.category(c) == "Cc" for c in text) and attribute.vr not in ("LT", "ST", "UT"):
+        raise _invalid(attribute, "control characters")
+    if attribute.vr == "UI":
+        uids = tuple(dict.fromkeys(part for each in re.split(r"[\\,]", text) if (part := each.strip(" \0"))))
+        if len(uids) > MAX_UIDS:
+            raise _invalid(attribute, f"more than {MAX_UIDS} UIDs")
+        if not all(map(_UID.fullmatch, uids)):
+            raise _invalid(attribute, "not a UID or a list of them")
+        return UIDList(uids) if uids else Universal()
+    if len(text) > MAX_KEY_LENGTH:
+        raise _invalid(attribute, f"longer than {MAX_KEY_LENGTH} characters")
+    if attribute.vr == "SQ":
+        raise _invalid(attribute, "a sequence is matched by its items")
+    # A comma cannot occur in a Code String, and web clients send lists of modalities with it.
+    parts = (
+        [text]
+        if attribute.vr in ("LT", "ST", "UT", "UR")
+        else re.split(r"[\\,]" if attribute.vr == "CS" else r"\\", text)
+    )
+    if len(parts) > MAX_VALUES:
+        raise _invalid(attribute, f"more than {MAX_VALUES} values")
+    choices = [_parse_one(attribute, part.strip(" ")) for part in parts if part.strip(" ")]
+    if not choices or any(isinstance(choice, Universal) for choice in choices):
+        return Universal()
+    return choices[0] if len(choices) == 1 else AnyOf(tuple(c for c in choices if not isinstance(c, Universal)))
+
+
+def _parse_one(attribute: Attribute, text: str) -> Universal | Single | Wildcard | Range:
+    vr = attribute.vr
+    if vr in RANGE_VRS:
+        return _parse_range(attribute, text)
+    if vr in INTEGER_VRS:
+        if not _INTEGER.fullmatch(text):
+            raise _invalid(attribute, "not a whole number")
+        return Single(vr, int(text))
+    folded = "=".join(_fold_group(group) for group in text.split("=")) if vr == "PN" else text
+    if vr in WILDCARD_VRS and ("*" in folded or "?" in folded):
+        if not folded.strip("*="):
+            return Universal()
+        return Wildcard(vr, re.sub(r"\*+", "*", folded))
+    if vr == "PN" and not folded.strip("="):
+        return Universal()
+    return Single(vr, folded)
+
+
+def _parse_range(attribute: Attribute, text: str) -> Single | Range:
+    vr = attribute.vr
+    value = _span(vr, text)
+    if value is not None:
+        low, high = value
+        return Single(vr, low) if low == high else Range(vr, low, high)
+    for at in [i for i, c in enumerate(text) if c == "-"]:
+        left, right = text[:at].strip(), text[at + 1 :].strip()
+        first = _span(vr, left) if left else (None, None)
+        last = _span(vr, right) if right else (None, None)
+        if first is not None and last is not None and (left or right):
+            return Range(vr, first[0], last[1])
+    raise _invalid(
+        attribute, {"DA": "not a date or range", "TM": "not a time or range"}.get(vr, "not a date-time or range")
+    )
+
+
+def _invalid(attribute: Attribute, why: str) -> InvalidQuery:
+    return InvalidQuery(f"{attribute.keyword}: {why}", about=attribute.tag)
+
+
+def _span(vr: str, text: str) -> tuple[str, str] | None:
+    """The first and last instant that a date, time or date-time of any precision covers, folded; None if it is none."""
+    match vr:
+        case "DA":
+            found = _DA.fullmatch(text)
+            if not found or not (1 <= int(found[3]) <= 12 and 1 <= int(found[4]) <= 31):
+                return None
+            return (found[1] + found[3] + found[4],) * 2
+        case "TM":
+            found = _TM.fullmatch(text)
+            if not found:
+                return None
+            hour, minute, second, fraction = found[1], found[3], found[4], found[5]
+            if int(hour) > 23 or int(minute or 0) > 59 or int(second or 0) > 60:
+                return None
+            first = f"{hour}{minute or '00'}{second or '00'}.{(fraction or '').ljust(6, '0')}"
+            last = f"{hour}{minute or '59'}{second or '59'}.{(fraction or '').ljust(6, '9')}"
+            return first, last
+        case _:
+            return _datetime_span(text)
+
+
+def _datetime_span(text: str) -> tuple[str, str] | None:
+    found = _DT.fullmatch(text)
+    if not found:
+        return None
+    year, month, day, hour, minute, second, fraction, offset = found.groups()
+    shift = timedelta(0)
+    if offset:
+        # PS3.5 6.2: the offset is -1200 to +1400; anything else after a minus is the end of a range.
+        hours, minutes = int(offset[1:3]), int(offset[3:])
+        if minutes > 59 or hours * 100 + minutes > (1200 if offset[0] == "-" else 1400):
+            return None
+        shift = timedelta(hours=hours, minutes=minutes) * (-1 if offset[0] == "-" else 1)
+    try:
+        first = datetime(
+            int(year), int(month or 1), int(day or 1), int(hour or 0), int(minute or 0), min(int(second or 0), 59),
+            int((fraction or "").ljust(6, "0")),
+        )  # fmt: skip
+        if fraction:
+            last = first + timedelta(microseconds=10 ** (6 - len(fraction)) - 1)
+        elif hour:
+            step = timedelta(seconds=1) if second else timedelta(minutes=1) if minute else timedelta(hours=1)
+            last = first + step - timedelta(microseconds=1)
+        elif day:
+            last = first + timedelta(days=1) - timedelta(microseconds=1)
+        else:
+            following = (first.year + 1, 1) if not month or month == "12" else (first.year, first.month + 1)
+            last = first.replace(year=following[0], month=following[1]) - timedelta(microseconds=1)
+        return tuple((t - shift).strftime("%Y%m%d%H%M%S.%f").rjust(21, "0") for t in (first, last))  # type: ignore[return-value]
+    except (ValueError, OverflowError):
+        return None
+
+
+def _fold_group(text: str) -> str:
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return "^".join(component.strip(" ") for component in text.split("^")).rstrip("^")
+
+
+def fold_name(text: str) -> tuple[str | None, str | None, str | None]:
+    """The alphabetic, ideographic and phonetic group of a person's name, as they are compared; None where empty."""
+    groups = [_fold_group(group.replace("\0", "")) or None for group in text.split("=")[:3]]
+    groups += [None] * (3 - len(groups))
+    return groups[0], groups[1], groups[2]
+
+
+def fold(vr: str, text: str | None) -> str | int | None:
+    """A value as it is compared and stored in the index; None where it is empty or has no meaning for its VR.
+
+    Dates become YYYYMMDD, times HHMMSS.FFFFFF, date-times 14 digits and a fraction (in UTC where they have an
+    offset), whole numbers integers. For VR PN use `fold_name`.
+    """
+    text = (text or "").replace("\0", "").strip(" ")
+    if not text:
+        return None
+    if vr in RANGE_VRS:
+        span = _span(vr, text)
+        return None if span is None else span[0]
+    if vr in INTEGER_VRS:
+        return int(text) if _INTEGER.fullmatch(text) else None
+    return text
+
+
+def name_groups(key: str) -> list[tuple[tuple[int, ...], str]]:
+    """Which component groups (0 to 2) a folded name key is compared with: any of those in each entry must fit it."""
+    groups = key.split("=")
+    if len(groups) == 1:
+        return [((0, 1, 2), groups[0])]
+    return [((at,), group) for at, group in enumerate(groups[:3]) if group.strip("*")]
+
+
+def matches(criterion: Criterion, values: Sequence[str]) -> bool:
+    """Whether an attribute with these values, as DICOM text, matches: the reference for the index."""
+    match criterion:
+        case Universal():
+            return True
+        case Empty():
+            return not any(value.strip(" \0") for value in values)
+        case AnyOf(choices):
+            return any(matches(choice, values) for choice in choices)
+        case UIDList(uids):
+            return any(value.strip(" \0") in uids for value in values)
+        case Single("PN", value):
+            return any(_name_matches(str(value), each) for each in values)
+        case Wildcard("PN", pattern):
+            return any(_name_matches(pattern, each) for each in values)
+        case Single(vr, value):
+            return any(fold(vr, each) == value for each in values)
+        case Wildcard(vr, pattern):
+            return any(fits(pattern, folded) for each in values if isinstance(folded := fold(vr, each), str))
+        case Range(vr, low, high):
+            return any(
+                (low is None or low <= folded) and (high is None or folded <= high)
+                for each in values
+                if isinstance(folded := fold(vr, each), str)
+            )
+
+
+def _name_matches(key: str, value: str) -> bool:
+    name = fold_name(value)
+    return all(
+        any(group is not None and fits(pattern, group) for group in (name[at] for at in places))
+        for places, pattern in name_groups(key)
+    )
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether `text` fits a pattern of `*` (any characters) and `?` (one), in time of the product of their lengths."""
+    p = t = 0
+    star, mark = -1, 0
+    while t < len(text):
+        if p < len(pattern) and pattern[p] == "*":
+            star, mark = p, t
+            p += 1
+        elif p < len(pattern) and pattern[p] in ("?", text[t]):
+            p += 1
+            t += 1
+        elif star >= 0:
+            mark += 1
+            p, t = star + 1, mark
+        else:
+            return False
+    return all(c == "*" for c in pattern[p:])

@@ -73,6 +73,14 @@ class State(StrEnum):
         return self in (State.COMPLETED, State.CANCELED)
 
 
+def state_named(text: str) -> State:
+    """The state of that name. Raises InvalidInput."""
+    try:
+        return State(text)
+    except ValueError:
+        raise InvalidInput(f"Procedure Step State is one of {', '.join(State)}", about=PROCEDURE_STEP_STATE) from None
+
+
 PRIORITIES = ("HIGH", "MEDIUM", "LOW")
 
 # PS3.4 Table CC.2.5-3, N-CREATE column: must be there with a value.

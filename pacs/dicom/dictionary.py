@@ -17,6 +17,17 @@ def _vrs() -> dict[int, str]:
     return known
 
 
+class _Names(dict[int, str]):
+    def __missing__(self, tag: int) -> str:
+        return f"{tag:08X}"
+
+
+@cache
+def names() -> dict[int, str]:
+    """Tag to its eight hexadecimal digits: looked up for public tags, made for all others."""
+    return _Names((tag, f"{tag:08X}") for tag in _vrs())
+
+
 def vr(tag: int) -> str | None:
     """The VR of a public tag, "US or SS" and the like as the dictionary has them; None for unknown tags.
 

@@ -27,6 +27,9 @@ _PIXEL_DATA: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _LOOKUP_TABLES: Final = frozenset((0x00283006, *range(0x00281201, 0x00281204), *range(0x00281221, 0x00281224)))
 _LOOKUP_TABLE_BYTES: Final = 1 << 17
 _CHARACTER_SET: Final = 0x00080005
+_SPECIAL: Final = _PIXEL_DATA | {_CHARACTER_SET}
+_FIRST: Final = 0x0002FFFF
+"""Below every tag that may be in a data set."""
 _PIXEL_REPRESENTATION: Final = "00280103"
 _ITEM: Final = 0xFFFEE000
 _ITEM_DELIMITER: Final = 0xFFFEE00D
@@ -48,9 +51,9 @@ class Limits:
     inline_text_bytes: int = 1 << 16
     """The same for text, which clients expect to find in place."""
     metadata_bytes: int = 64 << 20
-    """All values together that are held inline."""
-    depth: int = 64
+    """What is held inline, all values together; each element and item counts as its share of so many bytes."""
     elements: int = 1_000_000
+    depth: int = 64
     inflated_bytes: int = 4 << 30
 
 
@@ -139,6 +142,10 @@ def _malformed(reason: str, tag: int, at: int) -> MalformedDataset:
     return MalformedDataset(f"{reason} at offset {at}", about=f"{tag:08X}")
 
 
+def _too_much(limits: Limits) -> TooLarge:
+    return TooLarge(f"metadata beyond {limits.elements} elements or {limits.metadata_bytes} bytes")
+
+
 class _Walk:
     """The state of one pass."""
 
@@ -152,7 +159,6 @@ class _Walk:
         self.offset_table: tuple[int, ...] = ()
         self.fragments: list[int] = []
         self.first_fragment = 0
-        self.inline = 0
         self.either: list[tuple[dict[str, Any], bytes, list[dict[str, Any]]]] = []
         """Elements that are US or SS: their entry, bytes, and the data sets around them, innermost first."""
 
@@ -160,30 +166,57 @@ class _Walk:
         """The metadata of the whole data set. One long function on purpose: this loop is what ingest waits for."""
         data, limits = self.data, self.limits
         inline_bytes, inline_text_bytes = limits.inline_bytes, limits.inline_text_bytes
+        names = dictionary.names()
         explicit, little = self.syntax.explicit, self.syntax.little_endian
-        known, header, uint32 = _layout(little)
+        known, header, bare, uint32 = _layout(little)
+        short = _plain(explicit, little, inline_bytes, inline_text_bytes)
         stack: list[_Level] = []
         root: dict[str, Any] = {}
         elements = root
-        last, ordered, prefix, decode = -1, True, "", decoder(())
+        last, ordered, prefix, decode = _FIRST, True, "", decoder(())
         position, end, undefined = 0, len(data), False
-        budget = limits.elements
+        budget, cost = limits.metadata_bytes, limits.metadata_bytes // limits.elements
         while True:
             opened = False
             while position < end:
+                try:
+                    if explicit:
+                        group, number, letters, length = header(data, position)
+                        tag = group << 16 | number
+                        plain = short(letters)
+                    else:
+                        group, number, length = bare(data, position)
+                        tag = group << 16 | number
+                        plain, letters = short(tag), b""
+                except struct.error:
+                    raise MalformedDataset(f"{end - position} bytes at offset {position} are no element") from None
+                if plain is not None and last < tag < 0xFFFE0000 and number and tag not in _SPECIAL:
+                    # Most elements: in order, small, of a VR with 16-bit length. Whatever is odd goes the long way.
+                    name, read, limit = plain
+                    start = position + 8
+                    stop = start + length
+                    if stop <= end and length <= limit:
+                        budget -= cost + length
+                        if budget < 0:
+                            raise _too_much(limits)
+                        try:
+                            values = read(data[start:stop].tobytes(), decode) if length else None
+                            elements[names[tag]] = {"vr": name, "Value": values} if values else {"vr": name}
+                            last, position = tag, stop
+                            continue
+                        except struct.error:
+                            pass
                 if end - position < 8:
                     raise MalformedDataset(f"{end - position} bytes at offset {position} are no element")
-                group, number, letters, length = header(data, position)
-                tag = group << 16 | number
                 if group == 0xFFFE:
                     if tag == _ITEM_DELIMITER and undefined:
                         position += 8
                         undefined, end = False, position
                         break
                     raise _malformed("item or delimiter out of place", tag, position)
-                budget -= 1
+                budget -= cost
                 if budget < 0:
-                    raise TooLarge(f"data set of more than {limits.elements} elements and items")
+                    raise _too_much(limits)
                 as_implicit = False
                 vr = known.get(letters) if explicit else None
                 if vr is None:
@@ -197,9 +230,9 @@ class _Walk:
                         vr, as_implicit = self._resolved(tag, vr, length, start, end)
                 else:
                     start = position + 8
-                key = f"{tag:08X}"
+                key = names[tag]
                 if tag <= last:
-                    ordered = False
+                    ordered = ordered and last == _FIRST
                     if key in elements:
                         raise _malformed("element given twice", tag, position)
                 last = tag
@@ -233,9 +266,7 @@ class _Walk:
                         if tag in _PIXEL_DATA and not stack:
                             self._native(value)
                     else:
-                        self.inline += length
-                        if self.inline > limits.metadata_bytes:
-                            raise TooLarge(f"data set with more than {limits.metadata_bytes} bytes of small values")
+                        budget -= length
                         raw = data[start:position].tobytes()
                         read = vr.read
                         if read is None:
@@ -266,7 +297,8 @@ class _Walk:
                 )  # fmt: skip
                 if as_implicit:
                     explicit, little = False, True
-                    known, header, uint32 = _layout(little)
+                    known, header, bare, uint32 = _layout(little)
+                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
                 position, opened = start, True
                 break
             if not opened:
@@ -287,20 +319,19 @@ class _Walk:
             if more:
                 if level.sequence_end - position < 8:
                     raise MalformedDataset(f"sequence ends inside an item header at offset {position}", about=key)
-                group, number, _, _ = header(data, position)
-                (length,) = uint32(data, position + 4)
+                group, number, length = bare(data, position)
                 position += 8
                 if group == 0xFFFE and number == 0xE000:
-                    budget -= 1
+                    budget -= cost
                     if budget < 0:
-                        raise TooLarge(f"data set of more than {limits.elements} elements and items")
+                        raise _too_much(limits)
                     undefined = length == _UNDEFINED
                     end = level.sequence_end if undefined else position + length
                     if end > level.sequence_end:
                         raise MalformedDataset(
                             f"item of {length} bytes at offset {position - 8} runs past its sequence"
                         )
-                    elements, last, ordered, decode = {}, -1, True, level.decode
+                    elements, last, ordered, decode = {}, _FIRST, True, level.decode
                     level.items.append(elements)
                     prefix = f"{level.path}/{len(level.items)}/"
                 elif group == 0xFFFE and number == 0xE0DD and level.sequence_undefined:
@@ -316,10 +347,11 @@ class _Walk:
                 elements, last, ordered, end, undefined = (
                     level.elements, level.last, level.ordered, level.end, level.undefined
                 )  # fmt: skip
-                prefix, decode, explicit = level.prefix, level.decode, level.explicit
-                if little != level.little:
-                    little = level.little
-                    known, header, uint32 = _layout(little)
+                prefix, decode = level.prefix, level.decode
+                if (explicit, little) != (level.explicit, level.little):
+                    explicit, little = level.explicit, level.little
+                    known, header, bare, uint32 = _layout(little)
+                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
         self._decide()
         return root
 
@@ -327,7 +359,7 @@ class _Walk:
         self, tag: int, letters: bytes, explicit: bool, little: bool, position: int, end: int
     ) -> tuple[VR, int, int, bool]:
         """VR, length, start of the value and whether a sequence in it is implicit, where no known VR is written."""
-        known, _, uint32 = _layout(little)
+        known, _, _, uint32 = _layout(little)
         if explicit and letters.isalpha() and letters.isupper():
             # PS3.5 7.1.2: VRs still to come have 32-bit lengths.
             if end - position < 12:
@@ -451,7 +483,25 @@ def _integer(metadata: dict[str, Any], tag: str, default: int) -> int:
 
 
 @cache
-def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable[..., Any]]:
-    """VRs by letters, and the readers of an explicit element's header and of a length, for one byte order."""
+def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """VRs by letters, and the readers of an explicit header, of an implicit or item header, and of a length."""
     order = "<" if little else ">"
-    return vrs(little), struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
+    explicit, bare, uint32 = struct.Struct(order + "HH2sH"), struct.Struct(order + "HHI"), struct.Struct(order + "I")
+    return vrs(little), explicit.unpack_from, bare.unpack_from, uint32.unpack_from
+
+
+@cache
+def _plain(explicit: bool, little: bool, inline_bytes: int, inline_text_bytes: int) -> Callable[[Any], Any]:
+    """From the letters of a VR with 16-bit length to its name, reader and largest inline length; None for others.
+
+    For implicit data sets from the tag, whatever the length's size, if the dictionary knows just one VR for it.
+    """
+    rows = {
+        letters.decode("ascii"): (vr.name, vr.read, inline_text_bytes if vr.text else inline_bytes)
+        for letters, vr in vrs(little).items()
+        if vr.read is not None and not (explicit and vr.long)
+    }
+    if explicit:
+        return {name.encode("ascii"): row for name, row in rows.items()}.get
+    known = ((tag, dictionary.vr(tag)) for tag in dictionary.names())
+    return {tag: rows[vr] for tag, vr in known if vr in rows}.get

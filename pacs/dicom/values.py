@@ -37,7 +37,7 @@ class VR:
 
 
 def _codes(raw: bytes, _: Decoder) -> list[Any] | None:
-    text = raw.decode("latin-1").strip(_PAD)
+    text = str(raw, "latin-1").strip(_PAD)
     if "\\" in text:
         return [part.strip(_PAD) or None for part in text.split("\\")]
     return [text] if text else None
@@ -56,7 +56,7 @@ def _string(raw: bytes, decode: Decoder) -> list[Any] | None:
 
 
 def _uri(raw: bytes, _: Decoder) -> list[Any] | None:
-    text = raw.decode("latin-1").rstrip(_PAD)
+    text = str(raw, "latin-1").rstrip(_PAD)
     return [text] if text else None
 
 
@@ -94,14 +94,14 @@ def decimal_string(text: str) -> float | str | None:
 
 
 def _integer_strings(raw: bytes, _: Decoder) -> list[Any] | None:
-    text = raw.decode("latin-1").strip(_PAD)
+    text = str(raw, "latin-1").strip(_PAD)
     if "\\" in text:
         return [integer_string(part.strip(_PAD)) for part in text.split("\\")]
     return [integer_string(text)] if text else None
 
 
 def _decimal_strings(raw: bytes, _: Decoder) -> list[Any] | None:
-    text = raw.decode("latin-1").strip(_PAD)
+    text = str(raw, "latin-1").strip(_PAD)
     if "\\" in text:
         return [decimal_string(part.strip(_PAD)) for part in text.split("\\")]
     return [decimal_string(text)] if text else None
@@ -126,7 +126,7 @@ def _numbers(order: str, code: str, convert: Callable[[Any], Any] | None = None)
         if len(raw) == one.size:
             values: list[Any] = list(one.unpack(raw))
         else:
-            values = list(struct.unpack(f"{order}{len(raw) // one.size}{code}", raw))
+            values = list(struct.unpack(f"{order}{len(raw) // one.size}{code}", raw))  # struct.error unless whole
         return [convert(value) for value in values] if convert else values
 
     return read

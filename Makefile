@@ -58,7 +58,7 @@ docs: $(STAMPS)/tools  ## write the generated pages again
 trial: install packages  ## the main job on real files: make trial DATA=FOLDER
 	@test -n "$(DATA)" || { echo "name the folder with DICOM files: make trial DATA=FOLDER" >&2; exit 2; }
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test" viewer
-	@$(PY) bench/trial.py "$(DATA)" $(ARGS)
+	@$(PY) tests/trial.py "$(DATA)" $(ARGS)
 
 prove:  ## the long runs
 	@echo "There are no long runs yet: kill loops, fuzzing and the million-row index come with the archive's own proofs."

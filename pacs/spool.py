@@ -112,13 +112,16 @@ class Spool:
             self._map = mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ)
         return memoryview(self._map)
 
-    def sync(self) -> None:
-        """Return when the bytes of the file, where there is one, are on the disk."""
-        if self._fd >= 0:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                raise failed(error, "store an object") from error
+    def persist(self) -> Path:
+        """The file that holds all bytes, once its data is on the disk; for a store that then renames it."""
+        if self._memory is not None:
+            self._to_file(self._memory)
+        assert self.path is not None
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise failed(error, "store an object") from error
+        return self.path
 
     def moved(self) -> None:
         """Told by a store that has renamed the file: it is no longer ours to remove."""

@@ -1,0 +1,185 @@
+"""Rows of the index from an instance's metadata: searchable columns, the ready QIDO-RS result, what else is held.
+
+A stored row is the JSON object that a search returns, ascending by tag, an empty attribute without Value (PS3.18
+F.2.5); in its RetrieveURL the byte 0xFF stands for the service root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import orjson
+
+from pacs.dicom import json_model
+from pacs.dicom.attributes import TABLE, Attribute, Level, Returned, level_of, of_level
+from pacs.dicom.json_model import HERE, BulkRef
+from pacs.dicom.matching import fold, fold_name
+
+RETRIEVE_URL = "00081190"
+_REQUEST_STEP, _REQUEST_PROCEDURE, _REQUEST = "00400009", "00401001", "00400275"
+_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
+
+Metadata = Mapping[str, Any]
+
+
+@cache
+def _sourced(level: Level) -> tuple[Attribute, ...]:
+    """Attributes of the level that are taken from objects and have a column."""
+    return tuple(a for a in TABLE if a.level is level and a.column and not a.computed and "." not in a.tag)
+
+
+@cache
+def _default(level: Level) -> tuple[Attribute, ...]:
+    return tuple(a for a in of_level(level) if a.returned is not Returned.ASKED and not a.computed)
+
+
+def columns(metadata: Metadata, *levels: Level) -> dict[str, str | int | None]:
+    """The searchable columns of the levels, folded for matching."""
+    found: dict[str, str | int | None] = {}
+    for level in levels:
+        for attribute in _sourced(level):
+            text = json_model.text(metadata, attribute.tag)
+            if attribute.vr == "PN":
+                found.update(zip(attribute.columns, fold_name(text or ""), strict=True))
+            else:
+                found[attribute.columns[0]] = fold(attribute.vr, text)
+    return found
+
+
+def entry(metadata: Metadata, tag: str, vr: str) -> dict[str, Any] | None:
+    """The JSON of one attribute, None where it is absent or not of the VR that belongs to it."""
+    held = metadata.get(tag)
+    if not isinstance(held, dict) or (held.get("vr") != vr and not {held.get("vr"), vr} <= _TEXT_VRS):
+        return None
+    return {"vr": vr, "Value": held["Value"]} if held.get("Value") else {"vr": vr}
+
+
+def defaults(metadata: Metadata, *levels: Level) -> dict[str, Any]:
+    """The attributes of the levels that a search returns unasked; those that are always returned may be empty."""
+    found: dict[str, Any] = {}
+    for level in levels:
+        for attribute in _default(level):
+            held = entry(metadata, attribute.tag, attribute.vr)
+            if attribute.returned is Returned.ALWAYS:
+                found[attribute.tag] = held or {"vr": attribute.vr}
+            elif held is not None and "Value" in held and attribute.tag != _REQUEST:
+                found[attribute.tag] = held
+    if Level.SERIES in levels and (requests := _requests(metadata)):
+        found[_REQUEST] = {"vr": "SQ", "Value": requests}
+    return found
+
+
+def _requests(metadata: Metadata) -> list[dict[str, Any]]:
+    items = (metadata.get(_REQUEST) or {}).get("Value") or []
+    wanted = (_REQUEST_STEP, _REQUEST_PROCEDURE)
+    found = [{tag: held for tag in wanted if (held := entry(item, tag, "SH"))} for item in items if item]
+    return [item for item in found if item]
+
+
+def request_columns(metadata: Metadata) -> list[dict[str, str | int | None]]:
+    """One row for each item of the Request Attributes Sequence (0040,0275)."""
+    return [
+        {
+            "scheduled_procedure_step_id": fold("SH", json_model.text(item, _REQUEST_STEP)),
+            "requested_procedure_id": fold("SH", json_model.text(item, _REQUEST_PROCEDURE)),
+        }
+        for item in _requests(metadata)
+    ]
+
+
+def others(metadata: Metadata, *levels: Level) -> bytes:
+    """The other attributes of the levels, as JSON: what includefield may ask for."""
+    unasked = {a.tag for level in levels for a in _default(level)}
+    found = {
+        tag: held
+        for tag, held in metadata.items()
+        if level_of(tag) in levels and tag not in unasked and tag != "00080005" and not holds_bulk(held)
+    }
+    return orjson.dumps(found)
+
+
+def holds_bulk(held: Any) -> bool:
+    """Whether the JSON of an attribute refers to bulk data, at any depth."""
+    waiting = [held]
+    while waiting:
+        match waiting.pop():
+            case BulkRef():
+                return True
+            case dict() as inner:
+                if isinstance(inner.get("BulkDataURI"), str):
+                    return True
+                waiting += inner.values()
+            case list() as inner:
+                waiting += inner
+    return False
+
+
+def dumps(attributes: Mapping[str, Any], path: str | None) -> bytes:
+    """The attributes as one JSON object, ascending by tag, with RetrieveURL = 0xFF and `path` unless that is None."""
+    ordered = sorted((tag, held) for tag, held in attributes.items() if tag != RETRIEVE_URL)
+    if path is None:
+        return orjson.dumps(dict(ordered))
+    before = orjson.dumps({tag: held for tag, held in ordered if tag < RETRIEVE_URL})
+    after = orjson.dumps({tag: held for tag, held in ordered if tag > RETRIEVE_URL})
+    url = b'"%b":{"vr":"UR","Value":["%b%b"]}' % (RETRIEVE_URL.encode(), HERE, path.encode("ascii"))
+    return b"{" + b",".join(part for part in (before[1:-1], url, after[1:-1]) if part) + b"}"
+
+
+def loads(row: bytes) -> dict[str, Any]:
+    """The attributes of a stored row; RetrieveURL without its service root."""
+    found: dict[str, Any] = orjson.loads(row.replace(HERE, b""))
+    return found
+
+
+def study_path(study_instance_uid: str) -> str:
+    """The path of a study's resource below the service root (PS3.18 section 10.1)."""
+    return f"/studies/{study_instance_uid}"
+
+
+def series_path(study_instance_uid: str, series_instance_uid: str) -> str:
+    """The path of a series' resource."""
+    return f"/studies/{study_instance_uid}/series/{series_instance_uid}"
+
+
+def instance_path(study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> str:
+    """The path of an instance's resource."""
+    return f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances/{sop_instance_uid}"
+
+
+def value(vr: str, *values: Any) -> dict[str, Any]:
+    """The JSON of an attribute with these values."""
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def study_row(
+    attributes: dict[str, Any], uid: str, modalities: list[str], classes: list[str], counts: tuple[int, int]
+) -> bytes:
+    """The row of a study with what the archive computes: `counts` are its series and instances."""
+    attributes["00080056"] = value("CS", "ONLINE")
+    attributes["00080061"] = value("CS", *sorted(modalities))
+    attributes["00080062"] = value("UI", *sorted(classes))
+    attributes["0020000D"] = value("UI", uid)
+    attributes["00201206"] = value("IS", counts[0])
+    attributes["00201208"] = value("IS", counts[1])
+    return dumps(attributes, study_path(uid))
+
+
+def series_row(attributes: dict[str, Any], study_instance_uid: str, uid: str, instances: int) -> bytes:
+    """The row of a series with what the archive computes."""
+    attributes["00080056"] = value("CS", "ONLINE")
+    attributes["0020000D"] = value("UI", study_instance_uid)
+    attributes["0020000E"] = value("UI", uid)
+    attributes["00201209"] = value("IS", instances)
+    return dumps(attributes, series_path(study_instance_uid, uid))
+
+
+def instance_row(metadata: Metadata, study: str, series: str, sop: str, transfer_syntax_uid: str) -> bytes:
+    """The row of an instance."""
+    attributes = defaults(metadata, Level.IMAGE)
+    attributes["00080056"] = value("CS", "ONLINE")
+    attributes["00083002"] = value("UI", transfer_syntax_uid)
+    attributes["0020000D"] = value("UI", study)
+    attributes["0020000E"] = value("UI", series)
+    return dumps(attributes, instance_path(study, series, sop))

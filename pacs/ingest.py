@@ -1,0 +1,260 @@
+"""Instances entering the archive: received, checked, made durable, and only then seen.
+
+Object first, then index, then news: the bytes go to the object store under a key of their own, one transaction makes
+the instance exist, and success is answered when both are on the disk. The same content again is success; other
+content under a known SOP Instance UID is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from pacs import audit
+from pacs.auth import Principal, Right
+from pacs.dicom import scanner
+from pacs.dicom.part10 import HeaderReader
+from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.errors import DatasetMismatch, NotFound, Unavailable, UnsupportedTransferSyntax
+from pacs.events import Events
+from pacs.index import changes, filing, schema
+from pacs.index.engine import Index
+from pacs.settings import Settings
+from pacs.spool import Spool
+from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
+from pacs.storage.base import Locator, ObjectStore, object_key
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of one instance; "same" means that this very content was here already."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    outcome: Literal["stored", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An instance whose bytes are checked and durable, and which nobody can see yet."""
+
+    entry: filing.Entry
+    principal: Principal
+
+    @property
+    def sop_class_uid(self) -> str:
+        """Its SOP Class UID."""
+        return self.entry.scan.sop_class_uid
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """Its SOP Instance UID."""
+        return self.entry.scan.sop_instance_uid
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Its Study Instance UID."""
+        return self.entry.scan.study_instance_uid
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Its Series Instance UID."""
+        return self.entry.scan.series_instance_uid
+
+
+@dataclass(slots=True)
+class Receiving:
+    """One object on its way in. To be given to `prepare` or `store`, or aborted."""
+
+    spool: Spool
+    transfer_syntax_uid: str
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None
+    source_ae: str = ""
+    header: HeaderReader | None = field(default=None, repr=False)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes; they may be reused afterwards.
+
+        Raises TooLarge, OutOfResources, Unavailable, and MalformedDataset for a broken File Meta Information.
+        """
+        if self.header is None:
+            self.spool.write(data)
+        elif (dataset := self.header.feed(data)) is not None:
+            self.spool.write(dataset)
+
+    def abort(self) -> None:
+        """Forget the bytes. May be called again, and after the end."""
+        self.spool.discard()
+
+    def __enter__(self) -> Receiving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+
+class Ingest:
+    """The one door by which instances enter. Safe from any thread."""
+
+    def __init__(self, store: ObjectStore, index: Index, events: Events, settings: Settings) -> None:
+        self._store = store
+        self._index = index
+        self._events = events
+        self._settings = settings
+
+    def receive(
+        self,
+        transfer_syntax_uid: str,
+        sop_class_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        source_ae: str = "",
+    ) -> Receiving:
+        """A place for the bytes of a data set; the UIDs, where given, are what it has to hold."""
+        return Receiving(self._spool(), transfer_syntax_uid, sop_class_uid, sop_instance_uid, source_ae)
+
+    def receive_part10(self) -> Receiving:
+        """A place for the bytes of a Part 10 file; its preamble and File Meta are read and not kept."""
+        return Receiving(self._spool(), "", header=HeaderReader())
+
+    def _spool(self) -> Spool:
+        return Spool(self._store.spool_dir, reserve=HEAD_BYTES, limit=self._settings.max_object_bytes)
+
+    def prepare(
+        self,
+        receiving: Receiving,
+        *,
+        principal: Principal,
+        study_instance_uid: str | None = None,
+        result_of: str | None = None,
+    ) -> Prepared:
+        """The instance, its bytes checked and durable but not yet visible; uses `receiving` up.
+
+        `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is. Raises
+        Forbidden, MalformedDataset, DatasetMismatch, InvalidUID, UnsupportedTransferSyntax, DuplicateInstance,
+        TooLarge, OutOfResources or Unavailable; nothing is kept then.
+        """
+        try:
+            return self._prepare(receiving, principal, study_instance_uid, result_of)
+        finally:
+            receiving.abort()
+
+    def _prepare(
+        self, receiving: Receiving, principal: Principal, study_instance_uid: str | None, result_of: str | None
+    ) -> Prepared:
+        principal.require(Right.STORE)
+        if receiving.header is not None:
+            receiving.header.finish()
+            receiving.transfer_syntax_uid = receiving.header.transfer_syntax_uid
+        ts = receiving.transfer_syntax_uid
+        if ts not in TRANSFER_SYNTAXES:
+            raise UnsupportedTransferSyntax("unknown transfer syntax", about=ts[:64])
+        spool = receiving.spool
+        with spool.view() as view, view[HEAD_BYTES:] as dataset:
+            scan = scanner.scan(dataset, ts)
+        self._expect("SOP Class UID", scan.sop_class_uid, receiving.sop_class_uid)
+        self._expect("SOP Instance UID", scan.sop_instance_uid, receiving.sop_instance_uid)
+        self._expect("Study Instance UID", scan.study_instance_uid, study_instance_uid)
+        digest = spool.digest(content_suffix(ts))
+        arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
+        key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
+        entry = filing.Entry(scan, ts, digest, Locator(key, 0, spool.size), HEAD_BYTES, arrival)
+        with self._index.read() as conn:
+            found = filing.held(conn, scan.sop_instance_uid)
+        if found is not None and filing.is_same(found, digest, scan.sop_instance_uid):
+            return Prepared(entry, principal)  # its bytes are durable already
+        spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
+        self._store.put(key, spool)
+        return Prepared(entry, principal)
+
+    @staticmethod
+    def _expect(name: str, got: str, expected: str | None) -> None:
+        if expected is not None and got != expected:
+            raise DatasetMismatch(f"{name} of the data set is not the one it was sent with", about=got)
+
+    def file(self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None) -> list[Stored]:
+        """What became of each instance, once all of them are visible: one durable transaction, all or nothing.
+
+        `also` runs in the same transaction, after the instances; whatever it raises undoes everything. Raises
+        DuplicateInstance, Conflict, OutOfResources or Unavailable.
+        """
+
+        def work(conn: Connection) -> list[Stored]:
+            scopes = [self._file(conn, each) for each in prepared]
+            if also is not None:
+                also(conn)
+            news = [(p, scope) for p, scope in zip(prepared, scopes, strict=True) if scope is not None]
+            if news:
+                conn.execute(insert(schema.audit), [_audit_row(p) for p, _ in news])
+                changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
+            return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)]
+
+        stored = self._index.transact(work)
+        self._events.publish()
+        return stored
+
+    def _file(self, conn: Connection, prepared: Prepared) -> str | None:
+        scope = filing.file(conn, prepared.entry)
+        if scope is not None:
+            self._outlive_removal(conn, prepared.entry.locator.object_key)
+        return scope
+
+    def _outlive_removal(self, conn: Connection, key: str) -> None:
+        """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
+        t = schema.tombstone
+        wanted = select(t.c.id, t.c.state).where(t.c.object_key == key, t.c.state != "kept")
+        states = conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).all()
+        if not states:
+            return
+        if any(row.state == "removed" for row in states):
+            try:
+                self._store.size(key)
+            except NotFound:
+                raise Unavailable("the same instance was being removed; send it again") from None
+        conn.execute(update(t).where(t.c.object_key == key).values(state="kept"))
+
+    def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
+        """What became of one instance, durable and visible: `prepare` and `file` in one."""
+        return self.file([self.prepare(receiving, principal=principal, study_instance_uid=study_instance_uid)])[0]
+
+
+def _stored(prepared: Prepared, scope: str | None) -> Stored:
+    scan = prepared.entry.scan
+    return Stored(
+        scan.sop_class_uid,
+        scan.sop_instance_uid,
+        scan.study_instance_uid,
+        scan.series_instance_uid,
+        "same" if scope is None else "stored",
+    )
+
+
+def _audit_row(prepared: Prepared) -> dict[str, object]:
+    entry = prepared.entry
+    return audit.row(
+        "DICOM Instances Transferred", prepared.principal, "success", entry.arrival.at,
+        study_instance_uid=prepared.study_instance_uid, series_instance_uid=prepared.series_instance_uid,
+        sop_instance_uid=prepared.sop_instance_uid, workitem_uid=entry.arrival.result_of,
+        detail=entry.arrival.source_ae,
+    )  # fmt: skip
+
+
+def _change_row(prepared: Prepared, scope: str) -> dict[str, object]:
+    entry = prepared.entry
+    return {
+        "kind": "instance" if entry.arrival.result_of is None else "result",
+        "at": entry.arrival.at,
+        "principal": entry.arrival.principal,
+        "scope": scope,
+        "study_instance_uid": prepared.study_instance_uid,
+        "series_instance_uid": prepared.series_instance_uid,
+        "sop_instance_uid": prepared.sop_instance_uid,
+        "workitem_uid": entry.arrival.result_of,
+        "fingerprint": None,
+    }

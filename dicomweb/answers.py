@@ -1,0 +1,122 @@
+"""What goes back over HTTP: status, headers, and bodies whole or streamed, in several messages and never joined."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.to_thread
+from starlette.types import Receive, Send
+
+Buffer = bytes | bytearray | memoryview
+
+GZIP_FROM_BYTES = 1024
+GZIP_LEVEL = 1  # metadata shrinks eightfold at level 1 already; higher levels cost more time than they save
+BATCH_BYTES = 1 << 20
+
+COMMON_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+
+
+class BrokenAnswer(Exception):
+    """The body failed after its beginning was sent: the connection must end without the end of the body."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One HTTP answer. `body` is complete; `more`, where given, is pulled in worker threads and follows it.
+
+    `more` is a blocking iterator; it is pulled in batches of about BATCH_BYTES under `limiter` and closed in the end.
+    """
+
+    status: int = 200
+    content_type: str = ""
+    body: Sequence[Buffer] = ()
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    more: Iterator[Buffer] | None = None
+    length: int | None = None  # of a streamed body, where known
+    limiter: anyio.CapacityLimiter | None = None
+
+    async def send(self, receive: Receive, send: Send, *, head: bool = False) -> None:
+        """Send it, or only its headers where `head`. Raises BrokenAnswer."""
+        headers = [*COMMON_HEADERS, *((n.lower().encode("ascii"), v.encode("latin-1")) for n, v in self.headers)]
+        if self.content_type:
+            headers.append((b"content-type", self.content_type.encode("latin-1")))
+        if self.more is None and self.status not in (204, 304):
+            headers.append((b"content-length", b"%d" % sum(map(len, self.body))))
+        elif self.length is not None:
+            headers.append((b"content-length", b"%d" % self.length))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        try:
+            if head:
+                await send({"type": "http.response.body", "body": b""})
+            elif self.more is None:
+                await self._whole(send)
+            else:
+                await self._streamed(self.more, receive, send)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Give back what the body still holds."""
+        close = getattr(self.more, "close", None)
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(close, limiter=self.limiter)
+
+    async def _whole(self, send: Send) -> None:
+        last = len(self.body) - 1
+        if last < 0:
+            await send({"type": "http.response.body", "body": b""})
+        for index, piece in enumerate(self.body):
+            await send({"type": "http.response.body", "body": piece, "more_body": index < last})
+
+    async def _streamed(self, more: Iterator[Buffer], receive: Receive, send: Send) -> None:
+        failure: Exception | None = None
+        gone = False
+
+        async def watch() -> None:
+            # Some servers swallow what is sent to a client that left: only receive() tells.
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            for piece in self.body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            while True:
+                try:
+                    batch = await anyio.to_thread.run_sync(pull, more, limiter=self.limiter)
+                except Exception as error:
+                    failure = error
+                    break
+                for piece in batch:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if not batch:
+                    break
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise BrokenAnswer(type(failure).__name__) from failure
+        if not gone:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def pull(pieces: Iterator[Buffer], batch_bytes: int = BATCH_BYTES) -> list[Buffer]:
+    """The next pieces, about `batch_bytes` together; empty at the end. Blocks."""
+    batch: list[Buffer] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= batch_bytes:
+            break
+    return batch
+
+
+def compressed(body: bytes) -> bytes:
+    """`body` in gzip, the same bytes for the same body. Blocks for about 10 ms per megabyte."""
+    return gzip.compress(body, GZIP_LEVEL, mtime=0)

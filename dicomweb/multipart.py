@@ -1,0 +1,142 @@
+"""multipart/related bodies (RFC 2387, RFC 2046 5.1): a bounded streaming parser, and the writing of parts. Pure."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pacs.errors import InvalidInput, TooLarge
+
+MAX_PARTS = 20_000
+MAX_HEADER_BYTES = 16 * 1024
+MAX_PADDING = 256  # linear white space between a boundary and its line end
+
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*([^\r\n]*)")
+
+
+class MalformedBody(InvalidInput):
+    """A body that is no multipart body, or whose end is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegin:
+    """The header fields of the next part, names in lower case."""
+
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnd:
+    """The part is complete."""
+
+
+Event = PartBegin | memoryview | PartEnd
+
+
+class Parser:
+    """Turns a body, chunk by chunk, into events; holds back no more than one boundary's or one header's length.
+
+    For every part: PartBegin, any number of memoryviews with its content, PartEnd. Raises MalformedBody and TooLarge.
+    """
+
+    def __init__(self, boundary: str, max_parts: int = MAX_PARTS) -> None:
+        if _BOUNDARY.fullmatch(boundary) is None:
+            raise MalformedBody("the boundary parameter is missing or is none (RFC 2046 5.1.1)")
+        self._delimiter = b"\r\n--" + boundary.encode("ascii")
+        self._held = b"\r\n"  # RFC 2046 5.1.1: the first boundary may open the body, without a line end before it
+        self._state = "preamble"
+        self._left = max_parts
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that `chunk` completes. Views stay valid as long as they are referenced."""
+        data, at = (self._held + chunk if self._held else chunk), 0
+        self._held = b""
+        while self._state != "epilogue":
+            if self._state in ("preamble", "content"):
+                found = data.find(self._delimiter, at)
+                # Without a delimiter everything goes but a tail that may be the beginning of one.
+                end = found if found >= 0 else self._safe_end(data, at)
+                if self._state == "content" and end > at:
+                    yield memoryview(data)[at:end]
+                at = end
+                if found < 0:
+                    break
+                if self._state == "content":
+                    yield PartEnd()
+                self._state, at = "boundary", found + len(self._delimiter)
+            elif self._state == "boundary":
+                after = self._after_boundary(data, at)
+                if after is None:
+                    break
+                at = after
+            else:
+                end = data.find(b"\r\n\r\n", at)
+                if end - at > MAX_HEADER_BYTES or (end < 0 and len(data) - at > MAX_HEADER_BYTES):
+                    raise MalformedBody("the header of a part is too long")
+                if end < 0 or len(data) - end - 2 < len(self._delimiter):
+                    break
+                yield PartBegin(_headers(data[at:end]))
+                # A part may be a header alone, whose blank line belongs to the next boundary.
+                self._state, at = "content", end + (2 if data.startswith(self._delimiter, end + 2) else 4)
+        if self._state != "epilogue":
+            self._held = data[at:]
+
+    def finish(self) -> None:
+        """Nothing, or MalformedBody where the closing boundary never came."""
+        if self._state != "epilogue":
+            raise MalformedBody("the body ends before its closing boundary")
+
+    def _safe_end(self, data: bytes, at: int) -> int:
+        tail = max(at, len(data) - len(self._delimiter) + 1)
+        start = data.find(b"\r", tail)
+        return start if start >= 0 else len(data)
+
+    def _after_boundary(self, data: bytes, at: int) -> int | None:
+        """Where the part's header begins, with the line end before it; None while that cannot be told."""
+        if data.startswith(b"--", at):
+            self._state = "epilogue"
+            return len(data)
+        end = at
+        while data[end : end + 1] in (b" ", b"\t"):
+            end += 1
+        if end - at > MAX_PADDING:
+            raise MalformedBody("a boundary is followed by too much white space")
+        rest = data[end : end + 2]
+        if len(rest) < 2 and rest in (b"", b"\r", b"-"):
+            return None
+        if rest != b"\r\n":
+            raise MalformedBody("a boundary is not followed by the end of its line")
+        self._left -= 1
+        if self._left < 0:
+            raise TooLarge("the body has too many parts")
+        self._state = "headers"
+        return end
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    unfolded = re.sub(rb"\r\n[ \t]+", b" ", raw)
+    for line in unfolded.split(b"\r\n"):
+        found = _HEADER.fullmatch(line)
+        if found is not None:
+            headers.setdefault(found[1].decode("ascii").lower(), found[2].decode("latin-1").strip())
+        elif line:
+            raise MalformedBody("a header of a part could not be read")
+    return headers
+
+
+class Writer:
+    """The framing of one multipart answer: a random boundary, part heads, the closing line."""
+
+    def __init__(self, media_type: str) -> None:
+        self._boundary = uuid.uuid4().hex  # 122 random bits: no part can be made to hold it
+        self.content_type = f'multipart/related; type="{media_type}"; boundary={self._boundary}'
+        self.close = f"\r\n--{self._boundary}--\r\n".encode("ascii")
+
+    def head(self, content_type: str, location: str = "") -> bytes:
+        """What stands before a part's content: the delimiter and the part's header fields."""
+        where = f"Content-Location: {location}\r\n" if location else ""
+        return f"\r\n--{self._boundary}\r\nContent-Type: {content_type}\r\n{where}\r\n".encode("ascii")

@@ -1,0 +1,99 @@
+"""PS3.18 8.3.4: query parameters into a Query."""
+
+from __future__ import annotations
+
+import pytest
+
+from dicomweb.params import query
+from pacs.dicom.attributes import Level
+from pacs.dicom.matching import ALL, Empty, Range, Single, UIDList, Universal, Wildcard
+from pacs.errors import InvalidQuery
+
+
+def criteria(*pairs: tuple[str, str], level: Level = Level.STUDY) -> dict[str, object]:
+    return {key.attribute.keyword: key.criterion for key in query(pairs, level)[0].keys}
+
+
+def test_keyword_and_tag_in_any_case_mean_the_same() -> None:
+    expected = {"PatientID": Single("LO", "X")}
+    for name in ("PatientID", "00100020"):
+        assert criteria((name, "X")) == expected
+    assert criteria(("0008103e", "d"), level=Level.SERIES) == criteria(("0008103E", "d"), level=Level.SERIES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RequestAttributesSequence.ScheduledProcedureStepID", "00400275.00400009",
+        "RequestAttributesSequence.00400009", "00400275.ScheduledProcedureStepID",
+    ],
+)  # fmt: skip
+def test_sequence_paths(name: str) -> None:
+    found = criteria((name, "P1"), level=Level.SERIES)
+    assert found == {"RequestAttributesSequence.ScheduledProcedureStepID": Single("SH", "P1")}
+
+
+def test_values() -> None:
+    found = criteria(
+        ("StudyDate", "20240101-20240131"), ("PatientName", "Do?^J*"), ("StudyInstanceUID", "1.2,1.3"),
+        ("ReferringPhysicianName", "*"), ("AccessionNumber", '""'), ("emptyvaluematching", "true"),
+    )  # fmt: skip
+    assert found == {
+        "StudyDate": Range("DA", "20240101", "20240131"),
+        "PatientName": Wildcard("PN", "do?^j*"),
+        "StudyInstanceUID": UIDList(("1.2", "1.3")),
+        "ReferringPhysicianName": Universal(),
+        "AccessionNumber": Empty(),
+    }
+
+
+def test_the_path_narrows_the_search() -> None:
+    found, _ = query([("Modality", "CT")], Level.SERIES, [("StudyInstanceUID", "1.2")])
+    assert [(k.attribute.keyword, k.criterion) for k in found.keys] == [
+        ("StudyInstanceUID", UIDList(("1.2",))),
+        ("Modality", Single("CS", "CT")),
+    ]
+
+
+def test_includefield_with_commas_repeated_and_all() -> None:
+    assert query([("includefield", "00081030,00080060")], Level.STUDY)[0].include == {"00081030", "00080060"}
+    both = query([("includefield", "StudyDescription"), ("includefield", "0008103e")], Level.STUDY)[0]
+    assert both.include == {"00081030", "0008103E"}
+    assert query([("includefield", "all")], Level.STUDY)[0].include is ALL
+    assert query([("includefield", "NoSuchThing,00100010")], Level.STUDY)[0].include == {"00100010"}
+
+
+def test_a_matching_key_is_returned_too() -> None:
+    assert "00081030" in query([("StudyDescription", "x")], Level.STUDY)[0].include  # type: ignore[operator]
+
+
+def test_paging() -> None:
+    found, _ = query([("limit", "5"), ("offset", "10"), ("fuzzymatching", "true")], Level.STUDY)
+    assert (found.limit, found.offset, found.fuzzy) == (5, 10, True)
+    assert query([], Level.STUDY)[0].limit is None
+
+
+def test_what_is_unknown_is_ignored() -> None:
+    found, warnings = query([("foo", "bar"), ("LIMIT", "1"), ("foo", "again"), ("", "")], Level.STUDY)
+    assert (found.keys, found.limit, warnings) == ((), None, ())
+
+
+def test_what_is_not_supported_is_said() -> None:
+    _, warnings = query([("multiplevaluematching", "true"), ("KVP", "120"), ("Modality", "CT")], Level.STUDY)
+    assert len(warnings) == 3
+    only_literal = "is not supported. Only literal matching has been performed."
+    assert warnings[-1] == f"The multiplevaluematching parameter {only_literal}"
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("limit", "abc")], [("limit", "-1")], [("offset", "-1")], [("limit", "")], [("limit", "²")],
+        [("limit", "1"), ("limit", "2")], [("PatientID", "1"), ("00100020", "1")], [("fuzzymatching", "maybe")],
+        [("emptyvaluematching", "1")], [("StudyDate", "2024-01-01")], [("StudyDate", "-")],
+        [("StudyInstanceUID", "1.2.*")], [("limit", "9" * 30)], [("PatientID", "x" * 5000)],
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(pairs: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidQuery):
+        query(pairs, Level.STUDY)

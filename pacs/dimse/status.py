@@ -1,0 +1,59 @@
+"""DIMSE status codes (PS3.7 annex C, PS3.4 B.2.3 and C.4.1.1.4): the one place that knows them.
+
+Turns an error of `pacs.errors` into a status, an Error Comment that says why and, where it is about one, the tag of
+the Offending Element. Comments carry no patient data, since errors do not.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from pacs import errors
+from pacs.dimse.messages import Response
+
+log = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+PENDING = 0xFF00
+PENDING_WITHOUT_OPTIONAL_KEYS = 0xFF01
+CANCEL = 0xFE00
+PROCESSING_FAILURE = 0x0110
+DUPLICATE_INSTANCE = 0x0111
+INVALID_OBJECT_INSTANCE = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORISED = 0x0124
+UNRECOGNISED_OPERATION = 0x0211
+MISTYPED_ARGUMENT = 0x0212
+OUT_OF_RESOURCES = 0xA700
+DATASET_MISMATCH = 0xA900
+IDENTIFIER_MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
+    (errors.DatasetMismatch, DATASET_MISMATCH),
+    (errors.InvalidInput, CANNOT_UNDERSTAND),
+    (errors.DuplicateInstance, DUPLICATE_INSTANCE),
+    (errors.OutOfResources, OUT_OF_RESOURCES),
+    (errors.TooLarge, OUT_OF_RESOURCES),
+    (errors.Unavailable, OUT_OF_RESOURCES),  # asking again later may work, which is what A7xx tells a peer
+    (errors.AccessDenied, NOT_AUTHORISED),
+)
+_TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
+
+
+def failure(error: Exception) -> Response:
+    """The response that says `error`; one that is not ours is logged and answered as a processing failure."""
+    if not isinstance(error, errors.ArchiveError):
+        log.error("DIMSE service failed", exc_info=error)
+        return Response(PROCESSING_FAILURE, "internal error, see the log of the server")
+    code = next((code for kind, code in _TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
+    tag = _TAG.fullmatch(error.about) or (
+        _TAG.search(error.reason) if code in (CANNOT_UNDERSTAND, DATASET_MISMATCH) else None
+    )
+    return Response(code, comment(error.reason), (int(tag[1] + tag[2], 16),) if tag else ())
+
+
+def comment(text: str) -> str:
+    """`text` as an Error Comment (VR LO): at most 64 characters of the default repertoire, no backslash."""
+    return "".join(char if " " <= char <= "~" and char != "\\" else " " for char in text)[:64].strip()

@@ -1,0 +1,165 @@
+"""One peer's TCP connection: bytes in through one reused buffer, under deadlines and a minimum rate; bytes out.
+
+Nothing here joins or copies what it passes on: fragments go to their sink as views of the buffer.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+TICK_S = 1.0
+"""How late a deadline may be noticed."""
+
+SMALL_BUFFER = 16 << 10
+LARGE_BUFFER = 256 << 10  # fits the second-level cache, and holds what loopback and 10 GbE deliver at a time
+
+SEND_STALL_S = 20.0
+MIN_BYTES_PER_S = 10_000
+RATE_WINDOW_S = 30.0
+
+
+class Disconnected(Exception):
+    """The peer closed the connection, or it broke."""
+
+
+class Stalled(Exception):
+    """The peer sends or reads too slowly to be waited for."""
+
+
+class Transport:
+    """A connected socket with one buffer. Used by one thread, but for `interrupt`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(TICK_S)
+        self._sock = sock
+        self._buffer = bytearray(SMALL_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._deadline = 0.0
+        self._metered = False
+        self._waited = 0.0
+        self._received = 0
+
+    def expect(self, within_s: float) -> None:
+        """From now on, what is waited for has to come within this time."""
+        self._deadline = time.monotonic() + within_s
+
+    def meter(self, on: bool) -> None:
+        """Begin or end watching the minimum rate; only time spent waiting for the peer counts."""
+        self._metered = on
+        self._waited, self._received = 0.0, 0
+
+    def take(self, count: int) -> memoryview:
+        """The next `count` bytes, valid until the next call. Raises Disconnected and Stalled."""
+        if count > len(self._buffer):
+            self._resize(count)
+        while self._end - self._start < count:
+            self._receive()
+        self._start += count
+        return self._view[self._start - count : self._start]
+
+    def pump(self, count: int, sink: Callable[[memoryview], object]) -> None:
+        """Hand the next `count` bytes to `sink`, piece by piece as they come; a piece is valid during its call only."""
+        if count > SMALL_BUFFER and len(self._buffer) < LARGE_BUFFER:
+            self._resize(LARGE_BUFFER)
+        while count:
+            if self._start == self._end:
+                self._receive()
+            piece = min(count, self._end - self._start)
+            begin, self._start = self._start, self._start + piece
+            count -= piece
+            sink(self._view[begin : self._start])
+
+    def pending(self) -> bool:
+        """Whether something has come that was not taken yet. Raises Disconnected where the socket is gone."""
+        if self._start < self._end:
+            return True
+        poll = select.poll()
+        try:
+            poll.register(self._sock, select.POLLIN)
+        except (OSError, ValueError) as error:
+            raise Disconnected from error
+        return bool(poll.poll(0))
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """All of `data` to the peer. Raises Stalled where it reads nothing for SEND_STALL_S, and Disconnected."""
+        rest = memoryview(data)
+        deadline = time.monotonic() + SEND_STALL_S
+        while rest:
+            try:
+                sent = self._sock.send(rest)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise Stalled from None
+                continue
+            except OSError as error:
+                raise Disconnected from error
+            rest = rest[sent:]
+            if rest:
+                deadline = time.monotonic() + SEND_STALL_S
+
+    def linger(self, seconds: float, *, sending: bool) -> None:
+        """Wait for the peer to close, reading and forgetting what it still sends; close at the latest after `seconds`.
+
+        PS3.8 9.2, Sta13. Closing at once would make the kernel answer late bytes with a reset, and the reset would
+        overtake our last PDU. Unless `sending`, the peer is told that nothing more will come.
+        """
+        with suppress(OSError):
+            if not sending:
+                self._sock.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv_into(self._buffer):
+                    break
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket, whatever state it is in."""
+        self._sock.close()
+
+    def interrupt(self, *, at_once: bool) -> None:
+        """From another thread: let a waiting read end as if the peer had closed; `at_once` ends writes as well."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR if at_once else socket.SHUT_RD)
+
+    def _resize(self, size: int) -> None:
+        grown = bytearray(size)
+        held = self._end - self._start
+        grown[:held] = self._view[self._start : self._end]
+        self._buffer, self._view = grown, memoryview(grown)
+        self._start, self._end = 0, held
+
+    def _receive(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start:
+            held = self._end - self._start
+            self._buffer[:held] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, held
+        begun = now = time.monotonic()
+        count = -1
+        while count < 0:
+            try:
+                count = self._sock.recv_into(self._view[self._end :])
+            except TimeoutError:
+                pass
+            except OSError as error:
+                raise Disconnected from error
+            now = time.monotonic()
+            if now >= self._deadline:
+                raise Stalled
+        if count == 0:
+            raise Disconnected
+        self._end += count
+        if self._metered:
+            self._waited += now - begun
+            self._received += count
+            if self._waited >= RATE_WINDOW_S:
+                if self._received < self._waited * MIN_BYTES_PER_S:
+                    raise Stalled
+                self._waited, self._received = 0.0, 0

@@ -27,7 +27,7 @@ def _unknown(value: object) -> orjson.Fragment:
 
 def dumps(metadata: Mapping[str, Any]) -> bytes:
     """The metadata as one JSON object, UTF-8; addresses of bulk data begin with the byte 0xFF (`HERE`)."""
-    return orjson.dumps(metadata, default=_unknown)
+    return orjson.dumps(metadata, default=_unknown, option=orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
 def dumps_many(objects: Iterable[bytes | Mapping[str, Any]]) -> bytes:

@@ -208,15 +208,13 @@ class Ingest:
     def _outlive_removal(self, conn: Connection, key: str) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
         t = schema.tombstone
-        wanted = select(t.c.id, t.c.state).where(t.c.object_key == key, t.c.state != "kept")
-        states = conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).all()
-        if not states:
+        wanted = select(t.c.id).where(t.c.object_key == key, t.c.state != "kept")
+        if not conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).all():
             return
-        if any(row.state == "removed" for row in states):
-            try:
-                self._store.size(key)
-            except NotFound:
-                raise Unavailable("the same instance was being removed; send it again") from None
+        try:
+            self._store.size(key)  # a removal may have taken them after our put
+        except NotFound:
+            raise Unavailable("the same instance was being removed; send it again") from None
         conn.execute(update(t).where(t.c.object_key == key).values(state="kept"))
 
     def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
@@ -246,15 +244,14 @@ def _audit_row(prepared: Prepared) -> dict[str, object]:
 
 
 def _change_row(prepared: Prepared, scope: str) -> dict[str, object]:
-    entry = prepared.entry
-    return {
-        "kind": "instance" if entry.arrival.result_of is None else "result",
-        "at": entry.arrival.at,
-        "principal": entry.arrival.principal,
-        "scope": scope,
-        "study_instance_uid": prepared.study_instance_uid,
-        "series_instance_uid": prepared.series_instance_uid,
-        "sop_instance_uid": prepared.sop_instance_uid,
-        "workitem_uid": entry.arrival.result_of,
-        "fingerprint": None,
-    }
+    arrival = prepared.entry.arrival
+    return changes.row(
+        "instance" if arrival.result_of is None else "result",
+        at=arrival.at,
+        principal=arrival.principal,
+        scope=scope,
+        study_instance_uid=prepared.study_instance_uid,
+        series_instance_uid=prepared.series_instance_uid,
+        sop_instance_uid=prepared.sop_instance_uid,
+        workitem_uid=arrival.result_of,
+    )

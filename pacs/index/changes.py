@@ -33,8 +33,7 @@ class Change:
     scope: str = ""
 
 
-def append(
-    conn: Connection,
+def row(
     kind: str,
     *,
     at: float,
@@ -45,9 +44,10 @@ def append(
     sop_instance_uid: str | None = None,
     workitem_uid: str | None = None,
     fingerprint: str | None = None,
-) -> None:
-    """Append one change to the transaction of `conn`; do so after everything else in it."""
-    row = {
+) -> dict[str, object]:
+    """One change as a row of the table, for `append_all`."""
+    assert kind in KINDS
+    return {
         "kind": kind,
         "at": at,
         "principal": principal,
@@ -58,12 +58,15 @@ def append(
         "workitem_uid": workitem_uid,
         "fingerprint": fingerprint,
     }
-    append_all(conn, [row])
+
+
+def append(conn: Connection, kind: str, *, at: float, principal: str, **values: str | None) -> None:
+    """Append one change to the transaction of `conn`; do so after everything else in it. Values are those of `row`."""
+    append_all(conn, [row(kind, at=at, principal=principal, **values)])  # type: ignore[arg-type]
 
 
 def append_all(conn: Connection, rows: list[dict[str, object]]) -> None:
-    """Append several changes, given as rows of the table."""
-    assert all(row["kind"] in KINDS for row in rows)
+    """Append several changes, each made by `row`."""
     if rows:
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})

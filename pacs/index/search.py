@@ -1,0 +1,208 @@
+"""Queries as SQL: matching keys become conditions with bound parameters, levels become joins.
+
+A key of a level below the one that is searched asks for entities that have such a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, exists, false, func, or_, select, true
+
+from pacs.dicom.attributes import Attribute, Level
+from pacs.dicom.matching import (
+    AnyOf,
+    Criterion,
+    Empty,
+    MatchKey,
+    Query,
+    Range,
+    Single,
+    UIDList,
+    Universal,
+    Wildcard,
+    name_groups,
+)
+from pacs.index import schema
+from pacs.index.filing import Found
+
+study, series, instance, request = schema.study, schema.series, schema.instance, schema.series_request
+_HIGHEST = "\U0010ffff"
+_UIDS_IN_ONE_LIST = 5_000  # both databases limit bound parameters to 32 000 and more
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of one page and how many matches follow it."""
+
+    rows: Sequence[Found]
+    remaining: int
+
+
+def search(conn: Connection, query: Query, scope: str, columns: Sequence[ColumnElement[Any]]) -> Page:
+    """One page of matching entities, with these columns, in an order that stays while the data stays.
+
+    Studies and patients come newest first, series and instances in their order of arrival.
+    """
+    keys = [key for key in query.keys if not isinstance(key.criterion, Universal)]
+    source, conditions = _where(conn.dialect.name, query.level, keys, scope)
+    wanted = select(*columns).select_from(source).where(*conditions).order_by(*_ORDER[query.level])
+    return _page(conn, wanted, query, lambda: select(func.count()).select_from(source).where(*conditions))
+
+
+def patients(conn: Connection, query: Query, scope: str) -> Page:
+    """One page of patients: per (ID, issuer) the newest study's row and extra, and the counts below the patient."""
+    keys = [key for key in query.keys if not isinstance(key.criterion, Universal)]
+    _, conditions = _where(conn.dialect.name, Level.PATIENT, keys, scope)
+    c = study.c
+    # A study without Patient ID is a patient of its own: nothing says that two of them are the same.
+    alone = case((c.patient_id.is_(None), c.id), else_=0)
+    grouped = (
+        select(
+            func.max(c.id).label("id"),
+            func.count().label("studies"),
+            func.sum(c.number_of_series).label("series"),
+            func.sum(c.number_of_instances).label("instances"),
+        )
+        .where(*conditions)
+        .group_by(c.patient_id, c.issuer_of_patient_id, alone)
+        .subquery()
+    )
+    g = grouped.c
+    wanted = (
+        select(g.studies, g.series, g.instances, c.row, c.extra)
+        .join_from(grouped, study, c.id == g.id)
+        .order_by(g.id.desc())
+    )
+    return _page(conn, wanted, query, lambda: select(func.count()).select_from(grouped))
+
+
+_ORDER: dict[Level, tuple[ColumnElement[Any], ...]] = {
+    Level.STUDY: (study.c.id.desc(),),
+    Level.SERIES: (series.c.id,),
+    Level.IMAGE: (instance.c.id,),
+}
+
+
+def _page(conn: Connection, wanted: Select[*tuple[Any, ...]], query: Query, count: Any) -> Page:
+    if query.limit is not None:
+        # One row beyond the page tells whether there is any need to count.
+        wanted = wanted.limit(query.limit + 1)
+    elif query.offset and conn.dialect.name == "sqlite":
+        wanted = wanted.limit(-1)
+    found = conn.execute(wanted.offset(query.offset) if query.offset else wanted).all()
+    if query.limit is None or len(found) <= query.limit:
+        return Page(found, 0)
+    total = int(conn.execute(count()).scalar_one())
+    return Page(found[: query.limit], max(total - query.offset - query.limit, 0))
+
+
+def _where(
+    dialect: str, level: Level, keys: list[MatchKey], scope: str
+) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    source: FromClause = study
+    if level in (Level.SERIES, Level.IMAGE):
+        source = source.join(series, series.c.study_key == study.c.id)
+    if level is Level.IMAGE:
+        source = source.join(instance, instance.c.series_key == series.c.id)
+    conditions = [study.c.scope == scope] if scope else []
+    below: list[ColumnElement[bool]] = []
+    deeper: list[ColumnElement[bool]] = []
+    requests: list[ColumnElement[bool]] = []
+    for key in keys:
+        condition = _condition(dialect, key)
+        if "." in key.attribute.tag:
+            requests.append(condition)
+        elif key.attribute.level is Level.SERIES and level in (Level.PATIENT, Level.STUDY):
+            below.append(condition)
+        elif key.attribute.level is Level.IMAGE and level is not Level.IMAGE:
+            deeper.append(condition)
+        else:
+            conditions.append(condition)
+    if requests:
+        held = exists().where(request.c.series_key == series.c.id, *requests)
+        (conditions if level in (Level.SERIES, Level.IMAGE) else below).append(held)
+    if deeper and level is Level.SERIES:
+        conditions.append(exists().where(instance.c.series_key == series.c.id, *deeper))
+    elif deeper and not below:
+        conditions.append(exists().where(instance.c.study_key == study.c.id, *deeper))
+    elif deeper:
+        below.append(exists().where(instance.c.series_key == series.c.id, *deeper))
+    if below:
+        conditions.append(exists().where(series.c.study_key == study.c.id, *below))
+    return source, conditions
+
+
+def _condition(dialect: str, key: MatchKey) -> ColumnElement[bool]:
+    attribute, criterion = key.attribute, key.criterion
+    if attribute.tag == "00080061":  # any of the study's series has it (PS3.4 C.3.4)
+        inner = series.alias()
+        return _any_child(dialect, inner, inner.c.study_key, inner.c.modality, criterion)
+    if attribute.tag == "00080062":
+        held = instance.alias()
+        return _any_child(dialect, held, held.c.study_key, held.c.sop_class_uid, criterion)
+    return _compare(dialect, criterion, _columns(attribute))
+
+
+def _any_child(
+    dialect: str, table: FromClause, owner: ColumnElement[Any], column: ColumnElement[Any], criterion: Criterion
+) -> ColumnElement[bool]:
+    if isinstance(criterion, Empty):
+        return ~exists().where(owner == study.c.id, column.is_not(None)).correlate(study)
+    return exists().where(owner == study.c.id, _compare(dialect, criterion, (column,))).correlate(study)
+
+
+def _columns(attribute: Attribute) -> tuple[ColumnElement[Any], ...]:
+    if "." in attribute.tag:
+        table: FromClause = request
+    else:
+        table = {Level.SERIES: series, Level.IMAGE: instance}.get(attribute.level, study)
+    return tuple(table.c[name] for name in attribute.columns)
+
+
+def _compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[Any], ...]) -> ColumnElement[bool]:
+    if not columns:
+        return true()  # an attribute that cannot be matched is returned and otherwise ignored (PS3.4 C.2.2.1.3)
+    match criterion:
+        case Universal():
+            return true()
+        case Empty():
+            return and_(*(column.is_(None) for column in columns))
+        case AnyOf(choices):
+            return or_(*(_compare(dialect, choice, columns) for choice in choices))
+        case UIDList(values):
+            slices = [values[at : at + _UIDS_IN_ONE_LIST] for at in range(0, len(values), _UIDS_IN_ONE_LIST)]
+            return or_(false(), *(columns[0].in_(part) if len(part) > 1 else columns[0] == part[0] for part in slices))
+        case Single("PN", value):
+            return _name(dialect, str(value), columns)
+        case Wildcard("PN", pattern):
+            return _name(dialect, pattern, columns)
+        case Single(_, value):
+            return columns[0] == value
+        case Wildcard(_, pattern):
+            return _like(dialect, pattern, columns[0])
+        case Range(_, low, high):
+            ends = [columns[0] >= low] if low is not None else []
+            return and_(*ends, columns[0] <= high) if high is not None else and_(true(), *ends)
+
+
+def _name(dialect: str, key: str, columns: tuple[ColumnElement[Any], ...]) -> ColumnElement[bool]:
+    return and_(
+        true(),
+        *(or_(*(_like(dialect, pattern, columns[at]) for at in places)) for places, pattern in name_groups(key)),
+    )
+
+
+def _like(dialect: str, pattern: str, column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """A pattern of `*` and `?` in the words of the database, with the literal start as a range that an index serves."""
+    prefix = pattern[: min((at for c in "*?" if (at := pattern.find(c)) >= 0), default=len(pattern))]
+    if prefix == pattern:
+        return column == pattern
+    if dialect == "sqlite":  # GLOB is exact about case, LIKE is not
+        fitting: ColumnElement[bool] = column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
+    else:
+        escaped = pattern.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        fitting = column.like(escaped.replace("*", "%").replace("?", "_"), escape="!")
+    return and_(column >= prefix, column < prefix + _HIGHEST, fitting) if prefix else fitting

@@ -1,0 +1,209 @@
+"""Searching: a query in, ready DICOM JSON rows out, limited to what the asker may see."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, select
+
+from pacs.auth import Principal, Right
+from pacs.dicom.attributes import LEVELS, Level, by_tag, level_of
+from pacs.dicom.matching import ALL, Query, UIDList
+from pacs.index import rows, schema
+from pacs.index.engine import Index
+from pacs.index.filing import Found
+from pacs.index.search import patients, search
+
+FUZZY_WARNING = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+_BLOBS = {Level.STUDY: schema.study.c, Level.SERIES: schema.series.c, Level.IMAGE: schema.instance.c}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One match. `json` is a DICOM JSON object in which the byte 0xFF stands for the service root."""
+
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    json: bytes
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The object parsed; its RetrieveURL begins after the service root."""
+        return rows.loads(self.json)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """One page of matches, how many follow it, and what the asker has to be told (PS3.18 section 8.3.4)."""
+
+    rows: list[Row]
+    remaining: int
+    warnings: tuple[str, ...] = ()
+
+
+class QueryService:
+    """Searching the index. Safe from any thread."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def search(self, query: Query, principal: Principal) -> Matches:
+        """The entities of one level that match: studies newest first, series and instances in order of arrival.
+
+        Rows hold the attributes returned by default (PS3.18 Tables 10.6.3-3 to 10.6.3-5), those that were matched, and
+        those of `include` that belong to the level or one above; known ones without a value are empty. Raises
+        Forbidden or Unavailable.
+        """
+        principal.require(Right.QUERY)
+        warnings = (FUZZY_WARNING,) if query.fuzzy else ()
+        if query.limit is not None and query.limit <= 0:
+            return Matches([], 0, warnings)
+        if query.level is Level.PATIENT:
+            with self._index.read() as conn:
+                page = patients(conn, query, principal.scope)
+            return Matches([_patient(found, query) for found in page.rows], page.remaining, warnings)
+        maker = _Maker(query)
+        with self._index.read() as conn:
+            page = search(conn, query, principal.scope, maker.columns)
+        return Matches([maker.row(found) for found in page.rows], page.remaining, warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one level gives to a row: its default attributes or not, and named ones, or everything that is held."""
+
+    level: Level
+    default: bool
+    named: frozenset[str]
+    everything: bool
+
+    @property
+    def reads_row(self) -> bool:
+        return self.default or bool(self.named)
+
+    @property
+    def reads_more(self) -> bool:
+        return self.everything or bool(self.named)
+
+
+class _Maker:
+    """Makes the rows of one query at STUDY, SERIES or IMAGE level."""
+
+    def __init__(self, query: Query) -> None:
+        self.level = query.level
+        self._parts = _parts(query)
+        self._plain = not self._parts[-1].reads_more and not any(part.reads_row for part in self._parts[:-1])
+        self._parsed: dict[bytes, dict[str, Any]] = {}  # those of upper levels repeat from row to row
+        uids: tuple[ColumnElement[Any], ...] = (
+            schema.study.c.study_instance_uid,
+            schema.series.c.series_instance_uid,
+            schema.instance.c.sop_instance_uid,
+        )
+        self.columns = list(uids[: len(self._parts)])
+        for part in self._parts:
+            if part.reads_row:
+                self.columns.append(_BLOBS[part.level].row.label(f"{part.level}_row"))
+            if part.reads_more:
+                self.columns.append(_more_column(part.level).label(f"{part.level}_more"))
+
+    def row(self, found: Found) -> Row:
+        """The row of one match."""
+        held = found._mapping
+        study = held["study_instance_uid"]
+        series, sop = held.get("series_instance_uid"), held.get("sop_instance_uid")
+        if self._plain:
+            return Row(study, series, sop, held[f"{self.level}_row"])
+        attributes: dict[str, Any] = {}
+        for part in self._parts:
+            if part.reads_row:
+                attributes |= self._taken(part, held)
+        if series is None:
+            path = rows.study_path(study)
+        elif sop is None:
+            path = rows.series_path(study, series)
+        else:
+            path = rows.instance_path(study, series, sop)
+        return Row(study, series, sop, rows.dumps(attributes, path))
+
+    def _taken(self, part: _Part, held: Any) -> dict[str, Any]:
+        default = self._loads(held[f"{part.level}_row"])
+        taken = dict(default) if part.default else {tag: default[tag] for tag in part.named if tag in default}
+        if part.reads_more:
+            more = self._loads(held[f"{part.level}_more"])
+            if part.everything:
+                wanted: Any = more.keys()
+            else:
+                wanted = part.named | {creator for tag in part.named if (creator := _private_creator(tag))}
+            taken |= {
+                tag: more[tag]
+                for tag in wanted
+                if tag in more and tag not in taken and (part.level is not Level.IMAGE or _of_instance(tag, more[tag]))
+            }
+        return _empty(part.named - taken.keys()) | taken
+
+    def _loads(self, blob: bytes) -> dict[str, Any]:
+        parsed = self._parsed.get(blob)
+        if parsed is None:
+            parsed = rows.loads(blob if blob[:1] == b"{" else zlib.decompress(blob))
+            if len(self._parsed) < 64:
+                self._parsed[blob] = parsed
+        return parsed
+
+
+def _parts(query: Query) -> list[_Part]:
+    single = {
+        key.attribute.tag for key in query.keys if isinstance(key.criterion, UIDList) and len(key.criterion.values) == 1
+    }
+    # PS3.18 10.6.3.3: results of a search beyond one study (or series) carry the attributes of the levels above.
+    named_parent = {Level.STUDY: "0020000D", Level.SERIES: "0020000E"}
+    asked = _asked(query)
+    parts = []
+    for level in LEVELS[1 : LEVELS.index(query.level) + 1]:
+        default = level is query.level or (
+            named_parent[level] not in single if query.with_upper is None else query.with_upper
+        )
+        own = {level, Level.PATIENT} if level is Level.STUDY else {level}
+        named = frozenset(tag for tag in asked if level_of(tag) in own)
+        parts.append(_Part(level, default, named, default and query.include is ALL))
+    return parts
+
+
+def _asked(query: Query) -> set[str]:
+    asked = {key.attribute.tag.partition(".")[0] for key in query.keys}
+    return asked if query.include is ALL else asked | query.include
+
+
+def _more_column(level: Level) -> ColumnElement[Any]:
+    if level is not Level.IMAGE:
+        column: ColumnElement[Any] = _BLOBS[level].extra
+        return column
+    held = schema.instance_metadata.c
+    return select(held.json).where(held.instance_key == schema.instance.c.id).scalar_subquery()
+
+
+def _of_instance(tag: str, held: Any) -> bool:
+    return level_of(tag) is Level.IMAGE and not rows.holds_bulk(held)
+
+
+def _private_creator(tag: str) -> str | None:
+    """The tag of the element that reserves a private element's block (PS3.5 section 7.8.1)."""
+    return f"{tag[:4]}00{tag[4:6]}" if int(tag[:4], 16) % 2 and tag[4:6] != "00" else None
+
+
+def _empty(tags: frozenset[str]) -> dict[str, Any]:
+    known = ((tag, by_tag(tag)) for tag in tags)
+    return {tag: {"vr": row.vr} for tag, row in known if row is not None and not row.computed}
+
+
+def _patient(found: Found, query: Query) -> Row:
+    held, more = rows.loads(found.row), rows.loads(found.extra)
+    asked = frozenset(tag for tag in _asked(query) if level_of(tag) is Level.PATIENT)
+    wanted = more.keys() if query.include is ALL else asked
+    attributes = {tag: value for tag, value in held.items() if level_of(tag) is Level.PATIENT}
+    attributes |= {tag: more[tag] for tag in wanted if tag in more and level_of(tag) is Level.PATIENT}
+    counts = {"00201200": found.studies, "00201202": found.series, "00201204": found.instances}
+    attributes |= {tag: rows.value("IS", int(count)) for tag, count in counts.items()}
+    return Row(None, None, None, rows.dumps(_empty(asked) | attributes, None))

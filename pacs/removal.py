@@ -1,0 +1,157 @@
+"""Instances leaving the archive: rows first, in one transaction with audit, change and tombstone, then the bytes.
+
+A tombstone keeps what was removed, by whom and when; it is "pending" until the bytes are gone, so that a crash in
+between is made good by `sweep`. Content that is stored again meanwhile keeps its bytes: both sides hold the
+tombstone's row while they decide (`pacs.ingest`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+
+from pacs import audit
+from pacs.auth import Principal, Right
+from pacs.dicom import json_model
+from pacs.errors import NotFound
+from pacs.events import Events
+from pacs.index import changes, rows, schema
+from pacs.index.engine import Index
+from pacs.index.filing import Found
+from pacs.storage.base import ObjectStore
+
+_AT_ONCE = 500
+
+
+class Removal:
+    """Removing what is stored. Safe from any thread."""
+
+    def __init__(self, store: ObjectStore, index: Index, events: Events) -> None:
+        self._store = store
+        self._index = index
+        self._events = events
+
+    def delete(self, principal: Principal, study: str, series: str | None = None, instance: str | None = None) -> int:
+        """How many instances of the study, series or instance were removed; nobody sees them any more.
+
+        Raises NotFound when there are none that the principal may see, and Forbidden.
+        """
+        principal.require(Right.DELETE)
+        removed, keys = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
+        self._events.publish()
+        for key in keys:
+            self._remove_bytes(key)
+        return removed
+
+    def sweep(self) -> int:
+        """How many objects were removed whose removal had been cut short."""
+        t = schema.tombstone.c
+        with self._index.read() as conn:
+            keys = conn.execute(select(t.object_key).where(t.state == "pending").distinct()).scalars().all()
+        for key in keys:
+            self._remove_bytes(key)
+        return len(keys)
+
+    def _delete(
+        self, conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None
+    ) -> tuple[int, list[str]]:
+        s, r, i = schema.study.c, schema.series.c, schema.instance.c
+        owner = select(s.id, s.scope, s.row).where(s.study_instance_uid == study)
+        if principal.scope:
+            owner = owner.where(s.scope == principal.scope)
+        held = conn.execute(owner.with_for_update() if conn.dialect.name == "postgresql" else owner).first()
+        conditions: list[ColumnElement[bool]] = []
+        if series is not None:
+            conditions.append(r.series_instance_uid == series)
+        if instance is not None:
+            conditions.append(i.sop_instance_uid == instance)
+        gone = (
+            ()
+            if held is None
+            else conn.execute(
+                select(i.id, i.series_key, i.sop_instance_uid, i.digest, i.object_key, r.series_instance_uid)
+                .join_from(schema.instance, schema.series, r.id == i.series_key)
+                .where(i.study_key == held.id, *conditions)
+            ).all()
+        )
+        if held is None or not gone:
+            raise NotFound("nothing is stored here", about=instance or series or study)
+        for at in range(0, len(gone), _AT_ONCE):
+            conn.execute(delete(schema.instance).where(i.id.in_([each.id for each in gone[at : at + _AT_ONCE]])))
+        for key, uid in {(each.series_key, each.series_instance_uid) for each in gone}:
+            _recount_series(conn, key, study, uid)
+        _recount_study(conn, held, study)
+        now = time.time()
+        names = [
+            {
+                "study_instance_uid": study,
+                "series_instance_uid": each.series_instance_uid,
+                "sop_instance_uid": each.sop_instance_uid,
+            }
+            for each in gone
+        ]
+        stones = [
+            {
+                **name,
+                "principal": principal.name,
+                "at": now,
+                "digest": each.digest,
+                "object_key": each.object_key,
+                "state": "pending",
+            }
+            for name, each in zip(names, gone, strict=True)
+        ]
+        conn.execute(insert(schema.tombstone), stones)
+        event = "Study Deleted" if series is None else "DICOM Instances Deleted"
+        detail = f"{len(gone)} instances"
+        whole = audit.row(
+            event, principal, "success", now, detail=detail,
+            study_instance_uid=study, series_instance_uid=series, sop_instance_uid=instance,
+        )  # fmt: skip
+        conn.execute(insert(schema.audit), [whole])
+        news = [changes.row("deleted", at=now, principal=principal.name, scope=held.scope, **name) for name in names]
+        changes.append_all(conn, news)
+        return len(gone), [each.object_key for each in gone]
+
+    def _remove_bytes(self, key: str) -> None:
+        t = schema.tombstone
+
+        def work(conn: Connection) -> None:
+            # Within the transaction: on PostgreSQL the row lock, on SQLite the one writer, keeps an arrival waiting.
+            claimed = update(t).where(t.c.object_key == key, t.c.state == "pending").values(state="removed")
+            if conn.execute(claimed).rowcount:
+                self._store.delete(key)
+
+        self._index.transact(work)
+
+
+def _recount_series(conn: Connection, series_key: int, study_instance_uid: str, series_instance_uid: str) -> None:
+    t, i = schema.series, schema.instance.c
+    left = int(conn.execute(select(func.count()).where(i.series_key == series_key)).scalar_one())
+    if not left:
+        conn.execute(delete(t).where(t.c.id == series_key))
+        return
+    attributes = rows.loads(conn.execute(select(t.c.row).where(t.c.id == series_key)).scalar_one())
+    row = rows.series_row(attributes, study_instance_uid, series_instance_uid, left)
+    conn.execute(update(t).where(t.c.id == series_key).values(row=row, number_of_instances=left))
+
+
+def _recount_study(conn: Connection, held: Found, study_instance_uid: str) -> None:
+    t, i = schema.study, schema.instance.c
+    series: list[Any] = list(
+        conn.execute(
+            select(schema.series.c.row, schema.series.c.number_of_instances).where(schema.series.c.study_key == held.id)
+        )
+    )
+    if not series:
+        conn.execute(delete(t).where(t.c.id == held.id))
+        return
+    classes = conn.execute(select(i.sop_class_uid).where(i.study_key == held.id).distinct()).scalars().all()
+    modalities = {json_model.text(rows.loads(each.row), "00080060") for each in series}
+    counts = (len(series), sum(each.number_of_instances for each in series))
+    row = rows.study_row(rows.loads(held.row), study_instance_uid, [m for m in modalities if m], list(classes), counts)
+    conn.execute(
+        update(t).where(t.c.id == held.id).values(row=row, number_of_series=counts[0], number_of_instances=counts[1])
+    )

@@ -1,0 +1,196 @@
+"""Reading what is stored: one look-up says where an instance lies, ranged reads fetch what is wanted of it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import select
+
+from pacs.auth import Principal, Right
+from pacs.dicom import part10
+from pacs.dicom.deflated import inflate
+from pacs.dicom.frames import FrameTable
+from pacs.dicom.scanner import BulkValue, Limits
+from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.errors import Corrupt, NotFound
+from pacs.index import schema
+from pacs.index.engine import Index
+from pacs.storage.arrival import content_digest, content_suffix
+from pacs.storage.base import Locator, ObjectStore
+
+_KEYS_IN_ONE_LIST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLocation:
+    """One instance and where its bytes are. `size` is that of its data set as stored."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    locator: Locator
+    dataset_offset: int
+    digest: str
+    size: int
+    frames: FrameTable | None
+    bulk: tuple[BulkValue, ...]
+    source_ae: str
+    instance_key: int
+
+    @property
+    def deflated(self) -> bool:
+        """Whether frames and bulk data are counted in an inflated data set."""
+        return TRANSFER_SYNTAXES[self.transfer_syntax_uid].deflated
+
+
+class Retrieve:
+    """Reading from index and store. Safe from any thread."""
+
+    def __init__(self, store: ObjectStore, index: Index) -> None:
+        self._store = store
+        self._index = index
+
+    def locate(
+        self, principal: Principal, study: str, series: str | None = None, instance: str | None = None
+    ) -> list[InstanceLocation]:
+        """The instances of a study, series or one instance that the principal may see, by series and instance number.
+
+        Raises NotFound when there are none, and Forbidden.
+        """
+        principal.require(Right.READ)
+        s, r, i, layout = schema.study.c, schema.series.c, schema.instance.c, schema.instance_layout.c
+        wanted = (
+            select(
+                s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
+                i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
+                layout.frames, layout.bulk,
+            )
+            .join_from(schema.instance, schema.series, r.id == i.series_key)
+            .join(schema.study, s.id == i.study_key)
+            .join(schema.instance_layout, layout.instance_key == i.id)
+            .where(s.study_instance_uid == study)
+            .order_by(r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
+        )  # fmt: skip
+        if principal.scope:
+            wanted = wanted.where(s.scope == principal.scope)
+        if series is not None:
+            wanted = wanted.where(r.series_instance_uid == series)
+        if instance is not None:
+            wanted = wanted.where(i.sop_instance_uid == instance)
+        with self._index.read() as conn:
+            found = conn.execute(wanted).all()
+        if not found:
+            raise NotFound("nothing is stored here", about=instance or series or study)
+        return [
+            InstanceLocation(
+                study_instance_uid=row.study_instance_uid,
+                series_instance_uid=row.series_instance_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                sop_class_uid=row.sop_class_uid,
+                transfer_syntax_uid=row.transfer_syntax_uid,
+                locator=Locator(row.object_key, row.object_offset, row.object_length),
+                dataset_offset=row.dataset_offset,
+                digest=row.digest,
+                size=row.object_length - row.dataset_offset,
+                frames=None if row.frames is None else FrameTable.from_bytes(row.frames),
+                bulk=tuple(BulkValue(*each) for each in orjson.loads(row.bulk)),
+                source_ae=row.source_ae,
+                instance_key=row.id,
+            )
+            for row in found
+        ]
+
+    def part10(self, location: InstanceLocation) -> Iterator[bytes]:
+        """The instance as a Part 10 file, in pieces: a fresh header, then the data set as it came.
+
+        NotFound is raised at once; Corrupt instead of the last piece when the stored bytes do not match their digest.
+        """
+        header = part10.header(
+            location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
+        )
+        start, length = location.locator.offset + location.dataset_offset, location.size
+        return self._verified(location, header, self._store.chunks(location.locator.object_key, start, length))
+
+    @staticmethod
+    def _verified(location: InstanceLocation, header: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        held = header
+        left = location.size
+        for chunk in chunks:
+            yield held
+            digest.update(chunk)
+            left -= len(chunk)
+            held = chunk
+        digest.update(content_suffix(location.transfer_syntax_uid))
+        if left or digest.hexdigest() != location.digest:
+            raise _corrupt(location)
+        yield held
+
+    def dataset(self, location: InstanceLocation) -> bytes:
+        """The data set as stored (a deflated one deflated). Raises Corrupt when it does not match its digest."""
+        data = self._stored(location, 0, location.size)
+        if content_digest(data, location.transfer_syntax_uid) != location.digest:
+            raise _corrupt(location)
+        return data
+
+    def read(self, location: InstanceLocation, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` of the (inflated) data set. Raises Corrupt where they are missing."""
+        if location.deflated:
+            return self._whole(location)[offset : offset + length]
+        return self._stored(location, offset, length)
+
+    def _stored(self, location: InstanceLocation, offset: int, length: int) -> bytes:
+        start = location.locator.offset + location.dataset_offset + offset
+        data = self._store.read(location.locator.object_key, start, length)
+        if len(data) != length or offset + length > location.size:
+            raise _corrupt(location)
+        return data
+
+    def _whole(self, location: InstanceLocation) -> bytes:
+        data = self.dataset(location)
+        return inflate(data, Limits().inflated_bytes) if location.deflated else data
+
+    def metadata(self, locations: Sequence[InstanceLocation]) -> list[bytes]:
+        """The DICOM JSON of each instance, in order; the byte 0xFF stands for the instance's own address."""
+        held = schema.instance_metadata.c
+        found: dict[int, bytes] = {}
+        with self._index.read() as conn:
+            for at in range(0, len(locations), _KEYS_IN_ONE_LIST):
+                keys = [location.instance_key for location in locations[at : at + _KEYS_IN_ONE_LIST]]
+                for key, json in conn.execute(select(held.instance_key, held.json).where(held.instance_key.in_(keys))):
+                    found[key] = json
+        for location in locations:
+            if location.instance_key not in found:
+                raise NotFound("removed just now", about=location.sop_instance_uid)
+        return [zlib.decompress(found[location.instance_key]) for location in locations]
+
+    def frame(self, location: InstanceLocation, number: int) -> bytes:
+        """One frame, counted from 1: its codestream as stored, or its native pixels (PS3.5 section 8 and annex A).
+
+        Raises NotFound where there is no such frame and Corrupt where its bytes are missing.
+        """
+        if location.frames is None:
+            raise NotFound("the instance has no frames", about=location.sop_instance_uid)
+        spans = location.frames.spans(number)
+        first, end = spans[0][0], spans[-1][0] + spans[-1][1]
+        data = self.read(location, first, end - first)
+        if len(spans) > 1:
+            data = b"".join(data[offset - first : offset - first + length] for offset, length in spans)
+        return location.frames.cut_bits(number, data)
+
+    def bulkdata(self, location: InstanceLocation, path: str) -> bytes:
+        """The bulk value at a path of the metadata's BulkDataURI, as stored. Raises NotFound."""
+        for value in location.bulk:
+            if value.path == path:
+                return self.read(location, value.offset, value.length)
+        raise NotFound("no such bulk data", about=location.sop_instance_uid)
+
+
+def _corrupt(location: InstanceLocation) -> Corrupt:
+    return Corrupt("the stored bytes do not match their digest", about=location.sop_instance_uid)

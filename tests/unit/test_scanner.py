@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 
 from pacs.dicom import part10, scanner
 from pacs.dicom.json_model import BulkRef
-from pacs.errors import ArchiveError, InvalidUID, MalformedDataset, TooLarge, UnsupportedTransferSyntax
+from pacs.errors import InvalidUID, MalformedDataset, TooLarge, UnsupportedTransferSyntax
 
 ALLOWED = (MalformedDataset, InvalidUID, TooLarge, UnsupportedTransferSyntax)
 
@@ -396,8 +396,10 @@ def test_deflate_bomb_costs_little() -> None:
 def mutants(seeds: list[tuple[str, bytes]], count: int, seed: int) -> list[tuple[str, bytes]]:
     """Data sets with bytes flipped, cut, doubled, swapped for telling values, or read in another syntax."""
     dice = random.Random(seed)
-    telling = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"SQ\0\0",
-               b"UN\0\0", b"\xe0\x7f\x10\0", b"\x1b$B", b"\x28\0\x08\0", b"\xff\x7f", b"\x28\0\x10\0US\2\0"]  # fmt: skip
+    telling = [
+        *(b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"),
+        *(b"SQ\0\0", b"UN\0\0", b"\xe0\x7f\x10\0", b"\x1b$B", b"\x28\0\x08\0", b"\xff\x7f", b"\x28\0\x10\0US\2\0"),
+    ]
     out = []
     for _ in range(count):
         transfer_syntax_uid, data = dice.choice(seeds)
@@ -426,8 +428,10 @@ def mutants(seeds: list[tuple[str, bytes]], count: int, seed: int) -> list[tuple
 
 def test_mutants_only_raise_what_is_promised() -> None:
     seeds: list[tuple[str, bytes]] = []
-    names = ("MR_small_RLE.dcm", "reportsi.dcm", "test-SR.dcm", "rtdose_rle.dcm", "rtplan.dcm", "MR_small_bigendian.dcm",
-             "SC_rgb_rle_2frame.dcm", "J2K_pixelrep_mismatch.dcm", "image_dfl.dcm", "waveform_ecg.dcm")  # fmt: skip
+    names = (
+        *("MR_small_RLE.dcm", "reportsi.dcm", "test-SR.dcm", "rtdose_rle.dcm", "rtplan.dcm", "waveform_ecg.dcm"),
+        *("MR_small_bigendian.dcm", "SC_rgb_rle_2frame.dcm", "J2K_pixelrep_mismatch.dcm", "image_dfl.dcm"),
+    )
     for name in names:
         data = raw.bundled(name).read_bytes()
         transfer_syntax_uid, offset = part10.split(memoryview(data))
@@ -438,8 +442,7 @@ def test_mutants_only_raise_what_is_promised() -> None:
     for transfer_syntax_uid, body in mutants(seeds, 4000, seed=20260101):
         try:
             result = scanner.scan(memoryview(body), transfer_syntax_uid)
-        except ALLOWED as error:
-            assert isinstance(error, ArchiveError)
+        except ALLOWED:
             continue
         orjson.loads(result.metadata_json().replace(b"\xff", b""))
         accepted += 1

@@ -1,0 +1,58 @@
+"""Pixel values out of Part 10 files, in the child process: frames decoded, modality LUT applied, colour made grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.pixels import apply_modality_lut, iter_pixels
+
+from analysis.api import Array, NotAnalysable
+from pacs.dicom import part10, scanner
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PS3.3 C.7.6.3.1.2 for YBR_FULL
+
+
+def attributes(path: Path) -> Mapping[str, Any]:
+    """The DICOM JSON model of the instance at `path`, without bulk data."""
+    with memoryview(path.read_bytes()) as whole:
+        ts, offset = part10.split(whole)
+        metadata = scanner.scan(whole[offset:], ts).metadata
+    return {tag: element for tag, element in metadata.items() if "BulkDataURI" not in element}
+
+
+def frames(path: Path, numbers: Sequence[int]) -> Iterator[Array]:
+    """The stored values of those frames (counted from 1), in that order: (rows, columns) or (rows, columns, 3).
+
+    Raises NotAnalysable where they cannot be decoded.
+    """
+    try:
+        yield from iter_pixels(path, indices=[number - 1 for number in numbers])
+    except NotAnalysable:
+        raise
+    except Exception as error:
+        raise NotAnalysable("the pixel data of an instance cannot be decoded") from error
+
+
+def modality(stored: Array, header: Dataset, slope: float, intercept: float, *, exact: bool) -> Array:
+    """Stored values through the modality LUT (PS3.3 C.11.1): int32 where `exact`, else float32."""
+    if stored.ndim != 2:
+        raise NotAnalysable("the images are in colour")
+    if "ModalityLUTSequence" in header:
+        table: Array = apply_modality_lut(stored, header)
+        return table.astype(np.int32 if exact else np.float32)
+    if exact:
+        return stored.astype(np.int32) * np.int32(slope) + np.int32(intercept)
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def grey(stored: Array) -> Array:
+    """A frame as uint16 or int16 (rows, columns); colour becomes its luminance. Raises NotAnalysable for 32 bits."""
+    if stored.ndim == 3:
+        stored = np.rint(stored[..., :3] @ _LUMINANCE).astype(stored.dtype)
+    if stored.dtype.itemsize > 2 or stored.dtype.kind not in "iu":
+        raise NotAnalysable("the pixels have more than 16 bits")
+    return np.ascontiguousarray(stored, np.int16 if stored.dtype.kind == "i" else np.uint16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pacs.spool import Spool
 from pacs.storage.base import CHUNK
 
 _KNOWN_FOLDERS = 100_000
+_ATTEMPTS = 5
 
 
 class FileStore:
@@ -29,6 +31,7 @@ class FileStore:
         except OSError as error:
             raise spooling.failed(error, f"use the folder {root}") from error
         spooling.sweep(self._spool)
+        self._folders = threading.Lock()  # an empty folder is not removed while an object moves into it
         self._durable = {self._objects}  # folders whose own entries are known to be on the disk
 
     @property
@@ -41,28 +44,30 @@ class FileStore:
         target = self._objects / key
         path = spool.persist()
         try:
-            for last in (False, False, True):
+            for attempt in range(_ATTEMPTS):
                 try:
-                    self._make(target.parent)
-                    os.rename(path, target)
+                    with self._folders:
+                        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                        os.rename(path, target)
                     break
-                except FileNotFoundError:  # a removal took the empty folder away in between
-                    self._durable -= {target.parent, target.parent.parent}
-                    if last:
+                except (FileNotFoundError, FileExistsError):
+                    # Another process removed the folder, which was empty, at this very moment.
+                    if attempt == _ATTEMPTS - 1:
                         raise
             spool.moved()
             _sync_folder(target.parent)
+            self._sync_above(target.parent)
         except OSError as error:
             raise spooling.failed(error, "store an object") from error
 
-    def _make(self, folder: Path) -> None:
+    def _sync_above(self, folder: Path) -> None:
+        """Return when the entry of `folder`, and of every folder above it, is on the disk."""
         if folder in self._durable:
             return
+        _sync_folder(folder.parent)
+        self._sync_above(folder.parent)
         if len(self._durable) > _KNOWN_FOLDERS:
             self._durable = {self._objects}
-        self._make(folder.parent)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        _sync_folder(folder.parent)
         self._durable.add(folder)
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -128,9 +133,10 @@ class FileStore:
         path = self._objects / key
         try:
             path.unlink(missing_ok=True)
-            for folder in (path.parent, path.parent.parent):
-                self._durable.discard(folder)
-                folder.rmdir()
+            with self._folders:
+                for folder in (path.parent, path.parent.parent):
+                    folder.rmdir()
+                    self._durable.discard(folder)
         except OSError as error:
             if not isinstance(error, FileNotFoundError) and path.exists():
                 raise spooling.failed(error, "remove an object") from error

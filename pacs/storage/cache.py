@@ -1,0 +1,153 @@
+"""A local read cache in front of a remote store: blocks of objects as files, the least recently used go first.
+
+Objects never change under their key, so what is cached never expires. The folder starts empty: without a sync its
+files would not be trustworthy after a power failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pacs.spool import Spool
+from pacs.storage.base import CHUNK, ObjectStore
+
+BLOCK = 1 << 20
+
+
+class CachedStore:
+    """An object store whose reads are kept in `folder`, at most `limit` bytes of them."""
+
+    def __init__(self, remote: ObjectStore, folder: Path, limit: int, block: int = BLOCK) -> None:
+        self._remote = remote
+        self._folder = folder
+        self._limit = limit
+        self._block = block
+        self._lock = threading.Lock()
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._total = 0
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def spool_dir(self) -> Path:
+        """The remote store's."""
+        return self._remote.spool_dir
+
+    @property
+    def cached_bytes(self) -> int:
+        """How much is cached now."""
+        with self._lock:
+            return self._total
+
+    def put(self, key: str, spool: Spool) -> None:
+        """Hand the bytes on."""
+        self._remote.put(key, spool)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset` on, from whole blocks; blocks next to each other are fetched at once."""
+        if length is None:
+            length = max(self._remote.size(key) - offset, 0)
+        if length == 0:
+            return self._remote.read(key, offset, 0)
+        first, last = offset // self._block, (offset + length - 1) // self._block
+        blocks: dict[int, bytes] = {}
+        missing: list[int] = []
+        for number in range(first, last + 1):
+            held = self._held(key, number)
+            if held is None:
+                missing.append(number)
+            else:
+                blocks[number] = held
+        if missing:
+            start = missing[0]
+            data = self._remote.read(key, start * self._block, (missing[-1] + 1 - start) * self._block)
+            for number in range(start, missing[-1] + 1):
+                at = (number - start) * self._block
+                blocks[number] = data[at : at + self._block]
+                if number in missing and blocks[number]:
+                    self._keep(key, number, blocks[number])
+        whole = b"".join(blocks[number] for number in range(first, last + 1))
+        skipped = offset - first * self._block
+        return whole[skipped : skipped + length]
+
+    def _name(self, key: str, number: int) -> str:
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:40]}-{number}"
+
+    def _held(self, key: str, number: int) -> bytes | None:
+        name = self._name(key, number)
+        with self._lock:
+            size = self._sizes.get(name)
+            if size is None:
+                return None
+            self._sizes.move_to_end(name)
+        try:
+            data = (self._folder / name).read_bytes()
+        except OSError:
+            return None
+        return data if len(data) == size else None
+
+    def _keep(self, key: str, number: int, data: bytes) -> None:
+        name = self._name(key, number)
+        path = self._folder / f"{name}.{uuid.uuid4().hex}"
+        try:
+            path.write_bytes(data)
+            os.replace(path, self._folder / name)
+        except OSError:  # a full disk only costs the cache
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return
+        with self._lock:
+            self._total += len(data) - self._sizes.pop(name, 0)
+            self._sizes[name] = len(data)
+            while self._total > self._limit:
+                self._drop(next(iter(self._sizes)))
+
+    def _drop(self, name: str) -> None:
+        self._total -= self._sizes.pop(name)
+        with suppress(OSError):
+            (self._folder / name).unlink(missing_ok=True)
+
+    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+        """The same range in pieces, through the cache."""
+        end = self.size(key) if length is None else offset + length
+        first = self.read(key, offset, max(min(size, end - offset), 0))
+        return self._pieces(first, key, offset, end, size)
+
+    def _pieces(self, piece: bytes, key: str, offset: int, end: int, size: int) -> Iterator[bytes]:
+        while piece:
+            yield piece
+            offset += len(piece)
+            piece = self.read(key, offset, min(size, end - offset)) if offset < end else b""
+
+    def size(self, key: str) -> int:
+        """The length of the object."""
+        return self._remote.size(key)
+
+    def delete(self, key: str) -> None:
+        """Remove the object there and here."""
+        self._remote.delete(key)
+        start = self._name(key, 0).removesuffix("0")
+        with self._lock:
+            for name in [name for name in self._sizes if name.startswith(start)]:
+                self._drop(name)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """The remote store's keys."""
+        return self._remote.keys(prefix)
+
+    def check(self) -> None:
+        """The remote store's check."""
+        self._remote.check()
+
+    def close(self) -> None:
+        """Close the remote store and empty the folder."""
+        self._remote.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

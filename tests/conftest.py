@@ -22,6 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from servers import moto_server, postgresql_cluster, rclone_server  # noqa: E402, F401  (fixtures for all)
+
 COMMAND = str(Path(sys.executable).with_name("m3dicom"))
 
 

@@ -322,7 +322,7 @@ def main() -> int:
         from scaled import scaled_settings, worker
 
         with ExitStack() as stack:
-            scaled = stack.enter_context(scaled_settings(chosen.out / "services")) | settings
+            scaled = stack.enter_context(scaled_settings()) | settings
             server = start_server(chosen.out / "scaled", settings=scaled | {"M3DICOM_WORKERS": "0"})
             stack.callback(server.stop)
             stack.enter_context(worker(chosen.out / "worker", scaled))

@@ -129,13 +129,13 @@ def _worker(chosen: argparse.Namespace) -> int:
 def _token_create(chosen: argparse.Namespace) -> int:
     from pacs.auth import CLINICAL_RIGHTS, Right
     from pacs.errors import InvalidInput
-    from pacs.server import compose
+    from pacs.server import beside
 
     try:
         rights = frozenset(Right(word) for word in chosen.rights.split(",")) if chosen.rights else CLINICAL_RIGHTS
     except ValueError as error:
         raise InvalidInput(f"unknown right: {error}") from error
-    with compose.credentials(_settings(chosen)) as auth:
+    with beside.credentials(_settings(chosen)) as auth:
         secret = auth.create_token(chosen.name, rights, lifetime_s=chosen.days and chosen.days * 86400)
     print(f"Token for {chosen.name}; it is shown this once:", file=sys.stderr)
     print(secret)
@@ -143,9 +143,9 @@ def _token_create(chosen: argparse.Namespace) -> int:
 
 
 def _token_revoke(chosen: argparse.Namespace) -> int:
-    from pacs.server import compose
+    from pacs.server import beside
 
-    with compose.credentials(_settings(chosen)) as auth:
+    with beside.credentials(_settings(chosen)) as auth:
         ended = auth.revoke_named(chosen.name)
     print(f"{ended} ended")
     return 0 if ended else 1
@@ -154,9 +154,9 @@ def _token_revoke(chosen: argparse.Namespace) -> int:
 def _token_list(chosen: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
-    from pacs.server import compose
+    from pacs.server import beside
 
-    with compose.credentials(_settings(chosen)) as auth:
+    with beside.credentials(_settings(chosen)) as auth:
         for name, created, expires in auth.tokens():
             until = f"until {datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M} UTC" if expires else "without end"
             print(f"{name}\tsince {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC\t{until}")
@@ -165,22 +165,22 @@ def _token_list(chosen: argparse.Namespace) -> int:
 
 def _login_link(chosen: argparse.Namespace) -> int:
     from pacs.auth import ALL_RIGHTS
-    from pacs.server import compose
+    from pacs.server import beside
 
     settings = _settings(chosen)
-    with compose.credentials(settings) as auth:
+    with beside.credentials(settings) as auth:
         code = auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60)
-    site = settings.public_url or f"http://{compose.running(settings).get('http', settings.http)}"
+    site = settings.public_url or f"http://{beside.running(settings).get('http', settings.http)}"
     print(f"{site}/#login={code}")
     return 0
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from pacs.server import compose, demo
+    from pacs.server import beside, demo
 
     settings = _settings(chosen, "dimse", "aet")
     if chosen.dimse is None:
-        running = compose.running(settings)
+        running = beside.running(settings)
         if not running:
             print(f"m3dicom: no server runs on {settings.data}; start one with `m3dicom serve`", file=sys.stderr)
             return 1

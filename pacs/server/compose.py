@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+import analysis.routes
+import dicomweb.app
+import viewer
+from analysis.queue import Dispatcher, open_queue
+from analysis.registry import Registry
+from analysis.results import renditions
+from analysis.trigger import Trigger
+from analysis.worker import Worker
+from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
+from pacs.decoding import DecodingPool
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.index.engine import open_index
 from pacs.server import doors
+from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
-    from pacs.archive import Archive
     from pacs.settings import Settings
 
 DICOMWEB_ROOT = "/dicom-web"
@@ -51,41 +55,68 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
 
 def build(settings: Settings) -> Archive:
     """The archive that `settings` describe, with everything that belongs to it."""
-    from pacs.archive import open_archive
-
-    return open_archive(settings)
-
-
-@contextmanager
-def credentials(settings: Settings) -> Iterator[Auth]:
-    """Only the credentials, for commands that run beside a server."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    index = open_index(settings.index_url)
-    try:
-        yield Auth(index, settings.aes)
-    finally:
-        index.close()
+    archive = open_archive(settings)
+    return archive.with_services(
+        auth=Auth(archive.index, settings.aes),
+        worklist=Worklist(archive.index, archive.events, max_attempts=settings.max_attempts),
+        decoding=DecodingPool(settings.decoders),
+    )
 
 
-def running(settings: Settings) -> dict[str, Any]:
-    """What the server on this data folder says of itself; empty when none runs."""
-    try:
-        found: dict[str, Any] = json.loads((settings.data / "server.json").read_text())
-        os.kill(int(found["pid"]), 0)
-    except (OSError, ValueError, KeyError):
-        return {}
-    return found
+class Parts:
+    """What runs beside the doors: the rules that make tasks, the queue that announces them, the workers."""
+
+    def __init__(self, archive: Archive, *, plugins: tuple[str, ...] = (), slots: int | None = None) -> None:
+        """Start it. `plugins` are the ids a worker takes (none given = all), `slots` its tasks at one time."""
+        settings = archive.settings
+        self.registry = Registry.load()
+        unknown = set(plugins) - set(self.registry.ids)
+        if unknown:
+            raise InvalidInput(
+                f"no plug-in named {', '.join(sorted(unknown))}; installed: {', '.join(self.registry.ids)}"
+            )
+        self.plugin_ids = plugins or self.registry.ids
+        self._trigger = Trigger(archive, self.registry)
+        self._queue = open_queue(settings.queue, archive.events)
+        self._dispatcher = Dispatcher(archive, self._queue)
+        self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
+        self._worker.start()
+
+    def schedule(self, now: float) -> None:
+        """One round of the scheduler: news become Workitems, waiting ones are announced."""
+        self._trigger.step(now)
+        self._dispatcher.step(now)
+
+    def problems(self) -> dict[str, str]:
+        """What has stopped working, by name."""
+        return {} if self._worker.alive else {"worker": "has stopped"}
+
+    def warnings(self) -> dict[str, str]:
+        """What does not work now but stops nobody: without the queue, workers look by themselves."""
+        wrong = self._queue.health()
+        return {"queue": wrong} if wrong else {}
+
+    def close(self) -> None:
+        """Give leases back and let go of the queue."""
+        self._worker.stop()
+        self._queue.close()
+
+
+def routes(archive: Archive, parts: Parts) -> Routes:
+    """Everything that is mounted besides health and login."""
+    return [
+        *analysis.routes.routes(archive, parts.registry),
+        *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
+        *viewer.routes(),
+    ]
 
 
 def problems(archive: Archive) -> dict[str, str]:
     """What the archive needs and cannot reach, by name; empty when all is well."""
     found = {}
-    for name, check in (("objects", archive.store.check), ("index", archive.index.check)):
+    for name, check in (("objects", archive.store.check), ("index", archive.changes.latest)):
         try:
             check()
         except ArchiveError as error:
             found[name] = error.reason
     return found
-
-
-__all__ = ["DICOMWEB_ROOT", "build", "credentials", "problems", "refuse_impossible", "replace", "running"]

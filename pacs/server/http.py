@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -126,16 +127,26 @@ class SecurityHeaders:
         await self.app(scope, receive, with_headers)
 
 
-def health_routes(problems: Callable[[], dict[str, str]]) -> list[BaseRoute]:
+@dataclass(frozen=True)
+class Health:
+    """What keeps the server from its work (`problems`), and what is wrong without doing so (`warnings`), by name."""
+
+    problems: dict[str, str]
+    warnings: dict[str, str] = field(default_factory=dict)
+
+
+def health_routes(health: Callable[[], Health]) -> list[BaseRoute]:
     """/health/live: this process answers. /health/ready: everything it needs does, or 503 naming what does not."""
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "live"}, headers={"Cache-Control": "no-store"})
 
     async def ready(_: Request) -> JSONResponse:
-        found = await anyio.to_thread.run_sync(problems)
-        body = {"status": "not ready", "problems": found} if found else {"status": "ready"}
-        return JSONResponse(body, 503 if found else 200, {"Cache-Control": "no-store"})
+        found = await anyio.to_thread.run_sync(health)
+        body: dict[str, object] = {"status": "not ready" if found.problems else "ready"}
+        body |= {"problems": found.problems} if found.problems else {}
+        body |= {"warnings": found.warnings} if found.warnings else {}
+        return JSONResponse(body, 503 if found.problems else 200, {"Cache-Control": "no-store"})
 
     return [Route("/health/live", live), Route("/health/ready", ready)]
 

@@ -124,7 +124,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         stack.callback(http_socket.close)
         archive = compose.build(settings)
         stack.callback(archive.close)
-        parts = compose.parts(archive)
+        parts = compose.Parts(archive)
         stack.callback(parts.close)
         acceptor = _open_dimse(archive, stack)
         scheduler = Scheduler(archive, parts.schedule)
@@ -139,13 +139,13 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
             pid=os.getpid(),
         )
 
-        def problems() -> dict[str, str]:
+        def health() -> http.Health:
             found = compose.problems(archive)
             if acceptor is not None and not acceptor.alive:
                 found["dimse"] = "does not accept associations"
             if not scheduler.alive:
                 found["scheduler"] = "has stopped"
-            return found | parts.problems()
+            return http.Health(found | parts.problems(), parts.warnings())
 
         def announce() -> None:
             for path in (settings.data / "server.json", ready_file):
@@ -160,7 +160,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
                 acceptor.close(settings.drain_s)
 
         app_routes = compose.routes(archive, parts)
-        asyncio.run(_serve_http(archive, app_routes, http_socket, problems, announce, close_doors, settings))
+        asyncio.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
         return 0
 
 
@@ -183,18 +183,17 @@ async def _serve_http(
     archive: Archive,
     app_routes: compose.Routes,
     listener: object,
-    problems: Callable[[], dict[str, str]],
+    health: Callable[[], http.Health],
     announce: Callable[[], None],
     close_doors: Callable[[], None],
-    settings: Settings,
 ) -> None:
     stopping = anyio.Event()
     quitting = False
 
-    def health() -> dict[str, str]:
-        return {"server": "is stopping"} if quitting else problems()
+    def health_now() -> http.Health:
+        return http.Health({"server": "is stopping"}) if quitting else health()
 
-    routes = [*http.health_routes(health), *api.routes(archive, stopping), *app_routes]
+    routes = [*http.health_routes(health_now), *api.routes(archive, stopping), *app_routes]
     server = _Http(
         uvicorn.Config(
             http.application(archive.auth, routes),
@@ -204,7 +203,7 @@ async def _serve_http(
             lifespan="off",
             proxy_headers=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            timeout_graceful_shutdown=max(1, round(archive.settings.drain_s)),
             h11_max_incomplete_event_size=64 << 10,
         )
     )
@@ -240,11 +239,13 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
     with contextlib.closing(compose.build(settings)) as archive:
-        parts = compose.parts(archive, plugins=plugins)
+        parts = compose.Parts(archive, plugins=plugins, slots=max(1, settings.workers))
         try:
-            log.info("worker: plug-ins %s on %s", ", ".join(parts.plugin_ids) or "none", parts.backend)
+            log.info("worker: plug-ins %s", ", ".join(parts.plugin_ids) or "none")
             while not asked.wait(SCHEDULER_PERIOD_S):
-                parts.schedule_worker(time.time())
+                if parts.problems():
+                    log.error("worker: a thread has stopped")
+                    return 1
         finally:
             parts.close()
     return 0

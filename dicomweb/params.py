@@ -8,12 +8,13 @@ from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
 
-from pacs.dicom.attributes import LEVELS, Attribute, Level, by_keyword, by_tag
+from pacs.dicom.attributes import Attribute, Level, by_keyword, by_tag
 from pacs.dicom.matching import ALL, All, MatchKey, Query, parse
 from pacs.errors import InvalidQuery
 
 MAX_KEYS = 64
 MAX_DIGITS = 9
+MAX_RESULTS = 20_000  # of one answer; what remains is told in a Warning
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _NOT_SUPPORTED = "The {} parameter is not supported. Only literal matching has been performed."
@@ -48,7 +49,7 @@ def query(
             if attribute is None:
                 if _tag(name) is not None:
                     warnings.append(f"The key {name} is not supported and has been ignored.")
-            elif not attribute.matchable or LEVELS.index(attribute.level) > LEVELS.index(level):
+            elif not attribute.matchable:
                 warnings.append(f"The key {attribute.keyword} cannot be matched here and has been ignored.")
             elif attribute.tag in keys:
                 raise InvalidQuery("a matching key is given more than once", about=attribute.keyword)
@@ -67,7 +68,7 @@ def query(
             level,
             (*(_parent(keyword, uid) for keyword, uid in within), *keys.values()),
             fields_asked,
-            count("limit", once["limit"]) if "limit" in once else None,
+            min(count("limit", once["limit"]), MAX_RESULTS) if "limit" in once else MAX_RESULTS,
             count("offset", once.get("offset", "0")),
             flag(once, "fuzzymatching"),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicomweb.params import query
+from dicomweb.params import MAX_RESULTS, query
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import ALL, Empty, Range, Single, UIDList, Universal, Wildcard
 from pacs.errors import InvalidQuery
@@ -70,16 +70,16 @@ def test_a_matching_key_is_returned_too() -> None:
 def test_paging() -> None:
     found, _ = query([("limit", "5"), ("offset", "10"), ("fuzzymatching", "true")], Level.STUDY)
     assert (found.limit, found.offset, found.fuzzy) == (5, 10, True)
-    assert query([], Level.STUDY)[0].limit is None
+    assert query([], Level.STUDY)[0].limit == query([("limit", "999999")], Level.STUDY)[0].limit == MAX_RESULTS
 
 
 def test_what_is_unknown_is_ignored() -> None:
     found, warnings = query([("foo", "bar"), ("LIMIT", "1"), ("foo", "again"), ("", "")], Level.STUDY)
-    assert (found.keys, found.limit, warnings) == ((), None, ())
+    assert (found.keys, found.limit, warnings) == ((), MAX_RESULTS, ())
 
 
 def test_what_is_not_supported_is_said() -> None:
-    _, warnings = query([("multiplevaluematching", "true"), ("KVP", "120"), ("Modality", "CT")], Level.STUDY)
+    _, warnings = query([("multiplevaluematching", "true"), ("KVP", "120"), ("RetrieveURL", "x")], Level.STUDY)
     assert len(warnings) == 3
     only_literal = "is not supported. Only literal matching has been performed."
     assert warnings[-1] == f"The multiplevaluematching parameter {only_literal}"

@@ -1,0 +1,180 @@
+"""WADO-RS bulk data and pixel data (PS3.18 10.4.1.1.5, .6): values at the addresses in metadata, and ranges of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from dicomweb import frames
+from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb.calls import Call
+from dicomweb.errors import RangeNotSatisfiable
+from dicomweb.media_types import OCTET_STREAM, NotAcceptable, Offer
+from dicomweb.multipart import Writer
+from dicomweb.wado import address, locate, syntax_of
+from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
+from pacs.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.dicom.scanner import BulkValue
+    from pacs.retrieve import InstanceLocation
+
+VALUE = (Offer(OCTET_STREAM, transfer_syntax=EXPLICIT_LITTLE_ENDIAN, as_stored=True),
+         Offer(OCTET_STREAM, True, EXPLICIT_LITTLE_ENDIAN, as_stored=True))  # fmt: skip
+PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
+PIECE_BYTES = 1 << 20
+
+_PATH = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,9}/[0-9A-Fa-f]{8})*")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_WORD_BYTES = {"OW": 2, "US": 2, "SS": 2, "AT": 2, "OL": 4, "OF": 4, "UL": 4, "SL": 4, "FL": 4,
+               "OD": 8, "OV": 8, "FD": 8, "SV": 8, "UV": 8}  # fmt: skip
+
+
+async def value(call: Call) -> Answer:
+    """GET .../bulkdata/{path}: the value, little endian, or a byte range; compressed pixel data as frames."""
+    path = call.params["path"].upper()
+    if _PATH.fullmatch(path) is None:
+        raise InvalidInput("tags and item numbers joined by slashes are needed")
+
+    def look() -> tuple[InstanceLocation, BulkValue]:
+        [location] = locate(call)
+        found = next((bulk for bulk in location.bulk if bulk.path == path), None)
+        if found is None:
+            raise NotFound("no such bulk data", about=location.sop_instance_uid)
+        return location, found
+
+    location, bulk = await call.io(look)
+    if is_compressed(location, bulk):
+        return await _frames(call, location)
+    offer = call.choose(VALUE)
+    if offer.multipart:
+        writer = Writer(OCTET_STREAM)
+        head = writer.head(OCTET_STREAM, f"{address(call.service_root, location)}/bulkdata/{bulk.path}")
+        length = len(head) + bulk.length + len(writer.close)
+        pieces = _framed(head, read(call.archive, location, bulk, 0, bulk.length), writer.close)
+        return await _answer(call, Answer(200, writer.content_type), pieces, length)
+    start, end = byte_range(call.headers.get("range"), bulk.length) or (0, bulk.length)
+    partial = end - start < bulk.length
+    headers = [("Accept-Ranges", "bytes")]
+    if partial:
+        headers.append(("Content-Range", f"bytes {start}-{end - 1}/{bulk.length}"))
+    answer = Answer(206 if partial else 200, OCTET_STREAM, headers=headers)
+    return await _answer(call, answer, read(call.archive, location, bulk, start, end), end - start)
+
+
+async def _answer(call: Call, answer: Answer, pieces: Iterator[Buffer], length: int) -> Answer:
+    answer.body = await call.io(pull, pieces)
+    if length > sum(map(len, answer.body)):
+        answer.more, answer.length, answer.limiter = pieces, length, call.web.io
+    return answer
+
+
+def _framed(head: bytes, content: Iterator[Buffer], close: bytes) -> Iterator[Buffer]:
+    yield head
+    yield from content
+    yield close
+
+
+def byte_range(header: str | None, length: int) -> tuple[int, int] | None:
+    """Start and end (not included) of the one range asked for, or None for the whole (RFC 9110 14.2).
+
+    Several ranges and other units are answered with the whole. Raises RangeNotSatisfiable.
+    """
+    found = _RANGE.fullmatch((header or "").replace(" ", ""))
+    if found is None or not (found[1] or found[2]):
+        return None
+    if not found[1]:
+        start, end = max(0, length - int(found[2])), length
+    else:
+        start, end = int(found[1]), min(length, int(found[2]) + 1) if found[2] else length
+        if found[2] and int(found[2]) < start:
+            return None
+    if start >= length:
+        raise RangeNotSatisfiable("the range begins beyond the end", about=str(length))
+    return start, end
+
+
+def is_compressed(location: InstanceLocation, bulk: BulkValue) -> bool:
+    """Whether a value is pixel data in fragments, which has no bytes of its own to be served."""
+    return bulk.path in PIXEL_DATA and syntax_of(location).encapsulated
+
+
+def read(archive: Archive, location: InstanceLocation, bulk: BulkValue, start: int, end: int) -> Iterator[Buffer]:
+    """The bytes from `start` up to `end` of a value, little endian, in pieces. Blocks."""
+    word = _WORD_BYTES.get(bulk.vr, 1) if location.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else 1
+    if location.deflated:
+        yield archive.retrieve.read(location, bulk.offset + start, end - start)
+        return
+    for at in range(start, end, PIECE_BYTES):
+        stop = min(at + PIECE_BYTES, end)
+        first, last = at - at % word, min(bulk.length, stop + -stop % word)
+        data = archive.retrieve.read(location, bulk.offset + first, last - first)
+        yield data if word == 1 else swapped(data, word)[at - first : stop - first]
+
+
+def swapped(data: bytes, word: int) -> bytes:
+    """`data` with the bytes of each word of `word` bytes in the opposite order."""
+    out = bytearray(len(data))
+    for offset in range(word):
+        out[offset::word] = data[word - 1 - offset :: word]
+    return bytes(out)
+
+
+async def _frames(call: Call, location: InstanceLocation) -> Answer:
+    """All frames of an instance whose pixel data is compressed, one part each (PS3.18 8.7.3.3.2)."""
+    if location.frames is None:
+        raise NotFound("the instance has no frames", about=location.sop_instance_uid)
+    count = location.frames.number_of_frames
+    offer = call.choose(frames.offers(location, single=count == 1))
+    return await call.cpu(frames.begin, call, location, range(1, count + 1), offer)
+
+
+async def values(call: Call) -> Answer:
+    """GET .../bulkdata of an instance, series or study: each bulk value a part, compressed pixel data by frame."""
+    return await _all(call, pixel_data_only=False)
+
+
+async def pixel_data(call: Call) -> Answer:
+    """GET .../pixeldata of an instance, series or study: top-level pixel data, compressed ones frame by frame."""
+    return await _all(call, pixel_data_only=True)
+
+
+async def _all(call: Call, *, pixel_data_only: bool) -> Answer:
+    def look() -> list[tuple[InstanceLocation, BulkValue]]:
+        return [
+            (location, bulk)
+            for location in locate(call)
+            for bulk in location.bulk
+            if not pixel_data_only or bulk.path in PIXEL_DATA
+        ]
+
+    wanted = await call.io(look)
+    if not wanted:
+        raise NotFound("there is no bulk data here")
+    if any(is_compressed(*each) and syntax_of(each[0]).codec is None for each in wanted):
+        raise NotAcceptable("pixel data that can only be had in its stored transfer syntax")
+    call.choose(VALUE[1:])
+    writer = Writer(OCTET_STREAM)
+    pieces = _parts(call.archive, call.service_root, wanted, writer)
+    first = await call.cpu(pull, pieces)
+    answer = Answer(200, writer.content_type, first)
+    if sum(map(len, first)) >= BATCH_BYTES:
+        answer.more, answer.limiter = pieces, call.web.cpu
+    return answer
+
+
+def _parts(
+    archive: Archive, root: str, wanted: Sequence[tuple[InstanceLocation, BulkValue]], writer: Writer
+) -> Iterator[Buffer]:
+    for location, bulk in wanted:
+        at = f"{address(root, location)}/bulkdata/{bulk.path}"
+        if is_compressed(location, bulk) and location.frames is not None:
+            count = location.frames.number_of_frames
+            head = writer.head(f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}", at)
+            yield from frames.pieces(archive, location, range(1, count + 1), decode=True, head=head)
+        else:
+            yield writer.head(OCTET_STREAM, at)
+            yield from read(archive, location, bulk, 0, bulk.length)
+    yield writer.close

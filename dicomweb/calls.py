@@ -1,0 +1,171 @@
+"""One request as a handler sees it: who asks, what is named, how the blocking core is reached; what all calls share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from urllib.parse import parse_qsl
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from dicomweb.answers import GZIP_FROM_BYTES, Answer, compressed
+from dicomweb.media_types import Offer, UnsupportedMediaType, accepts_gzip, negotiate
+from pacs import uids
+from pacs.auth import Principal, Right
+from pacs.errors import InvalidInput, TooLarge, Unauthenticated
+
+if TYPE_CHECKING:
+    from pacs.retrieve import InstanceLocation
+
+    from pacs.archive import Archive
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IO_THREADS = 32
+HERE = b"\xff"
+"""Stands for an address in ready JSON; never valid in UTF-8."""
+
+MAX_QUERY_FIELDS = 256
+MAX_JSON_BYTES = 16 << 20
+
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+Rendition = Callable[["Archive", "list[InstanceLocation]"], bytes]
+"""Makes one representation of non-image instances, or raises NotFound where these have none of that kind."""
+
+
+@dataclass(frozen=True)
+class Web:
+    """What every call shares: the archive, where it is mounted, and the named limits on threads.
+
+    `io` bounds calls that wait for disk, network or database, `cpu` those that decode, transcode or render.
+    """
+
+    archive: Archive
+    root: str
+    renditions: Mapping[str, Rendition]
+    io: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(IO_THREADS))
+    cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
+
+
+class Call:
+    """One request. `params` are the parts of its path, `query` its query parameters in order, decoded once."""
+
+    def __init__(self, web: Web, scope: Scope, receive: Receive) -> None:
+        self.web = web
+        self.archive = web.archive
+        self.scope = scope
+        self.receive = receive
+        self.headers = Headers(scope=scope)
+        self.params: Mapping[str, str] = scope["path_params"]
+        self._query: list[tuple[str, str]] | None = None
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """Name and value pairs. Raises InvalidInput for too many or text that is not UTF-8."""
+        if self._query is None:
+            try:
+                self._query = parse_qsl(
+                    self.scope["query_string"].decode("ascii"),
+                    keep_blank_values=True,
+                    errors="strict",
+                    max_num_fields=MAX_QUERY_FIELDS,
+                )
+            except ValueError:
+                raise InvalidInput("the query cannot be read: too many fields, or no UTF-8") from None
+        return self._query
+
+    def parameter(self, *names: str) -> str | None:
+        """The value of a query parameter under any of its spellings. Raises InvalidInput where it is given twice."""
+        found = [value for name, value in self.query if name in names]
+        if len(found) > 1:
+            raise InvalidInput("a query parameter is given more than once", about=names[0])
+        return found[0] if found else None
+
+    def principal(self, right: Right) -> Principal:
+        """Who asks, when they have `right`. Raises Unauthenticated and Forbidden."""
+        principal = self.scope.get("state", {}).get("principal")
+        if not isinstance(principal, Principal):
+            raise Unauthenticated("a credential is needed")
+        principal.require(right)
+        return principal
+
+    def uid(self, name: str) -> str:
+        """A UID out of the path. Raises InvalidUID."""
+        return uids.checked(self.params[name], f"the {name} in the address")
+
+    @property
+    def service_root(self) -> str:
+        """The URL of the service as the caller can reach it: as configured, else as asked for.
+
+        Raises InvalidInput for a Host header that could carry anything but a host into links.
+        """
+        public = self.archive.settings.public_url
+        if public:
+            return public.rstrip("/") + self.web.root
+        host = self.headers.get("host")
+        if host is None:
+            name, port = self.scope.get("server") or ("localhost", None)
+            host = f"{name}:{port}" if port else str(name)
+        if _HOST.fullmatch(host) is None:
+            raise InvalidInput("the Host header is no host name")
+        return f"{self.scope.get('scheme', 'http')}://{host}{self.scope.get('root_path', '')}{self.web.root}"
+
+    def choose(self, offers: Sequence[Offer]) -> Offer:
+        """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""
+        header = ",".join(self.headers.getlist("accept")) if "accept" in self.headers else None
+        asked = [value for name, value in self.query if name == "accept"] if self.scope["query_string"] else []
+        return negotiate(offers, header, asked)
+
+    async def io(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work` done in a thread where it may wait for disk, network or database."""
+        return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.web.io)
+
+    async def cpu(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work` done in a thread under the limit on decoding and rendering."""
+        return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.web.cpu)
+
+    def text(self, body: bytes, content_type: str, headers: list[tuple[str, str]] | None = None) -> Answer:
+        """An answer of text, compressed where the client takes that and it pays. Blocks; call it in a thread."""
+        fields = [*(headers or ()), ("Vary", "Accept, Accept-Encoding")]
+        if len(body) >= GZIP_FROM_BYTES and accepts_gzip(self.headers.get("accept-encoding")):
+            return Answer(200, content_type, [compressed(body)], [*fields, ("Content-Encoding", "gzip")])
+        return Answer(200, content_type, [body], fields)
+
+    def refuse_encoding(self) -> None:
+        """Nothing, or UnsupportedMediaType for a compressed request body: a few bytes could become any number."""
+        if self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise UnsupportedMediaType("request bodies with a Content-Encoding are not taken")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The request body as it arrives. Raises InvalidInput where the client leaves before its end."""
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise InvalidInput("the client left before the end of the body")
+            chunk = message.get("body", b"")
+            if chunk:
+                yield chunk
+            if not message.get("more_body", False):
+                return
+
+    async def body(self, limit: int = MAX_JSON_BYTES) -> bytes:
+        """The whole request body. Raises TooLarge beyond `limit` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"the body is larger than {limit} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def warning(self, text: str) -> tuple[str, str]:
+        """A Warning header (PS3.18 8.3.4: code 299, the service, the text)."""
+        return ("Warning", f"299 {self.service_root}: {text}")

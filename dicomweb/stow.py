@@ -1,0 +1,309 @@
+"""STOW-RS (PS3.18 10.5): instances out of a request body into the archive, and what became of each (Annex I).
+
+The body is read, spooled and made durable part by part; the instances become visible in one transaction once the body
+has ended as it should, so a body that breaks off leaves nothing behind that anybody can see. Only beyond GROUP
+instances in one body do complete ones become visible before its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from dicomweb import errors, xml_model
+from dicomweb.answers import Answer
+from dicomweb.calls import Call
+from dicomweb.media_types import (
+    DICOM,
+    DICOM_JSON,
+    DICOM_XML,
+    JSON,
+    MULTIPART,
+    Offer,
+    UnsupportedMediaType,
+    parse,
+)  # fmt: skip
+from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
+from pacs.auth import Principal, Right
+from pacs.dicom.json_model import dumps
+from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, OutOfResources, TooLarge, Unavailable
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.ingest import Prepared, Receiving, Stored
+
+RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
+BATCH_BYTES = 1 << 20
+PREPARING_AT_ONCE = 4
+GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An instance, or a part that never became one, that is not stored. The UIDs are empty where unknown."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    error: ArchiveError
+
+
+async def store(call: Call) -> Answer:
+    """POST /studies and /studies/{study}: what became of each instance; 200 only where all is well."""
+    principal = call.principal(Right.STORE)
+    study = call.uid("study") if "study" in call.params else None
+    offer = call.choose(RESPONSES)
+    call.refuse_encoding()
+    events, is_single = _reader(call)
+    declared = call.headers.get("content-length", "")
+    limit = call.archive.settings.max_object_bytes
+    if is_single and declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(f"more than {limit} bytes")
+
+    intake = Intake(call.archive, principal, study)
+    arrived: dict[int, Prepared | Failure] = {}
+    results: list[Stored | Failure] = []
+    places = anyio.Semaphore(PREPARING_AT_ONCE)
+
+    async def prepare(number: int, receiving: Receiving) -> None:
+        try:
+            arrived[number] = await call.io(intake.prepare, receiving)
+        finally:
+            places.release()
+
+    async def take(batch: list[bytes], *, last: bool) -> None:
+        for number, part in await call.io(intake.take, batch, events, last=last):
+            if isinstance(part, Failure):
+                arrived[number] = part
+            else:
+                await places.acquire()
+                preparing.start_soon(prepare, number, part)
+        if len(arrived) >= GROUP:
+            await file_arrived()
+
+    async def file_arrived() -> None:
+        for _ in range(PREPARING_AT_ONCE):  # until none is on its way, so that the order stays
+            await places.acquire()
+        for _ in range(PREPARING_AT_ONCE):
+            places.release()
+        done = [arrived.pop(number) for number in sorted(arrived)]
+        results.extend(await call.io(file, call.archive, done))
+
+    failed: ArchiveError | None = None
+    try:
+        async with anyio.create_task_group() as preparing:
+            try:
+                batch: list[bytes] = []
+                size = 0
+                async for chunk in call.chunks():
+                    batch.append(chunk)
+                    size += len(chunk)
+                    if size >= BATCH_BYTES:
+                        await take(batch, last=False)
+                        batch, size = [], 0
+                await take(batch, last=True)
+            except ArchiveError as error:
+                failed = error
+    finally:
+        intake.abort()
+    if failed is not None:
+        raise failed
+    await file_arrived()
+    if not results:
+        raise InvalidInput("the body holds no part")
+    body = response_module(results, call.service_root)
+    if offer.media_type == DICOM_XML:
+        return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])
+    return Answer(status_of(results), DICOM_JSON, [dumps(body)])
+
+
+def _reader(call: Call) -> tuple[Reader, bool]:
+    """What turns the body into events, and whether the body is one instance alone."""
+    try:
+        media_type, parameters = parse(call.headers.get("content-type", ""))
+    except InvalidInput:
+        raise UnsupportedMediaType("a Content-Type is needed") from None
+    if media_type == DICOM:
+        return Single(), True
+    if media_type != MULTIPART:
+        raise UnsupportedMediaType("multipart/related or application/dicom is needed")
+    root = parameters.get("type", DICOM).lower()
+    if root != DICOM:
+        raise UnsupportedMediaType("only parts of type application/dicom are stored")
+    return Parser(parameters.get("boundary", "")), False
+
+
+class Single:
+    """A body that is one instance, seen as the events of a multipart body with one part."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that `chunk` completes."""
+        if not self._begun:
+            self._begun = True
+            yield PartBegin({})
+        yield memoryview(chunk)
+
+    def finish(self) -> Iterator[Event]:
+        """The end of the part. Raises InvalidInput for an empty body."""
+        if not self._begun:
+            raise InvalidInput("the body is empty")
+        yield PartEnd()
+
+
+Reader = Parser | Single
+
+
+class Intake:
+    """The instances of one request on their way in. Blocking; `take` is called by one thread at a time."""
+
+    def __init__(self, archive: Archive, principal: Principal, study: str | None) -> None:
+        self._archive = archive
+        self._principal = principal
+        self._study = study
+        self._receiving: Receiving | None = None
+        self._failure: Failure | None = None
+        self._count = 0
+
+    def take(self, batch: Sequence[bytes], reader: Reader, *, last: bool) -> list[tuple[int, Receiving | Failure]]:
+        """The parts that these pieces of the body complete, numbered in their order.
+
+        Raises TooLarge for an instance beyond the limit and MalformedBody, after which nothing may be stored.
+        """
+        done: list[tuple[int, Receiving | Failure]] = []
+        for chunk in batch:
+            self._events(reader.feed(chunk), done)
+        if last:
+            self._events(reader.finish() or (), done)
+        return done
+
+    def _events(self, events: Any, done: list[tuple[int, Receiving | Failure]]) -> None:
+        for event in events:
+            match event:
+                case PartBegin(headers):
+                    self._begin(headers.get("content-type", DICOM))
+                case PartEnd():
+                    self._count += 1
+                    done.append((self._count, self._end()))
+                case _:
+                    self._write(event)
+
+    def _begin(self, content_type: str) -> None:
+        self._failure = None
+        try:
+            if parse(content_type)[0] != DICOM:
+                raise MalformedDataset("a part that is no application/dicom")
+            self._receiving = self._archive.ingest.receive_part10()
+        except ArchiveError as error:
+            self._fail(error)
+
+    def _write(self, data: memoryview) -> None:
+        if self._receiving is None:
+            return
+        try:
+            self._receiving.write(data)
+        except TooLarge:
+            raise
+        except ArchiveError as error:
+            self._fail(error)
+
+    def _end(self) -> Receiving | Failure:
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            return receiving
+        assert self._failure is not None
+        return self._failure
+
+    def _fail(self, error: ArchiveError) -> None:
+        receiving, self._receiving = self._receiving, None
+        self._failure = failure(receiving, error)
+        if receiving is not None:
+            receiving.abort()
+
+    def prepare(self, receiving: Receiving) -> Prepared | Failure:
+        """The instance, checked and durable but visible to nobody; or why not."""
+        try:
+            return self._archive.ingest.prepare(receiving, principal=self._principal, study_instance_uid=self._study)
+        except ArchiveError as error:
+            return failure(receiving, error)
+
+    def abort(self) -> None:
+        """Let go of a part that is not complete."""
+        if self._receiving is not None:
+            self._receiving.abort()
+            self._receiving = None
+
+
+def failure(receiving: Receiving | None, error: ArchiveError) -> Failure:
+    """The entry for what arrived and could not be stored."""
+    if receiving is None:
+        return Failure("", "", error)
+    known = receiving if receiving.header is None else receiving.header
+    return Failure(known.sop_class_uid or "", known.sop_instance_uid or "", error)
+
+
+def file(archive: Archive, done: Sequence[Prepared | Failure]) -> list[Stored | Failure]:
+    """Make the prepared instances visible, all in one transaction; where one is refused, each in its own."""
+    prepared = [each for each in done if not isinstance(each, Failure)]
+    try:
+        stored: Iterator[Stored | Failure] = iter(archive.ingest.file(prepared) if prepared else ())
+    except ArchiveError:
+        stored = (_file_one(archive, each) for each in prepared)
+    return [each if isinstance(each, Failure) else next(stored) for each in done]
+
+
+def _file_one(archive: Archive, prepared: Prepared) -> Stored | Failure:
+    try:
+        return archive.ingest.file([prepared])[0]
+    except ArchiveError as error:
+        return Failure(prepared.sop_class_uid, prepared.sop_instance_uid, error)
+
+
+def status_of(results: Sequence[Stored | Failure]) -> int:
+    """The status of the whole (PS3.18 Table 10.5.3-1); 503 and 507 only where nothing else went wrong."""
+    failures = [each for each in results if isinstance(each, Failure)]
+    if not failures:
+        return 200
+    if len(failures) < len(results):
+        return 202
+    if all(isinstance(each.error, OutOfResources) for each in failures):
+        return 507
+    if all(isinstance(each.error, Unavailable) for each in failures):
+        return 503
+    return 409 if any(each.sop_instance_uid for each in failures) else 400
+
+
+def response_module(results: Sequence[Stored | Failure], root: str) -> dict[str, Any]:
+    """The Store Instances Response Module (PS3.18 Annex I.2) as DICOM JSON; `root` is the URL of the service."""
+    stored, failed, others, studies = [], [], [], set()
+    for each in results:
+        if not isinstance(each, Failure):
+            study = f"{root}/studies/{each.study_instance_uid}"
+            studies.add(study)
+            url = f"{study}/series/{each.series_instance_uid}/instances/{each.sop_instance_uid}"
+            stored.append(_references(each.sop_class_uid, each.sop_instance_uid) | {"00081190": _element("UR", url)})
+            continue
+        reason = {"00081197": _element("US", errors.failure_reason(each.error))}
+        if each.sop_instance_uid:
+            failed.append(_references(each.sop_class_uid, each.sop_instance_uid) | reason)
+        else:
+            others.append(reason)
+    module: dict[str, Any] = {}
+    if len(studies) == 1:
+        module["00081190"] = _element("UR", studies.pop())
+    for tag, items in (("0008119A", others), ("00081198", failed), ("00081199", stored)):
+        if items:
+            module[tag] = {"vr": "SQ", "Value": items}
+    return dict(sorted(module.items()))
+
+
+def _references(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
+    return {"00081150": _element("UI", sop_class_uid), "00081155": _element("UI", sop_instance_uid)}
+
+
+def _element(vr: str, value: str | int) -> dict[str, Any]:
+    return {"vr": vr} if value == "" else {"vr": vr, "Value": [value]}

@@ -1,0 +1,197 @@
+"""UPS-RS (PS3.18 11): Workitems created, searched, retrieved, changed, claimed, finished and cancelled."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from dicomweb import errors, xml_model
+from dicomweb.answers import Answer
+from dicomweb.calls import Call
+from dicomweb.media_types import (
+    DICOM_JSON,
+    DICOM_XML,
+    JSON,
+    Offer,
+    UnsupportedMediaType,
+    parse,
+)  # fmt: skip
+from dicomweb.params import count
+from dicomweb.qido import documents_answer
+from pacs.auth import Right
+from pacs.dicom import ups
+from pacs.dicom.json_model import dumps_many, loads
+from pacs.errors import InvalidInput, InvalidQuery, StateConflict, TransactionMismatch
+
+RETRIEVED = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
+FOUND = (*RETRIEVED, Offer(DICOM_XML, multipart=True))
+TRANSACTION_PARAMETERS = ("transaction", "transaction-uid", "Transaction-uid")  # 2014c, 2019b and 2025e spell it so
+MAX_RESULTS = 1000
+MAX_KEYS = 64
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
+
+
+async def create(call: Call) -> Answer:
+    """POST /workitems (11.4): 201 with the address of the new Workitem. The UID may be the bare query, or workitem=."""
+    principal = call.principal(Right.PROCESS)
+    named = call.parameter("workitem", "uid", "AffectedSOPInstanceUID")
+    if named is None:
+        named = next((name for name, value in call.query if not value and name[:1].isdigit()), None)
+    attributes = await _attributes(call)
+    if named is None:
+        given = ups.value(attributes, ups.SOP_INSTANCE_UID)
+        named = str(given) if given else None
+    uid = await call.io(call.archive.worklist.create, attributes, named, principal)
+    address = f"{call.service_root}/workitems/{uid}"
+    return Answer(201, headers=[("Location", address), ("Content-Location", address)])
+
+
+async def search(call: Call) -> Answer:
+    """GET /workitems (11.9): 200, or 204 where nothing matches; a Warning tells how many more there are."""
+    principal = call.principal(Right.QUERY)
+    offer = call.choose(FOUND)
+    keys: dict[str, str] = {}
+    limit: int | None = None
+    offset = 0
+    ignored = []
+    for name, value in call.query:
+        if name == "limit":
+            limit = count(name, value)
+        elif name == "offset":
+            offset = count(name, value)
+        elif name in ("fuzzymatching", "emptyvaluematching", "multiplevaluematching") and value == "true":
+            ignored.append(f"The {name} parameter is not supported. Only literal matching has been performed.")
+        else:
+            path = _path(name)
+            if path is None:
+                continue
+            if path in keys:
+                raise InvalidQuery("a matching key is given more than once", about=path)
+            keys[path] = value
+    if len(keys) > MAX_KEYS:
+        raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
+    _once(call, "limit", "offset")
+    capped = MAX_RESULTS if limit is None else min(limit, MAX_RESULTS)
+    items, remaining = await call.io(call.archive.worklist.search, keys, capped, offset, principal)
+    headers = [call.warning(text) for text in ignored]
+    if remaining:
+        headers.append(call.warning(f"There are {remaining} additional results that can be requested"))
+    if not items:
+        return Answer(204, headers=headers)
+    if offer.media_type == DICOM_XML:
+        documents = [xml_model.dumps(item) for item in items]
+        return documents_answer(documents, multipart=offer.multipart, headers=headers)
+    return await call.io(call.text, dumps_many(items), DICOM_JSON, headers)
+
+
+async def retrieve(call: Call) -> Answer:
+    """GET /workitems/{workitem} (11.5): the Workitem, never with its Transaction UID."""
+    principal = call.principal(Right.QUERY)
+    offer = call.choose(RETRIEVED)
+    item = await call.io(call.archive.worklist.retrieve, call.uid("workitem"), principal)
+    if offer.media_type == DICOM_XML:
+        return Answer(200, DICOM_XML, [xml_model.dumps(item)])
+    return await call.io(call.text, dumps_many([item]), DICOM_JSON)
+
+
+async def update(call: Call) -> Answer:
+    """PUT or POST /workitems/{workitem} (11.6): 200; 400 and a Warning where state or Transaction UID forbid it."""
+    principal = call.principal(Right.PROCESS)
+    uid = call.uid("workitem")
+    transaction = call.parameter(*TRANSACTION_PARAMETERS)
+    if transaction is None:
+        transaction = next((name for name, value in call.query if not value and name[:1].isdigit()), None)
+    attributes = await _attributes(call)
+    in_payload = ups.value(attributes, ups.TRANSACTION_UID)
+    if in_payload is not None and transaction is None:
+        transaction = str(in_payload)
+    attributes.pop(ups.TRANSACTION_UID, None)
+    try:
+        await call.io(call.archive.worklist.update, uid, attributes, transaction, principal)
+    except (StateConflict, TransactionMismatch) as error:
+        return refused(call, 400, error)
+    return Answer(200, headers=[("Content-Location", f"{call.service_root}/workitems/{uid}")])
+
+
+async def change_state(call: Call) -> Answer:
+    """PUT /workitems/{workitem}/state (11.7): 200; 400 for a wrong Transaction UID, 409 where the state forbids it."""
+    principal = call.principal(Right.PROCESS)
+    uid = call.uid("workitem")
+    attributes = await _attributes(call)
+    state = ups.value(attributes, ups.PROCEDURE_STEP_STATE)
+    if not isinstance(state, str):
+        raise InvalidInput("Procedure Step State is missing", about=ups.PROCEDURE_STEP_STATE)
+    given = ups.value(attributes, ups.TRANSACTION_UID)
+    transaction = str(given) if given is not None else call.parameter(*TRANSACTION_PARAMETERS)
+    try:
+        warned = await call.io(call.archive.worklist.change_state, uid, state, transaction, principal)
+    except TransactionMismatch as error:
+        return refused(call, 400, error)
+    except StateConflict as error:
+        return refused(call, 409, error)
+    return Answer(200, headers=[call.warning(warned)] if warned else [])
+
+
+async def request_cancel(call: Call) -> Answer:
+    """POST /workitems/{workitem}/cancelrequest (11.8): 202; 409 where it is COMPLETED."""
+    principal = call.principal(Right.PROCESS)
+    uid = call.uid("workitem")
+    raw = await call.body()
+    attributes = _parsed(raw) if raw.strip() else {}
+    reason = ups.value(attributes, ups.REASON_FOR_CANCELLATION)
+    try:
+        warned = await call.io(call.archive.worklist.request_cancel, uid, str(reason or ""), principal)
+    except StateConflict as error:
+        return refused(call, 409, error)
+    return Answer(202, headers=[call.warning(warned)] if warned else [])
+
+
+def refused(call: Call, code: int, error: StateConflict | TransactionMismatch) -> Answer:
+    """The answer to what a Workitem's state forbids: the status, and the reason as a Warning too (11.6.3, 11.7.3)."""
+    return Answer(code, errors.PROBLEM, [errors.problem(code, error.reason)], [call.warning(error.reason)])
+
+
+async def _attributes(call: Call) -> dict[str, Any]:
+    call.refuse_encoding()
+    try:
+        media_type, _ = parse(call.headers.get("content-type", ""))
+    except InvalidInput:
+        media_type = ""
+    if media_type not in (DICOM_JSON, JSON):
+        raise UnsupportedMediaType("a body of type application/dicom+json is needed")
+    return _parsed(await call.body())
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    """The one data set of a body: PS3.18 F.1 makes it an array of one, older editions an object."""
+    stripped = raw.strip()
+    if stripped.startswith(b"["):
+        if not stripped.endswith(b"]"):
+            raise InvalidInput("no DICOM JSON")
+        stripped = stripped[1:-1].strip()
+    return loads(stripped)
+
+
+def _path(name: str) -> str | None:
+    """Tags joined by dots for a matching key of keywords or tags; None for what is none, which is ignored."""
+    parts = []
+    for part in name.split("."):
+        if _TAG.fullmatch(part):
+            tag = int(part, 16)
+        else:
+            known = tag_for_keyword(part) if part else None
+            if known is None:
+                return None
+            tag = known
+        parts.append(f"{tag:08X}")
+    try:
+        return None if dictionary_VR(int(parts[-1], 16)) == "SQ" else ".".join(parts)
+    except KeyError:
+        return None
+
+
+def _once(call: Call, *names: str) -> None:
+    for name in names:
+        call.parameter(name)

@@ -1,0 +1,263 @@
+"""UPS-RS (PS3.18 11, PS3.4 CC) against the real worklist."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from dicomweb_server import Web, parts, serving
+
+from pacs import uids
+
+JSON = "application/dicom+json"
+
+
+def workitem(label: str = "Analysis", **more: Any) -> dict[str, Any]:
+    return {
+        "00741000": {"vr": "CS", "Value": ["SCHEDULED"]},
+        "00741200": {"vr": "CS", "Value": ["MEDIUM"]},
+        "00741204": {"vr": "LO", "Value": [label]},
+        "00404005": {"vr": "DT", "Value": ["20260101120000"]},
+        "00404041": {"vr": "CS", "Value": ["READY"]},
+        "00100020": {"vr": "LO", "Value": ["SYN-1"]},
+        "00404018": {"vr": "SQ", "Value": [code("bone_surface")]},
+    } | {tag.lstrip("t"): element for tag, element in more.items()}
+
+
+def code(value: str) -> dict[str, Any]:
+    return {
+        "00080100": {"vr": "SH", "Value": [value]},
+        "00080102": {"vr": "SH", "Value": ["99M3DICOM"]},
+        "00080104": {"vr": "LO", "Value": [value]},
+    }
+
+
+PERFORMED = {
+    "00741216": {"vr": "SQ", "Value": [{
+        "00404028": {"vr": "SQ", "Value": [code("station")]},
+        "00404050": {"vr": "DT", "Value": ["20260101120000"]},
+        "00404019": {"vr": "SQ", "Value": [code("bone_surface")]},
+        "00404051": {"vr": "DT", "Value": ["20260101120100"]},
+        "00404033": {"vr": "SQ"},
+    }]}
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with serving(tmp_path_factory.mktemp("ups")) as web:
+        yield web
+
+
+def send(web: Web, method: str, path: str, payload: Any = None, **options: Any) -> httpx.Response:
+    headers = {"Content-Type": JSON, **options.pop("headers", {})}
+    return web.client.request(method, path, json=payload, headers=headers, **options)
+
+
+def created(web: Web, **more: Any) -> str:
+    answer = send(web, "POST", "/workitems", [workitem(**more)])
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["location"] == answer.headers["content-location"]
+    base, _, uid = answer.headers["location"].rpartition("/")
+    assert base == f"{web.url}/workitems"
+    return uid
+
+
+def state(uid: str, web: Web, target: str, transaction: str | None, suffix: str = "") -> httpx.Response:
+    body = {"00741000": {"vr": "CS", "Value": [target]}}
+    if transaction is not None:
+        body["00081195"] = {"vr": "UI", "Value": [transaction]}
+    return send(web, "PUT", f"/workitems/{uid}/state{suffix}", [body])
+
+
+def state_of(web: Web, uid: str) -> str:
+    answer = web.get(f"/workitems/{uid}", JSON)
+    assert answer.status_code == 200
+    [item] = answer.json()
+    assert "00081195" not in item
+    return str(item["00741000"]["Value"][0])
+
+
+def test_created_and_retrieved(web: Web) -> None:
+    uid = created(web)
+    assert state_of(web, uid) == "SCHEDULED"
+    [item] = web.get(f"/workitems/{uid}").json()
+    assert item["00080018"]["Value"] == [uid]
+    xml = web.get(f"/workitems/{uid}", "application/dicom+xml")
+    assert xml.headers["content-type"] == "application/dicom+xml"
+    assert web.get(f"/workitems/{uid}", "image/png").status_code == 406
+
+
+@pytest.mark.parametrize("form", ["{}", "workitem={}", "uid={}"])
+def test_the_uid_may_be_given(web: Web, form: str) -> None:
+    uid = uids.new()
+    answer = send(web, "POST", f"/workitems?{form.format(uid)}", workitem())
+    assert answer.status_code == 201
+    assert answer.headers["location"].endswith(uid)
+    assert send(web, "POST", f"/workitems?{form.format(uid)}", workitem()).status_code == 409
+    other = workitem(t00080018={"vr": "UI", "Value": [uids.new()]})
+    assert send(web, "POST", f"/workitems?{form.format(uids.new())}", other).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        workitem(t00741000={"vr": "CS", "Value": ["IN PROGRESS"]}),
+        workitem(t00081195={"vr": "UI", "Value": ["1.2.3"]}),
+        {tag: element for tag, element in workitem().items() if tag != "00741204"},
+        workitem(t00404005={"vr": "DT", "Value": ["soon"]}),
+        {},
+        [],
+        [workitem(), workitem()],
+        "text",
+    ],
+)
+def test_workitems_that_are_none(web: Web, payload: Any) -> None:
+    answer = send(web, "POST", "/workitems", payload)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_bodies_that_are_none(web: Web) -> None:
+    for content, content_type, status in [
+        (b"{", JSON, 400), (b"[" * 100_000, JSON, 400), (b"", JSON, 400), (b"\xff", JSON, 400),
+        (b"{}", "text/plain", 415), (b"<x/>", "application/dicom+xml", 415),
+        (b'{"00741000": {"vr": "XX"}}', JSON, 400), (b'{"00741204": {"vr": "LO", "Value": "x"}}', JSON, 400),
+    ]:  # fmt: skip
+        answer = web.client.post("/workitems", content=content, headers={"Content-Type": content_type})
+        assert answer.status_code == status, content
+
+
+def test_missing_attributes_are_named(web: Web) -> None:
+    payload = {tag: element for tag, element in workitem().items() if tag != "00741204"}
+    assert "Procedure Step Label" in send(web, "POST", "/workitems", payload).json()["detail"]
+
+
+def test_unknown_workitems(web: Web) -> None:
+    unknown = uids.new()
+    assert web.get(f"/workitems/{unknown}").status_code == 404
+    assert state(unknown, web, "IN PROGRESS", uids.new()).status_code == 404
+    assert send(web, "PUT", f"/workitems/{unknown}", {"00741204": {"vr": "LO", "Value": ["x"]}}).status_code == 404
+    assert send(web, "POST", f"/workitems/{unknown}/cancelrequest").status_code == 404
+    assert web.get("/workitems/no-uid").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["transaction", "transaction-uid", "Transaction-uid", ""])
+def test_updates(web: Web, name: str) -> None:
+    uid, transaction = created(web), uids.new()
+    label = [{"00741204": {"vr": "LO", "Value": ["New label"]}}]
+    assert send(web, "PUT", f"/workitems/{uid}", label).status_code == 200
+    assert web.get(f"/workitems/{uid}").json()[0]["00741204"]["Value"] == ["New label"]
+    assert state(uid, web, "IN PROGRESS", transaction).status_code == 200
+    query = f"{name}={transaction}" if name else transaction
+    assert send(web, "PUT", f"/workitems/{uid}?{query}", label).status_code == 200
+    for refused in (f"/workitems/{uid}", f"/workitems/{uid}?transaction={uids.new()}"):
+        answer = send(web, "PUT", refused, label)
+        assert answer.status_code == 400
+        assert answer.headers["warning"].startswith(f"299 {web.url}: ")
+    assert (
+        send(web, "PUT", f"/workitems/{uid}?{query}", {"00741000": {"vr": "CS", "Value": ["COMPLETED"]}}).status_code
+        == 400
+    )
+    sequence = {"00404018": {"vr": "SQ", "Value": [code("other")]}}
+    assert send(web, "PUT", f"/workitems/{uid}?{query}", sequence).status_code == 200
+    assert web.get(f"/workitems/{uid}").json()[0]["00404018"]["Value"] == sequence["00404018"]["Value"]
+
+
+def test_the_whole_life(web: Web) -> None:
+    uid, transaction = created(web), uids.new()
+    assert state(uid, web, "COMPLETED", transaction).status_code == 409
+    assert state(uid, web, "IN PROGRESS", None).status_code == 400
+    assert state(uid, web, "IN PROGRESS", transaction).status_code == 200
+    assert state(uid, web, "IN PROGRESS", transaction).status_code == 409
+    assert state(uid, web, "SCHEDULED", transaction).status_code == 409
+    assert state(uid, web, "COMPLETED", uids.new()).status_code == 400
+    unfinished = state(uid, web, "COMPLETED", transaction)
+    assert unfinished.status_code == 409
+    assert "warning" in unfinished.headers
+    assert send(web, "PUT", f"/workitems/{uid}?transaction={transaction}", PERFORMED).status_code == 200
+    assert state(uid, web, "COMPLETED", transaction).status_code == 200
+    assert state_of(web, uid) == "COMPLETED"
+    again = state(uid, web, "COMPLETED", transaction)
+    assert (again.status_code, "COMPLETED" in again.headers["warning"]) == (200, True)
+    assert state(uid, web, "CANCELED", transaction).status_code == 409
+    assert send(web, "PUT", f"/workitems/{uid}?transaction={transaction}", PERFORMED).status_code == 400
+    cancel = send(web, "POST", f"/workitems/{uid}/cancelrequest")
+    assert cancel.status_code == 409
+    assert cancel.headers["warning"] == f"299 {web.url}: The UPS is already COMPLETED."
+
+
+def test_states_that_are_none(web: Web) -> None:
+    uid = created(web)
+    assert state(uid, web, "DONE", uids.new()).status_code == 400
+    assert send(web, "PUT", f"/workitems/{uid}/state", {}).status_code == 400
+    assert state(uid, web, "IN PROGRESS", "not a uid").status_code == 400
+
+
+@pytest.mark.parametrize("suffix", ["", "?M3DICOM", "/M3DICOM"])
+def test_the_forms_of_the_state_address(web: Web, suffix: str) -> None:
+    assert state(created(web), web, "IN PROGRESS", uids.new(), suffix).status_code == 200
+
+
+def test_cancel_requests(web: Web) -> None:
+    scheduled = created(web)
+    reason = {"00741238": {"vr": "LT", "Value": ["not needed"]}}
+    assert send(web, "POST", f"/workitems/{scheduled}/cancelrequest", [reason]).status_code == 202
+    assert state_of(web, scheduled) == "CANCELED"
+    again = send(web, "POST", f"/workitems/{scheduled}/cancelrequest")
+    already = "The UPS is already in the requested state of CANCELED."
+    assert again.headers["warning"] == f"299 {web.url}: {already}"
+    claimed = created(web)
+    state(claimed, web, "IN PROGRESS", uids.new())
+    assert web.client.post(f"/workitems/{claimed}/cancelrequest").status_code == 202
+    assert state_of(web, claimed) == "IN PROGRESS"
+
+
+def test_one_of_two_claims_succeeds(web: Web) -> None:
+    uid = created(web)
+    codes: list[int] = []
+    claims = [
+        threading.Thread(target=lambda: codes.append(state(uid, web, "IN PROGRESS", uids.new()).status_code))
+        for _ in range(4)
+    ]
+    for claim in claims:
+        claim.start()
+    for claim in claims:
+        claim.join()
+    assert sorted(codes)[0] == 200
+    assert all(code in (400, 409) for code in sorted(codes)[1:])
+
+
+def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with serving(tmp_path_factory.mktemp("search")) as web:
+        assert web.get("/workitems").status_code == 204
+        uid = [created(web, label=f"Label {n}") for n in range(4)]
+        state(uid[0], web, "IN PROGRESS", uids.new())
+
+        def found(**query: Any) -> set[str]:
+            answer = web.get("/workitems", params=query)
+            assert answer.status_code in (200, 204)
+            items = answer.json() if answer.status_code == 200 else []
+            assert all("00081195" not in item for item in items)
+            return {item["00741204"]["Value"][0][-1] for item in items}
+
+        assert found() == {"0", "1", "2", "3"}
+        assert found(ProcedureStepState="SCHEDULED") == found(**{"00741000": "SCHEDULED"}) == {"1", "2", "3"}
+        assert found(ProcedureStepLabel="Label 2") == {"2"}
+        assert found(ProcedureStepLabel="Label*") == {"0", "1", "2", "3"}
+        assert found(**{"ScheduledWorkitemCodeSequence.CodeValue": "bone_surface"}) == {"0", "1", "2", "3"}
+        assert found(**{"00404018.00080100": "none"}) == set()
+        assert found(SOPInstanceUID=f"{uid[1]},{uid[2]}") == {"1", "2"}
+        assert found(includefield="all", foo="bar", limit=10) == {"0", "1", "2", "3"}
+        page = web.get("/workitems", params={"limit": 1, "offset": 1})
+        assert len(page.json()) == 1
+        assert "2 additional" in page.headers["warning"]
+        assert web.get("/workitems", params={"limit": 0}).status_code == 204
+        assert len(parts(web.get("/workitems", 'multipart/related; type="application/dicom+xml"'))) == 4
+        for query in ("limit=x", "limit=1&limit=2", "00741000=a&00741000=b", "ScheduledProcedureStepStartDateTime=x"):
+            assert web.client.get(f"/workitems?{query}").status_code == 400
+        assert web.get("/workitems", headers={"X-Test-Rights": "store"}).status_code == 403
+        assert send(web, "POST", "/workitems", workitem(), headers={"X-Test-Rights": "query"}).status_code == 403

@@ -104,6 +104,12 @@ class Worklist(Leases):
         page = found[offset:] if limit is None else found[offset : offset + limit]
         return page, max(0, len(found) - offset - len(page))
 
+    def plugins_of(self, keys: Mapping[str, str], principal: Principal) -> list[tuple[str, str]]:
+        """(UID, plug-in) of the matching Workitems that are for a plug-in of ours."""
+        found, _ = self.search(keys, None, 0, principal)
+        named = ((str(ups.value(each, ups.SOP_INSTANCE_UID)), ups_task.plugin_of(each)) for each in found)
+        return [(uid, plugin) for uid, plugin in named if plugin is not None]
+
     def moved_since(self, since: float, principal: Principal) -> list[dict[str, Any]]:
         """Summaries of the Workitems that changed at or after `since` (Unix seconds), oldest change first.
 

@@ -1,0 +1,232 @@
+// A report beside the images: findings to click through, or measurements as a table, or the document's lines.
+import { el, fill, icon } from './dom';
+import { type Finding, listed, type Report } from './sr';
+
+export interface ReportOf {
+  series: string;
+  sopInstance: string;
+  label: string;
+  report: Report;
+}
+
+function amount(value: number): string {
+  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  return value.toLocaleString('en', { maximumFractionDigits: digits });
+}
+
+const UNITS: Record<string, string> = {
+  cm3: 'cm³',
+  mm3: 'mm³',
+  cm2: 'cm²',
+  mm2: 'mm²',
+  "[hnsf'U]": 'HU',
+  ml: 'mL',
+  um: 'µm',
+};
+
+export function unitWords(unit: string): string {
+  return UNITS[unit] ?? unit;
+}
+
+function score(value: number): HTMLElement {
+  const percent = Math.round(value * 100);
+  const bar = el('meter', { min: 0, max: 1, value, 'aria-label': 'Score' });
+  return el('span', { class: 'score' }, bar, `${percent} %`);
+}
+
+function table(findings: readonly Finding[]): HTMLElement {
+  const columns = [
+    ...new Map(findings.flatMap((f) => f.measurements.map((m) => [`${m.name}|${m.unit}`, m] as const))).values(),
+  ];
+  return el(
+    'div',
+    { class: 'table-scroll', tabIndex: 0, role: 'region', 'aria-label': 'Measurements' },
+    el(
+      'table',
+      {},
+      el(
+        'thead',
+        {},
+        el(
+          'tr',
+          {},
+          el('th', { scope: 'col' }, 'Structure'),
+          ...columns.map((c) => el('th', { scope: 'col' }, c.name, c.unit && el('small', {}, unitWords(c.unit)))),
+        ),
+      ),
+      el(
+        'tbody',
+        {},
+        ...findings.map((f) =>
+          el(
+            'tr',
+            {},
+            el(
+              'th',
+              { scope: 'row' },
+              f.identifier,
+              f.finding && f.finding !== f.identifier && el('small', {}, f.finding),
+            ),
+            ...columns.map((c) => {
+              const found = f.measurements.find((m) => m.name === c.name && m.unit === c.unit);
+              return el('td', {}, found ? amount(found.value) : '–');
+            }),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+export class FindingsPanel {
+  readonly element = el('div', { class: 'findings' });
+  private reports: ReportOf[] = [];
+  private current = 0;
+  private order: Finding[] = [];
+  private selected = '';
+
+  constructor(
+    private readonly choose: (finding: Finding) => void,
+    private readonly showReport: (report: ReportOf | undefined) => void,
+  ) {
+    this.draw();
+  }
+
+  set(reports: ReportOf[]): void {
+    const before = this.reports[this.current]?.sopInstance;
+    this.reports = reports;
+    this.current = Math.max(
+      0,
+      reports.findIndex((each) => each.sopInstance === before),
+    );
+    this.draw();
+    this.showReport(this.reports[this.current]);
+  }
+
+  get report(): ReportOf | undefined {
+    return this.reports[this.current];
+  }
+
+  /** Opens the report of a series. */
+  open(series: string): boolean {
+    const index = this.reports.findIndex((each) => each.series === series);
+    if (index < 0) return false;
+    this.current = index;
+    this.draw();
+    this.showReport(this.reports[index]);
+    return true;
+  }
+
+  /** The finding `by` places on from the selected one. */
+  step(by: number): Finding | undefined {
+    const withMarks = this.order.filter((finding) => finding.marks.length > 0 || finding.images.length > 0);
+    if (withMarks.length === 0) return undefined;
+    const at = withMarks.findIndex((finding) => finding.identifier === this.selected);
+    const next = at < 0 ? (by > 0 ? 0 : withMarks.length - 1) : (at + by + withMarks.length) % withMarks.length;
+    return withMarks[next];
+  }
+
+  select(identifier: string): void {
+    this.selected = identifier;
+    for (const row of this.element.querySelectorAll<HTMLElement>('[data-finding]')) {
+      const chosen = row.dataset.finding === identifier;
+      row.setAttribute('aria-current', String(chosen));
+      if (chosen) row.scrollIntoView({ block: 'nearest' });
+    }
+  }
+
+  private row(finding: Finding): HTMLElement {
+    const place = finding.marks.length > 0 || finding.images.length > 0;
+    const numbers = finding.measurements.map((m) => `${m.name} ${amount(m.value)} ${unitWords(m.unit)}`.trim());
+    return el(
+      'li',
+      { class: finding.parent ? 'finding-child' : '' },
+      el(
+        'button',
+        {
+          type: 'button',
+          class: 'finding',
+          'data-finding': finding.identifier,
+          'aria-current': String(finding.identifier === this.selected),
+          disabled: !place,
+          onclick: () => this.choose(finding),
+        },
+        el('span', { class: 'finding-id' }, finding.identifier),
+        el('span', { class: 'finding-what' }, finding.finding || 'Finding'),
+        finding.score !== undefined && score(finding.score),
+        numbers.length > 0 && el('small', {}, numbers.join(' · ')),
+      ),
+    );
+  }
+
+  private draw(): void {
+    const shown = this.reports[this.current];
+    if (!shown) {
+      this.order = [];
+      fill(
+        this.element,
+        el(
+          'div',
+          { class: 'empty small' },
+          icon('report'),
+          el('p', {}, 'No reports yet.'),
+          el('p', { class: 'muted' }, 'Results of analyses appear here.'),
+        ),
+      );
+      return;
+    }
+    const { report } = shown;
+    this.order = listed(report.findings);
+    const marked = this.order.some((finding) => finding.marks.length > 0);
+    const measured = this.order.filter((finding) => finding.measurements.length > 0);
+    const tops = this.order.filter((finding) => !finding.parent).length;
+    const picker =
+      this.reports.length > 1 &&
+      el(
+        'select',
+        {
+          class: 'report-picker',
+          'aria-label': 'Report',
+          onchange: (event: Event) => {
+            this.current = Number((event.target as HTMLSelectElement).value);
+            this.selected = '';
+            this.draw();
+            this.showReport(this.reports[this.current]);
+          },
+        },
+        ...this.reports.map((each, i) => el('option', { value: i, selected: i === this.current }, each.label)),
+      );
+    fill(
+      this.element,
+      picker,
+      el('h3', {}, report.title),
+      report.algorithm && el('p', { class: 'muted' }, report.algorithm),
+      ...report.conclusions.map((words) => el('p', { class: 'conclusion' }, words)),
+      marked &&
+        el(
+          'p',
+          { class: 'finding-hint muted' },
+          `${this.order.length} mark${this.order.length === 1 ? '' : 's'}${tops < this.order.length ? ` in ${tops} groups` : ''}`,
+          el('span', { class: 'keys' }, el('kbd', {}, 'N'), ' next ', el('kbd', {}, 'P'), ' previous'),
+        ),
+      marked
+        ? el('ol', { class: 'finding-list' }, ...this.order.map((finding) => this.row(finding)))
+        : measured.length > 0
+          ? table(measured)
+          : report.findings.length > 0
+            ? el('ol', { class: 'finding-list' }, ...this.order.map((finding) => this.row(finding)))
+            : report.conclusions.length === 0 && this.lines(report),
+      el('p', { class: 'disclaimer' }, 'Computed results, not for primary diagnosis.'),
+    );
+  }
+
+  private lines(report: Report): HTMLElement {
+    const list = el('ul', { class: 'sr-lines' });
+    for (const line of report.lines) {
+      const row = el('li', {}, line.name && el('b', {}, line.name), line.value && el('span', {}, line.value));
+      row.dataset.depth = String(Math.min(6, line.depth));
+      list.append(row);
+    }
+    return list;
+  }
+}

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select
 from pacs.auth import Principal
 from pacs.index import schema
 from pacs.index.engine import Index
+from pacs.index.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,9 @@ class AuditEvent:
     sop_instance_uid: str | None
     workitem_uid: str | None
     detail: str
+
+
+_RECORD = Statement(insert(schema.audit), [c.name for c in schema.audit.columns if c.name != "seq"])
 
 
 class Audit:
@@ -52,8 +56,8 @@ class Audit:
         detail: str = "",
     ) -> None:
         """Add one event to the transaction of `conn`."""
-        conn.execute(
-            insert(schema.audit),
+        record_all(
+            conn,
             [
                 row(
                     event, principal, outcome, time.time(),
@@ -71,6 +75,11 @@ class Audit:
             wanted = wanted.where(t.c.event == event)
         with self._index.read() as conn:
             return [AuditEvent(**r._mapping) for r in conn.execute(wanted)]
+
+
+def record_all(conn: Connection, rows: list[dict[str, object]]) -> None:
+    """Add several events, each made by `row`, to the transaction of `conn`."""
+    _RECORD.run_all(conn, rows)
 
 
 def row(

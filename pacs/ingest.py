@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from pacs import audit
 from pacs.auth import Principal, Right
@@ -23,10 +23,16 @@ from pacs.errors import DatasetMismatch, NotFound, Unavailable, UnsupportedTrans
 from pacs.events import Events
 from pacs.index import changes, filing, schema
 from pacs.index.engine import Index
+from pacs.index.statement import Statement
 from pacs.settings import Settings
 from pacs.spool import Spool
 from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, object_key
+
+_tombstones = select(schema.tombstone.c.id).where(
+    schema.tombstone.c.object_key == bindparam("key"), schema.tombstone.c.state != "kept"
+)
+_TOMBSTONES = (Statement(_tombstones), Statement(_tombstones.with_for_update()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,7 @@ class Ingest:
                 also(conn)
             news = [(p, scope) for p, scope in zip(prepared, scopes, strict=True) if scope is not None]
             if news:
-                conn.execute(insert(schema.audit), [_audit_row(p) for p, _ in news])
+                audit.record_all(conn, [_audit_row(p) for p, _ in news])
                 changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
             return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)]
 
@@ -208,8 +214,7 @@ class Ingest:
     def _outlive_removal(self, conn: Connection, key: str) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
         t = schema.tombstone
-        wanted = select(t.c.id).where(t.c.object_key == key, t.c.state != "kept")
-        if not conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).all():
+        if not _TOMBSTONES[conn.dialect.name == "postgresql"].run(conn, {"key": key}).all():
             return
         try:
             self._store.size(key)  # a removal may have taken them after our put

@@ -110,7 +110,7 @@ class Removal:
             event, principal, "success", now, detail=detail,
             study_instance_uid=study, series_instance_uid=series, sop_instance_uid=instance,
         )  # fmt: skip
-        conn.execute(insert(schema.audit), [whole])
+        audit.record_all(conn, [whole])
         news = [changes.row("deleted", at=now, principal=principal.name, scope=held.scope, **name) for name in names]
         changes.append_all(conn, news)
         return len(gone), [each.object_key for each in gone]

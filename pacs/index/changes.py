@@ -12,9 +12,11 @@ from sqlalchemy import Connection, func, insert, select, text, update
 
 from pacs.index import schema
 from pacs.index.engine import Index
+from pacs.index.statement import Statement
 
 KINDS = ("instance", "result", "stable", "workitem", "deleted")
 _ADVISORY_LOCK = 0x6D334443
+_APPEND = Statement(insert(schema.change), [c.name for c in schema.change.columns if c.name != "seq"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def append_all(conn: Connection, rows: list[dict[str, object]]) -> None:
     if rows:
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        conn.execute(insert(schema.change), rows)
+        _APPEND.run_all(conn, rows)
 
 
 class Changes:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, bindparam, insert, select, update
 
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
 from pacs.index import rows, schema
+from pacs.index.statement import Statement
 from pacs.storage.arrival import Arrival
 from pacs.storage.base import Locator
 
@@ -52,15 +53,59 @@ class Entry:
             object.__setattr__(self, name, made_value)
 
 
-def held(conn: Connection, sop_instance_uid: str) -> Found | None:
-    """Digest, scope and object key of the instance under this UID, if one is here."""
-    t, s = schema.instance.c, schema.study.c
-    wanted = (
-        select(t.digest, s.scope, s.study_instance_uid, t.object_key)
-        .join_from(schema.instance, schema.study, s.id == t.study_key)
-        .where(t.sop_instance_uid == sop_instance_uid)
+def _insert(table: Table) -> Statement:
+    """A full row in; its key comes back."""
+    names = [column.name for column in table.columns if column.name != "id"]
+    return Statement(insert(table).returning(*table.primary_key.columns), names)
+
+
+def _select(wanted: Select[*tuple[Any, ...]]) -> tuple[Statement, Statement]:
+    """The same without and with a lock on the row."""
+    return Statement(wanted), Statement(wanted.with_for_update())
+
+
+_s, _r, _i = schema.study.c, schema.series.c, schema.instance.c
+_HELD = Statement(
+    select(_i.digest, _s.scope)
+    .join_from(schema.instance, schema.study, _s.id == _i.study_key)
+    .where(_i.sop_instance_uid == bindparam("uid"))
+)
+_STUDY = _select(
+    select(_s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances).where(
+        _s.study_instance_uid == bindparam("uid")
     )
-    return conn.execute(wanted).first()
+)
+_SERIES = Statement(
+    select(_r.id, _r.row, _r.number_of_instances).where(
+        _r.study_key == bindparam("study"), _r.series_instance_uid == bindparam("uid")
+    )
+)
+_INSERT_STUDY, _INSERT_SERIES = _insert(schema.study), _insert(schema.series)
+_INSERT_INSTANCE = _insert(schema.instance)
+_INSERT_METADATA, _INSERT_LAYOUT = (
+    Statement(insert(table), table.columns.keys()) for table in (schema.instance_metadata, schema.instance_layout)
+)
+_COUNT_SERIES = Statement(
+    update(schema.series)
+    .where(_r.id == bindparam("key"))
+    .values(row=bindparam("row_"), number_of_instances=bindparam("instances"))
+)
+_count_study = update(schema.study).where(_s.id == bindparam("key"))
+_COUNTS: dict[str, Any] = {
+    "row": bindparam("row_"),
+    "number_of_series": bindparam("series"),
+    "number_of_instances": bindparam("instances"),
+}
+_COUNT_STUDY = Statement(_count_study.values(**_COUNTS))
+# Our own results neither delay nor reopen a study; whatever else arrives does.
+_COUNT_UNSTABLE = Statement(
+    _count_study.values(**_COUNTS, last_instance_at=bindparam("at"), stable_at=None, fingerprint=None)
+)
+
+
+def held(conn: Connection, sop_instance_uid: str) -> Found | None:
+    """Digest and access scope of the instance under this UID, if one is here."""
+    return _HELD.run(conn, {"uid": sop_instance_uid}).first()
 
 
 def is_same(found: Found, entry_digest: str, sop_instance_uid: str) -> bool:
@@ -86,8 +131,8 @@ def file(conn: Connection, entry: Entry) -> str | None:
     study = _study(conn, entry)
     series = _series(conn, entry, study.id)
     _instance(conn, entry, study.id, series.id)
-    _count_series(conn, entry, series)
-    _count_study(conn, entry, study, new_series=series.number_of_instances == 0)
+    _count_up_series(conn, entry, series)
+    _count_up_study(conn, entry, study, new_series=series.number_of_instances == 0)
     scope: str = study.scope
     return scope
 
@@ -97,109 +142,88 @@ def _allowed(entry: Entry, scope: str) -> None:
         raise Conflict("the study belongs to another access scope", about=entry.scan.study_instance_uid)
 
 
-def _locked(conn: Connection, wanted: Select[*tuple[Any, ...]]) -> Found | None:
-    return conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).first()
-
-
 def _study(conn: Connection, entry: Entry) -> Found:
-    t = schema.study.c
     scan, arrival = entry.scan, entry.arrival
-    wanted = select(
-        t.id, t.scope, t.row, t.number_of_series, t.number_of_instances, t.last_instance_at, t.stable_at
-    ).where(t.study_instance_uid == scan.study_instance_uid)
-    found = _locked(conn, wanted)
+    wanted = _STUDY[conn.dialect.name == "postgresql"]
+    found = wanted.run(conn, {"uid": scan.study_instance_uid}).first()
     if found is not None:
         _allowed(entry, found.scope)
         return found
     levels = (Level.PATIENT, Level.STUDY)
-    conn.execute(
-        insert(schema.study).values(
-            **rows.columns(scan.metadata, *levels)
-            | {
-                "study_instance_uid": scan.study_instance_uid,
-                "scope": arrival.scope,
-                "principal": arrival.principal,
-                "number_of_series": 0,
-                "number_of_instances": 0,
-                "row": rows.study_row(rows.defaults(scan.metadata, *levels), scan.study_instance_uid, [], [], (0, 0)),
-                "extra": rows.others(scan.metadata, *levels),
-                "created_at": arrival.at,
-            }
-        )
-    )
-    made = _locked(conn, wanted)
-    assert made is not None
-    return made
+    made = {
+        **rows.columns(scan.metadata, *levels),
+        "study_instance_uid": scan.study_instance_uid,
+        "scope": arrival.scope,
+        "principal": arrival.principal,
+        "number_of_series": 0,
+        "number_of_instances": 0,
+        "row": rows.study_row(rows.defaults(scan.metadata, *levels), scan.study_instance_uid, [], [], (0, 0)),
+        "extra": rows.others(scan.metadata, *levels),
+        "created_at": arrival.at,
+        "last_instance_at": None,
+        "stable_at": None,
+        "fingerprint": None,
+    }
+    _INSERT_STUDY.run(conn, made).all()
+    return wanted.run(conn, {"uid": scan.study_instance_uid}).one()
 
 
 def _series(conn: Connection, entry: Entry, study_key: int) -> Found:
-    t = schema.series.c
     scan = entry.scan
-    wanted = select(t.id, t.row, t.number_of_instances).where(
-        t.study_key == study_key, t.series_instance_uid == scan.series_instance_uid
-    )
-    found = conn.execute(wanted).first()
+    which = {"study": study_key, "uid": scan.series_instance_uid}
+    found = _SERIES.run(conn, which).first()
     if found is not None:
         return found
     attributes = rows.defaults(scan.metadata, Level.SERIES)
-    conn.execute(
-        insert(schema.series).values(
-            **rows.columns(scan.metadata, Level.SERIES)
-            | {
-                "study_key": study_key,
-                "series_instance_uid": scan.series_instance_uid,
-                "number_of_instances": 0,
-                "row": rows.series_row(attributes, scan.study_instance_uid, scan.series_instance_uid, 0),
-                "extra": rows.others(scan.metadata, Level.SERIES),
-                "created_at": entry.arrival.at,
-            }
-        )
-    )
-    made = conn.execute(wanted).one()
+    made = {
+        **rows.columns(scan.metadata, Level.SERIES),
+        "study_key": study_key,
+        "series_instance_uid": scan.series_instance_uid,
+        "number_of_instances": 0,
+        "row": rows.series_row(attributes, scan.study_instance_uid, scan.series_instance_uid, 0),
+        "extra": rows.others(scan.metadata, Level.SERIES),
+        "created_at": entry.arrival.at,
+    }
+    _INSERT_SERIES.run(conn, made).all()
+    series = _SERIES.run(conn, which).one()
     if requests := rows.request_columns(scan.metadata):
-        conn.execute(insert(schema.series_request), [{"series_key": made.id, **request} for request in requests])
-    return made
+        conn.execute(insert(schema.series_request), [{"series_key": series.id, **request} for request in requests])
+    return series
 
 
 def _instance(conn: Connection, entry: Entry, study_key: int, series_key: int) -> None:
     scan, arrival = entry.scan, entry.arrival
-    made = conn.execute(
-        insert(schema.instance).values(
-            **entry.columns
-            | {
-                "study_key": study_key,
-                "series_key": series_key,
-                "sop_instance_uid": scan.sop_instance_uid,
-                "sop_class_uid": scan.sop_class_uid,
-                "transfer_syntax_uid": entry.transfer_syntax_uid,
-                "row": entry.row,
-                "digest": entry.digest,
-                "object_key": entry.locator.object_key,
-                "object_offset": entry.locator.offset,
-                "object_length": entry.locator.length,
-                "dataset_offset": entry.dataset_offset,
-                "principal": arrival.principal,
-                "source_ae": arrival.source_ae,
-                "result_of": arrival.result_of,
-                "created_at": arrival.at,
-            }
-        )
-    ).inserted_primary_key
-    assert made is not None
-    conn.execute(insert(schema.instance_metadata).values(instance_key=made[0], json=entry.json))
-    conn.execute(insert(schema.instance_layout).values(instance_key=made[0], frames=entry.frames, bulk=entry.bulk))
+    made = {
+        **entry.columns,
+        "study_key": study_key,
+        "series_key": series_key,
+        "sop_instance_uid": scan.sop_instance_uid,
+        "sop_class_uid": scan.sop_class_uid,
+        "transfer_syntax_uid": entry.transfer_syntax_uid,
+        "row": entry.row,
+        "digest": entry.digest,
+        "object_key": entry.locator.object_key,
+        "object_offset": entry.locator.offset,
+        "object_length": entry.locator.length,
+        "dataset_offset": entry.dataset_offset,
+        "principal": arrival.principal,
+        "source_ae": arrival.source_ae,
+        "result_of": arrival.result_of,
+        "created_at": arrival.at,
+    }
+    key = _INSERT_INSTANCE.run(conn, made).scalar_one()
+    _INSERT_METADATA.run(conn, {"instance_key": key, "json": entry.json})
+    _INSERT_LAYOUT.run(conn, {"instance_key": key, "frames": entry.frames, "bulk": entry.bulk})
 
 
-def _count_series(conn: Connection, entry: Entry, series: Found) -> None:
-    t = schema.series
+def _count_up_series(conn: Connection, entry: Entry, series: Found) -> None:
     scan = entry.scan
     count = series.number_of_instances + 1
     row = rows.series_row(rows.loads(series.row), scan.study_instance_uid, scan.series_instance_uid, count)
-    conn.execute(update(t).where(t.c.id == series.id).values(row=row, number_of_instances=count))
+    _COUNT_SERIES.run(conn, {"key": series.id, "row_": row, "instances": count})
 
 
-def _count_study(conn: Connection, entry: Entry, study: Found, *, new_series: bool) -> None:
-    t = schema.study
+def _count_up_study(conn: Connection, entry: Entry, study: Found, *, new_series: bool) -> None:
     scan = entry.scan
     attributes = rows.loads(study.row)
     modalities = json_model.texts(attributes, "00080061")
@@ -210,11 +234,13 @@ def _count_study(conn: Connection, entry: Entry, study: Found, *, new_series: bo
     if scan.sop_class_uid not in classes:
         classes.append(scan.sop_class_uid)
     counts = (study.number_of_series + new_series, study.number_of_instances + 1)
-    changed: dict[str, Any] = {
-        "row": rows.study_row(attributes, scan.study_instance_uid, modalities, classes, counts),
-        "number_of_series": counts[0],
-        "number_of_instances": counts[1],
+    changed = {
+        "key": study.id,
+        "row_": rows.study_row(attributes, scan.study_instance_uid, modalities, classes, counts),
+        "series": counts[0],
+        "instances": counts[1],
     }
-    if entry.arrival.result_of is None:  # our own results neither delay nor reopen a study
-        changed |= {"last_instance_at": entry.arrival.at, "stable_at": None, "fingerprint": None}
-    conn.execute(update(t).where(t.c.id == study.id).values(**changed))
+    if entry.arrival.result_of is None:
+        _COUNT_UNSTABLE.run(conn, {**changed, "at": entry.arrival.at})
+    else:
+        _COUNT_STUDY.run(conn, changed)

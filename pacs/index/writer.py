@@ -99,16 +99,28 @@ class GroupCommit:
     def _commit(conn: Connection, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
         answers: list[tuple[Future[Any], Any]] = []
         failures: list[tuple[Future[Any], BaseException]] = []
+        if len(batch) == 1:  # the transaction itself is all the savepoint that is needed
+            work, future = batch[0]
+            try:
+                with conn.begin():
+                    answer = work(conn)
+            except Exception as error:
+                future.set_exception(translated(error))
+            else:
+                future.set_result(answer)
+            return
         try:
             with conn.begin():
                 for work, future in batch:
+                    conn.exec_driver_sql("SAVEPOINT work")
                     try:
-                        with conn.begin_nested():
-                            answer = work(conn)
+                        answer = work(conn)
                     except Exception as error:
+                        conn.exec_driver_sql("ROLLBACK TO work")
                         failures.append((future, translated(error)))
                     else:
                         answers.append((future, answer))
+                    conn.exec_driver_sql("RELEASE work")
         except Exception as error:  # the COMMIT itself: nothing of the batch happened
             reason = translated(error)
             failures += [(future, reason) for future, _ in answers]

@@ -8,12 +8,11 @@ instances in one body do complete ones become visible before its end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from dicomweb import errors, xml_model
+from dicomweb import stow_metadata, xml_model
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
 from dicomweb.media_types import (
@@ -27,9 +26,10 @@ from dicomweb.media_types import (
     parse,
 )  # fmt: skip
 from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
+from dicomweb.store_results import Failure, failure, file, response_module, status_of
 from pacs.auth import Principal, Right
 from pacs.dicom.json_model import dumps
-from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, OutOfResources, TooLarge, Unavailable
+from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -41,28 +41,49 @@ PREPARING_AT_ONCE = 4
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An instance, or a part that never became one, that is not stored. The UIDs are empty where unknown."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    error: ArchiveError
-
-
 async def store(call: Call) -> Answer:
     """POST /studies and /studies/{study}: what became of each instance; 200 only where all is well."""
     principal = call.principal(Right.STORE)
     study = call.uid("study") if "study" in call.params else None
     offer = call.choose(RESPONSES)
     call.refuse_encoding()
-    events, is_single = _reader(call)
-    declared = call.headers.get("content-length", "")
-    limit = call.archive.settings.max_object_bytes
-    if is_single and declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(f"more than {limit} bytes")
+    media_type, parameters = _content_type(call)
+    if media_type == DICOM:
+        declared = call.headers.get("content-length", "")
+        limit = call.archive.settings.max_object_bytes
+        if declared.isdecimal() and int(declared) > limit:
+            raise TooLarge(f"more than {limit} bytes")
+        results = await _objects(call, Intake(call.archive, principal, study), Single())
+    else:
+        parser = Parser(parameters.get("boundary", ""))
+        if parameters.get("type", DICOM).lower() == DICOM_JSON:
+            prepared = await stow_metadata.read(call, parser, principal, study)
+            results = await call.io(file, call.archive, prepared)
+        else:
+            results = await _objects(call, Intake(call.archive, principal, study), parser)
+    if not results:
+        raise InvalidInput("the body holds no instance")
+    body = response_module(results, call.service_root)
+    if offer.media_type == DICOM_XML:
+        return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])
+    return Answer(status_of(results), DICOM_JSON, [dumps(body)])
 
-    intake = Intake(call.archive, principal, study)
+
+def _content_type(call: Call) -> tuple[str, dict[str, str]]:
+    """Media type and parameters of the body. Raises UnsupportedMediaType for what is not stored."""
+    try:
+        media_type, parameters = parse(call.headers.get("content-type", ""))
+    except InvalidInput:
+        raise UnsupportedMediaType("a Content-Type is needed") from None
+    if media_type not in (DICOM, MULTIPART):
+        raise UnsupportedMediaType("multipart/related or application/dicom is needed")
+    if media_type == MULTIPART and parameters.get("type", DICOM).lower() not in (DICOM, DICOM_JSON):
+        raise UnsupportedMediaType("parts of type application/dicom or application/dicom+json are needed")
+    return media_type, parameters
+
+
+async def _objects(call: Call, intake: Intake, events: Reader) -> list[Stored | Failure]:
+    """What became of each instance in a body of Part 10 files."""
     arrived: dict[int, Prepared | Failure] = {}
     results: list[Stored | Failure] = []
     places = anyio.Semaphore(PREPARING_AT_ONCE)
@@ -111,28 +132,7 @@ async def store(call: Call) -> Answer:
     if failed is not None:
         raise failed
     await file_arrived()
-    if not results:
-        raise InvalidInput("the body holds no part")
-    body = response_module(results, call.service_root)
-    if offer.media_type == DICOM_XML:
-        return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])
-    return Answer(status_of(results), DICOM_JSON, [dumps(body)])
-
-
-def _reader(call: Call) -> tuple[Reader, bool]:
-    """What turns the body into events, and whether the body is one instance alone."""
-    try:
-        media_type, parameters = parse(call.headers.get("content-type", ""))
-    except InvalidInput:
-        raise UnsupportedMediaType("a Content-Type is needed") from None
-    if media_type == DICOM:
-        return Single(), True
-    if media_type != MULTIPART:
-        raise UnsupportedMediaType("multipart/related or application/dicom is needed")
-    root = parameters.get("type", DICOM).lower()
-    if root != DICOM:
-        raise UnsupportedMediaType("only parts of type application/dicom are stored")
-    return Parser(parameters.get("boundary", "")), False
+    return results
 
 
 class Single:
@@ -236,74 +236,3 @@ class Intake:
         if self._receiving is not None:
             self._receiving.abort()
             self._receiving = None
-
-
-def failure(receiving: Receiving | None, error: ArchiveError) -> Failure:
-    """The entry for what arrived and could not be stored."""
-    if receiving is None:
-        return Failure("", "", error)
-    known = receiving if receiving.header is None else receiving.header
-    return Failure(known.sop_class_uid or "", known.sop_instance_uid or "", error)
-
-
-def file(archive: Archive, done: Sequence[Prepared | Failure]) -> list[Stored | Failure]:
-    """Make the prepared instances visible, all in one transaction; where one is refused, each in its own."""
-    prepared = [each for each in done if not isinstance(each, Failure)]
-    try:
-        stored: Iterator[Stored | Failure] = iter(archive.ingest.file(prepared) if prepared else ())
-    except ArchiveError:
-        stored = (_file_one(archive, each) for each in prepared)
-    return [each if isinstance(each, Failure) else next(stored) for each in done]
-
-
-def _file_one(archive: Archive, prepared: Prepared) -> Stored | Failure:
-    try:
-        return archive.ingest.file([prepared])[0]
-    except ArchiveError as error:
-        return Failure(prepared.sop_class_uid, prepared.sop_instance_uid, error)
-
-
-def status_of(results: Sequence[Stored | Failure]) -> int:
-    """The status of the whole (PS3.18 Table 10.5.3-1); 503 and 507 only where nothing else went wrong."""
-    failures = [each for each in results if isinstance(each, Failure)]
-    if not failures:
-        return 200
-    if len(failures) < len(results):
-        return 202
-    if all(isinstance(each.error, OutOfResources) for each in failures):
-        return 507
-    if all(isinstance(each.error, Unavailable) for each in failures):
-        return 503
-    return 409 if any(each.sop_instance_uid for each in failures) else 400
-
-
-def response_module(results: Sequence[Stored | Failure], root: str) -> dict[str, Any]:
-    """The Store Instances Response Module (PS3.18 Annex I.2) as DICOM JSON; `root` is the URL of the service."""
-    stored, failed, others, studies = [], [], [], set()
-    for each in results:
-        if not isinstance(each, Failure):
-            study = f"{root}/studies/{each.study_instance_uid}"
-            studies.add(study)
-            url = f"{study}/series/{each.series_instance_uid}/instances/{each.sop_instance_uid}"
-            stored.append(_references(each.sop_class_uid, each.sop_instance_uid) | {"00081190": _element("UR", url)})
-            continue
-        reason = {"00081197": _element("US", errors.failure_reason(each.error))}
-        if each.sop_instance_uid:
-            failed.append(_references(each.sop_class_uid, each.sop_instance_uid) | reason)
-        else:
-            others.append(reason)
-    module: dict[str, Any] = {}
-    if len(studies) == 1:
-        module["00081190"] = _element("UR", studies.pop())
-    for tag, items in (("0008119A", others), ("00081198", failed), ("00081199", stored)):
-        if items:
-            module[tag] = {"vr": "SQ", "Value": items}
-    return dict(sorted(module.items()))
-
-
-def _references(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
-    return {"00081150": _element("UI", sop_class_uid), "00081155": _element("UI", sop_instance_uid)}
-
-
-def _element(vr: str, value: str | int) -> dict[str, Any]:
-    return {"vr": vr} if value == "" else {"vr": vr, "Value": [value]}

@@ -139,7 +139,7 @@ async def request_cancel(call: Call) -> Answer:
     principal = call.principal(Right.PROCESS)
     uid = call.uid("workitem")
     raw = await call.body()
-    attributes = _parsed(raw) if raw.strip() else {}
+    attributes = loads(raw) if raw.strip() else {}
     reason = ups.value(attributes, ups.REASON_FOR_CANCELLATION)
     try:
         warned = await call.io(call.archive.worklist.request_cancel, uid, str(reason or ""), principal)
@@ -161,17 +161,7 @@ async def _attributes(call: Call) -> dict[str, Any]:
         media_type = ""
     if media_type not in (DICOM_JSON, JSON):
         raise UnsupportedMediaType("a body of type application/dicom+json is needed")
-    return _parsed(await call.body())
-
-
-def _parsed(raw: bytes) -> dict[str, Any]:
-    """The one data set of a body: PS3.18 F.1 makes it an array of one, older editions an object."""
-    stripped = raw.strip()
-    if stripped.startswith(b"["):
-        if not stripped.endswith(b"]"):
-            raise InvalidInput("no DICOM JSON")
-        stripped = stripped[1:-1].strip()
-    return loads(stripped)
+    return loads(await call.body())
 
 
 def _path(name: str) -> str | None:

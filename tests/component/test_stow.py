@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import dicom_data
+import imagecodecs
+import numpy as np
 import pytest
 from dicomweb_server import Web, multipart, serving
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom import dcmread
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from pacs import uids
 from pacs.archive import Archive
@@ -274,3 +284,66 @@ def test_a_store_that_cannot_take_it(tmp_path: Path, error: Exception, status: i
         answer = web.store(fresh(1))
         assert (answer.status_code, reasons(answer)) == (status, [0xA700])
         assert web.get("/studies").status_code == 204
+
+
+def described(ds: Any, location: str = "pixels") -> bytes:
+    """The instance as DICOM JSON with its pixel data elsewhere."""
+    metadata = ds.to_json_dict()
+    metadata["7FE00010"] = {"vr": "OW", "BulkDataURI": location}
+    return json.dumps([metadata]).encode()
+
+
+def mixed(*found: tuple[str, str, bytes]) -> dict[str, Any]:
+    """A body of parts with media type, location and content."""
+    body = b"".join(
+        f"--b\r\nContent-Type: {kind}\r\nContent-Location: {location}\r\n\r\n".encode() + content + b"\r\n"
+        for kind, location, content in found
+    )
+    header = {"Content-Type": f'multipart/related; type="{JSON}"; boundary=b'}
+    return {"content": body + b"--b--", "headers": header}
+
+
+def test_metadata_and_bulk_data(web: Web) -> None:
+    ds = fresh(50, PatientName="Müller^Jörg")
+    answer = web.client.post(
+        "/studies",
+        **mixed((JSON, "", described(ds)), ("application/octet-stream", "pixels", ds.PixelData)),
+    )
+    assert answer.status_code == 200, answer.text
+    raw = web.get(answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0], "application/dicom").content
+    back = dcmread(io.BytesIO(raw))
+    assert back.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    ds["PixelData"].VR = "OW"
+    assert back.to_json_dict() == ds.to_json_dict()
+
+
+def test_metadata_without_its_bulk_data(web: Web) -> None:
+    one, two = fresh(51), fresh(52)
+    both = json.loads(described(one)) + json.loads(described(two, "http://169.254.169.254/latest"))
+    parts = ((JSON, "", json.dumps(both).encode()), ("application/octet-stream", "pixels", one.PixelData))
+    answer = web.client.post("/studies", **mixed(*parts))
+    assert (answer.status_code, reasons(answer)) == (202, [0xC000])
+    assert web.get(study_of(two) + "/instances").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"{", b"[" * 10_000, b"[1]", b'[{"0008": 1}]', b'[{"00080018": {"vr": "UI", "Value": [1]}}]']
+)
+def test_metadata_that_is_none(web: Web, metadata: bytes) -> None:
+    assert web.client.post("/studies", **mixed((JSON, "", metadata))).status_code == 400
+
+
+def test_compressed_bulk_data(web: Web) -> None:
+    ds = fresh(53, Rows=16, Columns=16, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=b"\0" * 256)
+    codestream = imagecodecs.jpeg8_encode(np.zeros((16, 16), np.uint8))
+    kind = "image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.50"
+    answer = web.client.post("/studies", **mixed((JSON, "", described(ds)), (kind, "pixels", codestream)))
+    assert answer.status_code == 200, answer.text
+    [url] = answer.json()["00081199"]["Value"][0]["00081190"]["Value"]
+    frame = web.get(f"{url}/frames/1", "image/jpeg")
+    assert frame.status_code == 200
+    assert frame.content.rstrip(b"\0") == codestream.rstrip(b"\0")
+    unnamed = web.client.post(
+        "/studies", **mixed((JSON, "", described(fresh(54))), ("image/jpeg", "pixels", codestream))
+    )
+    assert (refused.status_code, reasons(refused)) == (409, [0xC122])

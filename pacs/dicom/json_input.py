@@ -79,7 +79,7 @@ def _entry(tag: str, entry: Any, depth: int) -> dict[str, Any]:
     given = [key for key in ("Value", "InlineBinary", "BulkDataURI") if entry.get(key) is not None]
     if len(given) > 1:
         raise InvalidInput(f"both {given[0]} and {given[1]} (PS3.18 F.2.2)", about=tag)
-    if not isinstance(vr, str) or not (vr in _TEXT or vr in _BINARY or vr in _READERS):
+    if not isinstance(vr, str) or not (vr in _BINARY or vr in _READERS):
         raise InvalidInput("unknown VR", about=tag)
     if not given:
         return {"vr": vr}
@@ -100,7 +100,7 @@ def _entry(tag: str, entry: Any, depth: int) -> dict[str, Any]:
         return {"vr": vr, "Value": [checked(each, depth + 1) for each in value]} if value else {"vr": vr}
     if vr in _SINGLE_TEXT and len(value) > 1:
         raise InvalidInput(f"VR {vr} has only one value", about=tag)
-    read: Reader = _READERS[vr] if vr in _READERS else _text
+    read = _READERS[vr]
     values = [None if each is None or each == "" else read(tag, vr, each) for each in value]
     if values in ([], [None]):
         return {"vr": vr}
@@ -182,5 +182,5 @@ def _sequence(tag: str, vr: str, value: Any) -> Any:
 
 _READERS: Final[dict[str, Reader]] = {
     "PN": _name, "IS": _integer_string, "DS": _decimal_string, "FL": _float, "FD": _float, "AT": _tag, "SQ": _sequence,
-    **dict.fromkeys(_RANGES, _integer),
+    **dict.fromkeys(_RANGES, _integer), **dict.fromkeys(_TEXT, _text),
 }  # fmt: skip

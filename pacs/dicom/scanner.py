@@ -57,6 +57,9 @@ class Limits:
     inflated_bytes: int = 4 << 30
 
 
+DEFAULT_LIMITS: Final = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class BulkValue:
     """A value kept out of the metadata: `length` bytes at `offset` of the (inflated) data set, as they are there.
@@ -87,7 +90,7 @@ class Scan:
         return json_model.dumps(self.metadata)
 
 
-def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits = Limits()) -> Scan:
+def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits = DEFAULT_LIMITS) -> Scan:
     """What the data set holds; its bytes come without preamble and File Meta, and deflated ones are inflated inside.
 
     Raises UnsupportedTransferSyntax, MalformedDataset (with tag and offset), InvalidUID or TooLarge.

@@ -93,25 +93,28 @@ def _settings(chosen: argparse.Namespace, *names: str) -> Settings:
 def _serve(chosen: argparse.Namespace) -> int:
     from pacs.server import processes
 
-    return processes.serve(_settings(chosen, "http", "dimse", "aet"), ready_file=chosen.ready_file, say=_welcome)
+    settings = _settings(chosen, "http", "dimse", "aet")
+    return processes.serve(settings, ready_file=chosen.ready_file, say=lambda running: _welcome(running, settings))
 
 
-def _welcome(running: Running) -> None:
+def _welcome(running: Running, settings: Settings) -> None:
     host, _, port = running.dimse.rpartition(":")
     site = running.dicomweb.removesuffix("/dicom-web")
+    command = f"{os.path.relpath(sys.argv[0])}" if os.path.isfile(sys.argv[0]) else "m3dicom"
+    data = f"--data {settings.data}"
     print(
         f"""
 m3DICOM is running.
 
   Viewer     {site}/#login={running.login}
-             (good for one login; `m3dicom login-link` prints another)
+             (good for one login; `{command} login-link {data}` prints another)
   DICOMweb   {running.dicomweb}
   DIMSE      {running.aet} at {running.dimse or "(no DIMSE door)"}
 
 Try:
   dcmsend -aec {running.aet} {host.strip("[]")} {port} +sd +r FOLDER
-  curl -H "Authorization: Bearer $(m3dicom token create --data DIR --name me | tail -n 1)" {running.dicomweb}/studies
-  m3dicom demo          # synthetic studies, if you have no data at hand
+  curl -H "Authorization: Bearer $({command} token create {data} --name me | tail -n 1)" {running.dicomweb}/studies
+  {command} demo {data}     # synthetic studies, if you have no data at hand
 
 Ctrl-C stops it.
 """,

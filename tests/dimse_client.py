@@ -107,6 +107,7 @@ class Connection:
     def __init__(self, address: tuple[str, int], timeout: float = 30.0) -> None:
         self.sock = socket.create_connection(address, timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.over = False
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +138,7 @@ class Connection:
 
     def ended(self) -> tuple[int, ...] | None:
         """How the server ends the conversation: (source, reason) of its A-ABORT, or None where it just closes."""
+        self.over = True
         try:
             while True:
                 self.read_pdu()
@@ -183,7 +185,7 @@ class Association(Connection):
         self.max_length = struct.unpack(">I", dict(self.user)[0x51])[0]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
+        if kind is None and not self.over:
             with contextlib.suppress(OSError):
                 self.release()
         self.sock.close()

@@ -120,8 +120,8 @@ class Association(threading.Thread):
             last = encode_abort(AbortSource.PROVIDER)
         except Disconnected:
             last = encode_abort(AbortSource.PROVIDER) if self._draining else None
-        except Exception:
-            log.exception("association failed", extra={"address": self.address})
+        except Exception as error:
+            status.report("an association failed", error)
             last = encode_abort(AbortSource.PROVIDER)
         finally:
             self._abort_operation()
@@ -151,7 +151,7 @@ class Association(threading.Thread):
         except AccessDenied as error:
             raise _Refused(Rejection.CALLING_AE_TITLE) from error
         except Exception as error:
-            log.exception("cannot judge a calling AE title", extra={"address": self.address})
+            status.report("cannot judge a calling AE title", error)
             raise _Refused(Rejection.TEMPORARY_CONGESTION) from error
         negotiated = negotiation.negotiate(request, self._policy)
         peer = Peer(
@@ -253,8 +253,8 @@ class Association(threading.Thread):
         if operation is not None:
             try:
                 operation.abort()
-            except Exception:
-                log.exception("cannot abort an operation", extra={"address": self.address})
+            except Exception as error:
+                status.report("cannot abort an operation", error)
 
     def _say_goodbye(self, last: bytes | None) -> None:
         if last is not None:

@@ -88,7 +88,7 @@ class FindOperation:
             include=request.include,
             limit=PAGE_ROWS,
             fuzzy=self._context.abstract_syntax in self._peer.fuzzy,
-            with_upper=True,
+            with_upper=False,  # what the identifier names is all that a response holds
         )
         remaining = 1
         while remaining:

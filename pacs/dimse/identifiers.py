@@ -161,6 +161,7 @@ class ResponseEncoder:
     def __init__(self, request: FindRequest, transfer_syntax_uid: str, ae_title: str) -> None:
         self._request = request
         self._syntax = TRANSFER_SYNTAXES[transfer_syntax_uid]
+        self._ascii = True
         self._fixed = {
             LEVEL: {"vr": "CS", "Value": [request.level.value]},
             RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [ae_title]},
@@ -176,8 +177,9 @@ class ResponseEncoder:
             elif wanted.tag == TIMEZONE_OFFSET and not (found or {}).get("Value"):
                 continue  # PS3.4 C.4.1.1.3.2: never of zero length
             elements[wanted.tag] = _selected(found, wanted)
+        self._ascii = True
         raw = self._dataset(elements)
-        if not raw.isascii():  # PS3.4 C.4.1.1.3.2: included only where it is needed
+        if not self._ascii:  # PS3.4 C.4.1.1.3.2: included only where it is needed
             elements[CHARACTER_SET] = {"vr": "CS", "Value": ["ISO_IR 192"]}
             raw = self._dataset(elements)
         if self._syntax.deflated:
@@ -199,6 +201,7 @@ class ResponseEncoder:
             )
         else:
             raw = _value(vr, tag, entry, order)
+            self._ascii &= vr not in _TEXT_VRS or raw.isascii()
         group, element = int(tag[:4], 16), int(tag[4:], 16)
         if not self._syntax.explicit:
             return struct.pack("<HHI", group, element, len(raw)) + raw
@@ -221,6 +224,7 @@ def _selected(found: Mapping[str, Any] | None, wanted: Wanted) -> Mapping[str, A
     }
 
 
+_TEXT_VRS: Final = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _LONG_VRS: Final = frozenset(vr.name for vr in vrs(True).values() if vr.long)
 _NUMBERS: Final[dict[str, tuple[str, Callable[[Any], int | float]]]] = {
     "US": ("H", int), "SS": ("h", int), "UL": ("I", int), "SL": ("i", int), "UV": ("Q", int), "SV": ("q", int),

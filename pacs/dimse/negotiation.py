@@ -134,9 +134,7 @@ def _answer(
     uid = proposed.abstract_syntax
     if uid == VERIFICATION or uid in FIND_CLASSES:
         readable: Collection[str] = MESSAGE_SYNTAXES
-    elif (
-        uid in policy.storage or policy.unknown_storage or any(name in policy.storage for name in related.get(uid, ()))
-    ):
+    elif _is_storage(uid, policy) or any(name in policy.storage for name in related.get(uid, ())):
         readable = policy.transfer_syntaxes
     else:
         return _no(proposed, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 
 from pacs import errors
 from pacs.dimse.messages import Response
@@ -45,13 +46,18 @@ _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
 def failure(error: Exception) -> Response:
     """The response that says `error`; one that is not ours is logged and answered as a processing failure."""
     if not isinstance(error, errors.ArchiveError):
-        log.error("DIMSE service failed", exc_info=error)
+        report("a DIMSE service failed", error)
         return Response(PROCESSING_FAILURE, "internal error, see the log of the server")
     code = next((code for kind, code in _TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
     tag = _TAG.fullmatch(error.about) or (
         _TAG.search(error.reason) if code in (CANNOT_UNDERSTAND, DATASET_MISMATCH) else None
     )
     return Response(code, comment(error.reason), (int(tag[1] + tag[2], 16),) if tag else ())
+
+
+def report(what: str, error: Exception) -> None:
+    """Log an error that nobody foresaw: its type and where it happened, not its text, which may hold patient data."""
+    log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
 
 
 def comment(text: str) -> str:

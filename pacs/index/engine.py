@@ -79,7 +79,10 @@ def _migrated(engine: Engine) -> None:
     try:
         with engine.begin() as conn:
             migrate(conn)
-    except DBAPIError as error:
+    except BaseException as error:
+        engine.dispose()
+        if not isinstance(error, DBAPIError):
+            raise
         raise Unavailable(f"the index cannot be opened: {type(error.orig).__name__}: {error.orig}") from error
 
 

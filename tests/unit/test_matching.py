@@ -1,0 +1,168 @@
+"""Matching keys as PS3.4 C.2.2.2 has them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pacs.dicom.attributes import TABLE, Level, by_keyword, by_tag, level_of, of_level
+from pacs.dicom.matching import (
+    AnyOf,
+    Empty,
+    Range,
+    Single,
+    UIDList,
+    Universal,
+    Wildcard,
+    fits,
+    fold,
+    fold_name,
+    matches,
+    parse,
+)
+from pacs.errors import InvalidQuery
+
+
+def key(keyword: str, text: str) -> object:
+    attribute = by_keyword(keyword)
+    assert attribute is not None
+    return parse(attribute, text)
+
+
+def test_the_table_is_whole() -> None:
+    assert len({a.tag for a in TABLE}) == len(TABLE)
+    assert len({a.keyword for a in TABLE}) == len(TABLE)
+    columns = [(a.level, c) for a in TABLE for c in a.columns]
+    assert len(set(columns)) == len(columns)
+    assert by_tag("0010002a") is None
+    assert by_tag("0020000d") is by_keyword("StudyInstanceUID")
+    assert by_tag("00400275.00400009") is by_keyword("RequestAttributesSequence.ScheduledProcedureStepID")
+    assert [a.tag for a in of_level(Level.IMAGE)] == sorted(a.tag for a in TABLE if a.level is Level.IMAGE)
+    assert level_of("00091001") is Level.IMAGE
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "criterion"),
+    [
+        ("PatientID", "", Universal()),
+        ("PatientID", "*", Universal()),
+        ("PatientName", "**", Universal()),
+        ("PatientName", "*=*", Universal()),
+        ("PatientID", " AB ", Single("LO", "AB")),
+        ("PatientID", "a**b?", Wildcard("LO", "a*b?")),
+        ("PatientName", "Doe^JOHN^^", Single("PN", "doe^john")),
+        ("PatientName", "Do?^J*", Wildcard("PN", "do?^j*")),
+        ("ModalitiesInStudy", "CT\\MR", AnyOf((Single("CS", "CT"), Single("CS", "MR")))),
+        ("ModalitiesInStudy", "CT,MR", AnyOf((Single("CS", "CT"), Single("CS", "MR")))),
+        ("ModalitiesInStudy", "C*", Wildcard("CS", "C*")),
+        ("StudyInstanceUID", "1.2,1.3\\1.2", UIDList(("1.2", "1.3"))),
+        ("StudyDate", "20240131", Single("DA", "20240131")),
+        ("StudyDate", "2024.01.31", Single("DA", "20240131")),
+        ("StudyDate", "20240101-20240131", Range("DA", "20240101", "20240131")),
+        ("StudyDate", "-20240131", Range("DA", None, "20240131")),
+        ("StudyDate", "20240101-", Range("DA", "20240101", None)),
+        ("StudyTime", "0830", Range("TM", "083000.000000", "083059.999999")),
+        ("StudyTime", "080000-12", Range("TM", "080000.000000", "125959.999999")),
+        ("StudyTime", "08:30:15.5", Range("TM", "083015.500000", "083015.599999")),
+        ("AcquisitionDateTime", "20240101120000-0500", Range("DT", "20240101170000.000000", "20240101170000.999999")),
+        ("AcquisitionDateTime", "2024-2025", Range("DT", "20240101000000.000000", "20251231235959.999999")),
+        ("AcquisitionDateTime", "-202402", Range("DT", None, "20240229235959.999999")),
+        ("SeriesNumber", "007", Single("IS", 7)),
+        ("Rows", "512", Single("US", 512)),
+        ("RequestAttributesSequence.RequestedProcedureID", "R1", Single("SH", "R1")),
+    ],
+)
+def test_keys_are_read(keyword: str, text: str, criterion: object) -> None:
+    assert key(keyword, text) == criterion
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("StudyDate", "2024-01-01"),
+        ("StudyDate", "-"),
+        ("StudyDate", "*"),
+        ("StudyDate", "20241301"),
+        ("StudyTime", "2500"),
+        ("StudyInstanceUID", "1.2.*"),
+        ("StudyInstanceUID", "1.2.x"),
+        ("StudyInstanceUID", "1" * 65),
+        ("SeriesNumber", "one"),
+        ("SeriesNumber", "*"),
+        ("PatientID", "a" * 5000),
+        ("PatientID", "a\nb"),
+        ("PatientID", "\\".join("abc" * 100)),
+        ("RequestAttributesSequence", "X"),
+        ("AcquisitionDateTime", "soon"),
+    ],
+)
+def test_nonsense_is_refused_by_name_and_without_its_value(keyword: str, text: str) -> None:
+    with pytest.raises(InvalidQuery) as refused:
+        key(keyword, text)
+    assert refused.value.reason.startswith(f"{keyword}: ")
+    assert text not in refused.value.reason or len(text) == 1
+
+
+def test_empty_values_match_only_where_that_was_agreed() -> None:
+    attribute = by_keyword("PatientID")
+    assert attribute is not None
+    assert parse(attribute, '""', empty_value_matching=True) == Empty()
+    assert parse(attribute, '""') == Single("LO", '""')
+    assert matches(Empty(), [])
+    assert matches(Empty(), [""])
+    assert not matches(Empty(), ["A"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "values", "expected"),
+    [
+        ("PatientID", "abc", ["ABC"], False),
+        ("PatientID", "ABC", ["ABC "], True),
+        ("PatientID", "AB*", [], False),
+        ("PatientID", "*", [], True),
+        ("PatientName", "do*", ["Doe^John"], True),
+        ("PatientName", "DOE^JOHN", ["Doe^John^^"], True),
+        ("PatientName", "Doe", ["Doe^John"], False),
+        ("PatientName", "山田*", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], True),
+        ("PatientName", "=山田*", ["Yamada^Tarou=山田^太郎"], True),
+        ("PatientName", "=yamada*", ["Yamada^Tarou=山田^太郎"], False),
+        ("PatientName", "yamada*==やま*", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], True),
+        ("PatientName", "ÄRZTIN^Zoë", ["ärztin^ZOË"], True),
+        ("ModalitiesInStudy", "SR", ["CT", "SR"], True),
+        ("ModalitiesInStudy", "C*", ["SR", "CR"], True),
+        ("StudyInstanceUID", "1.2,1.3", ["1.3"], True),
+        ("StudyDate", "20240101-20240131", ["20240131"], True),
+        ("StudyDate", "20240101-20240131", ["2024.02.01"], False),
+        ("StudyDate", "-20240131", [""], False),
+        ("StudyTime", "080000-120000", ["120000.5"], True),
+        ("StudyTime", "080000-120000", ["0759"], False),
+        ("StudyTime", "083000", ["083000.00"], True),
+        ("SeriesNumber", "7", ["+007"], True),
+        ("AcquisitionDateTime", "20240101170000", ["20240101120000-0500"], True),
+    ],
+)
+def test_values_match(keyword: str, text: str, values: list[str], expected: bool) -> None:
+    assert matches(key(keyword, text), values) is expected  # type: ignore[arg-type]
+
+
+def test_values_are_folded_for_the_index() -> None:
+    assert fold("DA", "2024.01.31") == "20240131"
+    assert fold("DA", "yesterday") is None
+    assert fold("TM", "0830") == "083000.000000"
+    assert fold("IS", "1.5") is None
+    assert fold("LO", " a\0b ") == "ab"
+    assert fold_name("Doe^John^^=山田^太郎") == ("doe^john", "山田^太郎", None)
+    assert fold_name("^^") == (None, None, None)
+
+
+@given(st.text("ab*?[]", max_size=8), st.text("ab[]", max_size=12))
+def test_wildcards_mean_what_the_obvious_pattern_means(pattern: str, text: str) -> None:
+    obvious = "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
+    assert fits(pattern, text) is bool(re.fullmatch(obvious, text, re.DOTALL))
+
+
+def test_a_hostile_wildcard_costs_little() -> None:
+    assert not fits("*a" * 500 + "b", "a" * 5000)

@@ -14,6 +14,7 @@ from dicomweb.media_types import OCTET_STREAM, NotAcceptable, Offer
 from dicomweb.multipart import Writer
 from dicomweb.wado import address, locate, syntax_of
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
+from pacs.dicom.values import swapped, vrs
 from pacs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ PIECE_BYTES = 1 << 20
 
 _PATH = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,9}/[0-9A-Fa-f]{8})*")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
-_WORD_BYTES = {"OW": 2, "US": 2, "SS": 2, "AT": 2, "OL": 4, "OF": 4, "UL": 4, "SL": 4, "FL": 4,
-               "OD": 8, "OV": 8, "FD": 8, "SV": 8, "UV": 8}  # fmt: skip
 
 
 async def value(call: Call) -> Answer:
@@ -103,7 +102,7 @@ def is_compressed(location: InstanceLocation, bulk: BulkValue) -> bool:
 
 def read(archive: Archive, location: InstanceLocation, bulk: BulkValue, start: int, end: int) -> Iterator[Buffer]:
     """The bytes from `start` up to `end` of a value, little endian, in pieces. Blocks."""
-    word = _WORD_BYTES.get(bulk.vr, 1) if location.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else 1
+    word = word_bytes(archive, location, bulk)
     if location.deflated:
         yield archive.retrieve.read(location, bulk.offset + start, end - start)
         return
@@ -114,12 +113,14 @@ def read(archive: Archive, location: InstanceLocation, bulk: BulkValue, start: i
         yield data if word == 1 else swapped(data, word)[at - first : stop - first]
 
 
-def swapped(data: bytes, word: int) -> bytes:
-    """`data` with the bytes of each word of `word` bytes in the opposite order."""
-    out = bytearray(len(data))
-    for offset in range(word):
-        out[offset::word] = data[word - 1 - offset :: word]
-    return bytes(out)
+def word_bytes(archive: Archive, location: InstanceLocation, bulk: BulkValue) -> int:
+    """How many bytes of a value change places to make it little endian; 1 where it is so already."""
+    row = vrs(True).get(bulk.vr.encode("ascii"))
+    if location.transfer_syntax_uid != EXPLICIT_BIG_ENDIAN or row is None:
+        return 1
+    if bulk.vr == "OW" and bulk.path in PIXEL_DATA:
+        return max(2, frames.pixel_info(archive, location).bits_allocated // 8)
+    return row.swap
 
 
 async def _frames(call: Call, location: InstanceLocation) -> Answer:

@@ -12,12 +12,11 @@ from dicomweb.calls import HERE, Call
 from dicomweb.media_types import OCTET_STREAM, Offer
 from dicomweb.multipart import Writer
 from dicomweb.wado import locate, syntax_of
+from pacs.dicom.decode import PixelInfo
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from pacs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from pacs.dicom.pixels import PixelInfo
-
     from pacs.archive import Archive
     from pacs.retrieve import InstanceLocation
 
@@ -68,8 +67,6 @@ def offers(location: InstanceLocation, *, single: bool) -> list[Offer]:
 
 def pixel_info(archive: Archive, location: InstanceLocation) -> PixelInfo:
     """What the decoder has to know of an instance. Blocks. Raises MalformedDataset."""
-    from pacs.dicom.pixels import PixelInfo
-
     return PixelInfo.from_metadata(attributes(archive, location), location.transfer_syntax_uid)
 
 

@@ -13,14 +13,16 @@ from dicomweb.calls import Call
 from dicomweb.media_types import JPEG, PNG, NotAcceptable, Offer
 from dicomweb.multipart import Writer
 from dicomweb.wado import locate, syntax_of
-from pacs.errors import InvalidInput, NotFound, UnsupportedTransferSyntax
+from pacs.dicom.decode import PixelInfo
+from pacs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from pacs.retrieve import InstanceLocation
 
-WINDOW_FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+WINDOW_FUNCTIONS = ("linear", "linear-exact", "sigmoid")
 DEFAULT_QUALITY = 90
 MAX_VIEWPORT = 16_384
+WHOLE = 1 << 24  # more pixels than any image has: cut to its edge
 MAX_RENDERED_FRAMES = 64
 IGNORED = ("annotation", "iccprofile")
 
@@ -34,7 +36,7 @@ class Rendering:
     """
 
     window: tuple[float, float, str] | None = None
-    viewport: tuple[float, ...] | None = None
+    viewport: tuple[int, ...] | None = None
     quality: int = DEFAULT_QUALITY
 
 
@@ -54,19 +56,18 @@ def parse_window(text: str) -> tuple[float, float, str]:
     if not 2 <= len(parts) <= 3:
         raise InvalidInput("window is centre, width and function", about="window")
     center, width = _numbers(parts[:2], "window")
-    function = WINDOW_FUNCTIONS.get(parts[2].lower() if len(parts) == 3 else "linear")
-    if function is None:
+    function = parts[2].lower() if len(parts) == 3 else "linear"
+    if function not in WINDOW_FUNCTIONS:
         raise InvalidInput("the window's function is linear, linear-exact or sigmoid", about="window")
-    if width < 1 if function == "LINEAR" else width <= 0:
+    if width < 1 if function == "linear" else width <= 0:
         raise InvalidInput("the window has no width (PS3.3 C.11.2.1.2)", about="window")
     return center, width, function
 
 
-def parse_viewport(text: str) -> tuple[float, ...]:
+def parse_viewport(text: str) -> tuple[int, ...]:
     """Width and height, and the source region where given, out of "vw,vh[,sx,sy,sw,sh]" (8.3.5.1.3).
 
-    A region with empty members keeps the default for them: 0, 0 and the whole image, told by a 0 here. Raises
-    InvalidInput.
+    Empty members of a region stand for its defaults: the left or top edge, and all that there is. Raises InvalidInput.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) not in (2, 6):
@@ -74,8 +75,11 @@ def parse_viewport(text: str) -> tuple[float, ...]:
     width, height = _numbers(parts[:2], "viewport")
     if not (1 <= width <= MAX_VIEWPORT and 1 <= height <= MAX_VIEWPORT and width % 1 == height % 1 == 0):
         raise InvalidInput(f"the viewport's sides are 1 to {MAX_VIEWPORT} whole pixels", about="viewport")
-    region = _numbers([part or "0" for part in parts[2:]], "viewport")
-    return (width, height, *region)
+    defaults = ("0", "0", str(WHOLE), str(WHOLE))
+    region = _numbers([part or default for part, default in zip(parts[2:], defaults, strict=False)], "viewport")
+    if any(abs(number) > WHOLE for number in region):
+        raise InvalidInput("the viewport's region is no part of any image", about="viewport")
+    return (int(width), int(height), *map(round, region))
 
 
 def parse_quality(text: str) -> int:
@@ -153,5 +157,15 @@ def _ignored(call: Call) -> list[tuple[str, str]]:
 
 
 def render(call: Call, location: InstanceLocation, number: int, how: Rendering, media_type: str) -> bytes:
-    """One frame as an image file. Blocks."""
-    raise UnsupportedTransferSyntax("")
+    """One frame as an image file. Blocks. Raises Undecodable and InvalidInput."""
+    metadata = frames.attributes(call.archive, location)
+    return call.archive.decoding.render(
+        call.archive.retrieve.frame(location, number),
+        PixelInfo.from_metadata(metadata, location.transfer_syntax_uid),
+        metadata,
+        frame_number=number,
+        window=how.window,
+        viewport=how.viewport,
+        quality=how.quality,
+        media_type=media_type,
+    )

@@ -343,7 +343,6 @@ def test_compressed_bulk_data(web: Web) -> None:
     frame = web.get(f"{url}/frames/1", "image/jpeg")
     assert frame.status_code == 200
     assert frame.content.rstrip(b"\0") == codestream.rstrip(b"\0")
-    unnamed = web.client.post(
-        "/studies", **mixed((JSON, "", described(fresh(54))), ("image/jpeg", "pixels", codestream))
-    )
+    unnamed = (JSON, "", described(fresh(54))), ("image/jpeg", "pixels", codestream)
+    refused = web.client.post("/studies", **mixed(*unnamed))
     assert (refused.status_code, reasons(refused)) == (409, [0xC122])

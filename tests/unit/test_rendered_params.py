@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from dicomweb.bulkdata import byte_range, swapped
+from dicomweb.bulkdata import byte_range
 from dicomweb.errors import RangeNotSatisfiable
 from dicomweb.frames import numbers
-from dicomweb.rendered import parse_quality, parse_viewport, parse_window
+from dicomweb.rendered import WHOLE, parse_quality, parse_viewport, parse_window
 from pacs.errors import InvalidInput
 
 
 def test_windows() -> None:
-    assert parse_window("40,400") == (40, 400, "LINEAR")
-    assert parse_window("-40.5, 1 ,LINEAR-exact") == (-40.5, 1, "LINEAR_EXACT")
-    assert parse_window("1e2,0.5,sigmoid") == (100, 0.5, "SIGMOID")
+    assert parse_window("40,400") == (40, 400, "linear")
+    assert parse_window("-40.5, 1 ,LINEAR-exact") == (-40.5, 1, "linear-exact")
+    assert parse_window("1e2,0.5,sigmoid") == (100, 0.5, "sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ def test_viewports() -> None:
     assert parse_viewport("64,32") == (64, 32)
     assert parse_viewport("64,64,10,10,100,-50") == (64, 64, 10, 10, 100, -50)
     assert parse_viewport("64,64,,,100,50") == (64, 64, 0, 0, 100, 50)
+    assert parse_viewport("64,64,,,,") == (64, 64, 0, 0, WHOLE, WHOLE)
 
 
 @pytest.mark.parametrize("text", ["64", "0,64", "64,-1", "64,1.5", "99999,1", "a,b", "1,2,3", ",", "64,64,1,1,x,1"])
@@ -67,7 +68,3 @@ def test_ranges_beyond_the_end() -> None:
     for header in ("bytes=100-", "bytes=1000-1001", "bytes=-0"):
         with pytest.raises(RangeNotSatisfiable):
             byte_range(header, 100)
-
-
-def test_words_are_swapped() -> None:
-    assert swapped(b"\1\2\3\4\5\6\7\x08", 4) == b"\4\3\2\1\x08\7\6\5"

@@ -1,0 +1,578 @@
+"""WADO-RS (PS3.18 10.4) against the real archive: objects, metadata, frames, bulk data, rendered images."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import dicom_data
+import httpx
+import imagecodecs
+import numpy as np
+import pytest
+from dicomweb_server import Web, parts, serving
+from PIL import Image
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from pacs import uids
+from pacs.errors import NotFound
+
+JSON = "application/dicom+json"
+XML = "application/dicom+xml"
+OBJECTS = 'multipart/related; type="application/dicom"'
+BYTES = 'multipart/related; type="application/octet-stream"'
+STL = "1.2.840.10008.5.1.4.1.1.104.3"
+
+
+def instance(name: str, **attributes: Any) -> Dataset:
+    """An image of a series of its own in the study of `name`."""
+    identity = {
+        "SOPInstanceUID": uids.derived("wado instance", name),
+        "StudyInstanceUID": uids.derived("wado study", name),
+        "SeriesInstanceUID": uids.derived("wado series", name),
+    }
+    return dicom_data.image(7, **(identity | attributes))
+
+
+def path(ds: Dataset) -> str:
+    return f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+
+
+def multiframe(name: str, frames: int = 5) -> Dataset:
+    pixels = np.arange(frames * 8 * 6, dtype="<u2").reshape(frames, 8, 6) * 3 % 4096
+    return instance(name, Rows=8, Columns=6, NumberOfFrames=frames, PixelData=pixels.tobytes())
+
+
+def pixels_of(ds: Dataset) -> np.ndarray:
+    """Native 16-bit pixels as (rows, columns), or (frames, rows, columns)."""
+    pixels = np.frombuffer(ds.PixelData, "<u2").reshape(-1, ds.Rows, ds.Columns)
+    return pixels if "NumberOfFrames" in ds else pixels[0]
+
+
+def native(ds: Dataset, ts: str) -> bytes:
+    """The instance as a file; pydicom leaves it to us to turn the pixels around (PS3.5 7.3)."""
+    whole = deepcopy(ds)
+    if ts == ExplicitVRBigEndian:
+        whole.PixelData = pixels_of(ds).astype(">u2").tobytes()
+    return dicom_data.part10(whole, ts)
+
+
+def encapsulated(ds: Dataset, ts: str, frames: list[bytes]) -> bytes:
+    whole = deepcopy(ds)
+    whole.PixelData = encapsulate(frames)
+    whole["PixelData"].is_undefined_length = True
+    whole["PixelData"].VR = "OB"
+    whole.file_meta = FileMetaDataset()
+    whole.file_meta.TransferSyntaxUID = ts
+    out = io.BytesIO()
+    dcmwrite(out, whole, enforce_file_format=True)
+    return out.getvalue()
+
+
+def rle(frame: np.ndarray) -> bytes:
+    """PS3.5 annex G, every byte plane one segment of literal runs."""
+    planes = [frame.astype(">u2").tobytes()[at::2] for at in range(2)]
+    segments = []
+    for plane in planes:
+        packed = imagecodecs.packbits_encode(plane)
+        segments.append(packed + b"\0" * (len(packed) % 2))
+    offsets = [64, 64 + len(segments[0])]
+    header = np.array([2, *offsets, *[0] * 13], "<u4").tobytes()
+    return header + b"".join(segments)
+
+
+def broken(data: bytes) -> bytes:
+    """A JPEG 2000 codestream that is one at the front only."""
+    return data[: len(data) // 2] + b"\0" * (len(data) - len(data) // 2)
+
+
+def scene(_: Any, locations: list[Any]) -> bytes:
+    """A stand-in for a rendition: takes Encapsulated STL only."""
+    if any(location.sop_class_uid != STL for location in locations):
+        raise NotFound("no model")
+    return b"<X3D>" + b" " * 5000 + f"{len(locations)}</X3D>".encode()
+
+
+COMPRESSED = multiframe("compressed")
+CODESTREAMS = [
+    imagecodecs.jpeg2k_encode(frame, level=0, reversible=True, codecformat="j2k") for frame in pixels_of(COMPRESSED)
+]
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with serving(tmp_path_factory.mktemp("wado"), renditions={"model/x3d+xml": scene}) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def study(web: Web) -> list[Dataset]:
+    """Three slices of one series, stored."""
+    slices = list(dicom_data.series(3, study=5))
+    assert web.store(*slices).status_code == 200
+    return slices
+
+
+def stored(web: Web, ds: Dataset, raw: bytes | None = None) -> str:
+    assert web.store(raw or ds).status_code == 200
+    return path(ds)
+
+
+def read(raw: bytes) -> Dataset:
+    assert raw[:128] == b"\0" * 128
+    return dcmread(io.BytesIO(raw))
+
+
+# Objects -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accept", [OBJECTS, "*/*", "multipart/related; type=application/dicom; transfer-syntax=*"])
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
+def test_objects(web: Web, study: list[Dataset], level: str, accept: str) -> None:
+    first = study[0]
+    where = {
+        "study": f"/studies/{first.StudyInstanceUID}",
+        "series": f"/studies/{first.StudyInstanceUID}/series/{first.SeriesInstanceUID}",
+        "instance": path(first),
+    }[level]
+    answer = web.get(where, accept)
+    assert answer.status_code == 200
+    assert 'type="application/dicom"' in answer.headers["content-type"]
+    found = parts(answer)
+    assert len(found) == (1 if level == "instance" else 3)
+    for (headers, raw), ds in zip(found, study, strict=False):
+        assert headers["content-type"] == f"application/dicom; transfer-syntax={ExplicitVRLittleEndian}"
+        back = read(raw)
+        assert back.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert back.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+        assert back == ds
+
+
+def test_one_object_alone(web: Web, study: list[Dataset]) -> None:
+    answer = web.get(path(study[1]), "application/dicom")
+    assert answer.headers["content-type"].startswith("application/dicom;")
+    assert read(answer.content) == study[1]
+    assert web.get(f"/studies/{study[1].StudyInstanceUID}", "application/dicom").status_code == 406
+
+
+@pytest.mark.parametrize("ts", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.3", JPEG2000Lossless])
+def test_transfer_syntaxes_that_cannot_be_had(web: Web, study: list[Dataset], ts: str) -> None:
+    assert web.get(path(study[0]), f"{OBJECTS}; transfer-syntax={ts}").status_code == 406
+
+
+@pytest.mark.parametrize("ts", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("asked", ["", "; transfer-syntax=*", f"; transfer-syntax={ExplicitVRLittleEndian}"])
+def test_what_is_native_leaves_in_explicit_little_endian(web: Web, ts: str, asked: str) -> None:
+    ds = instance(f"native {ts}")
+    where = stored(web, ds, native(ds, ts))
+    [(_, raw)] = parts(web.get(where, OBJECTS + asked))
+    back = read(raw)
+    assert back.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert back == ds
+    [(_, pixels)] = parts(web.get(f"{where}/frames/1", BYTES))
+    assert pixels == ds.PixelData
+    assert web.get(f"{where}/bulkdata/7FE00010", "application/octet-stream").content == ds.PixelData
+
+
+def test_compressed_objects(web: Web) -> None:
+    where = stored(web, COMPRESSED, encapsulated(COMPRESSED, JPEG2000Lossless, CODESTREAMS))
+    for asked in ("*", JPEG2000Lossless):
+        [(headers, raw)] = parts(web.get(where, f"{OBJECTS}; transfer-syntax={asked}"))
+        assert headers["content-type"].endswith(JPEG2000Lossless)
+        assert read(raw).file_meta.TransferSyntaxUID == JPEG2000Lossless
+    [(headers, raw)] = parts(web.get(where, OBJECTS))
+    back = read(raw)
+    assert back.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert np.array_equal(back.pixel_array, pixels_of(COMPRESSED))
+
+
+def test_a_study_of_several_syntaxes(web: Web) -> None:
+    plain = multiframe("mixed")
+    compressed = multiframe("mixed")
+    compressed.SOPInstanceUID += ".1"
+    raw = encapsulated(compressed, JPEG2000Lossless, CODESTREAMS)
+    assert web.store(plain, raw).status_code == 200
+    where = f"/studies/{plain.StudyInstanceUID}"
+    kinds = [headers["content-type"] for headers, _ in parts(web.get(where, f"{OBJECTS}; transfer-syntax=*"))]
+    assert [kind.rpartition("=")[2] for kind in kinds] == [ExplicitVRLittleEndian, JPEG2000Lossless]
+    assert len(parts(web.get(where, OBJECTS))) == 2
+    assert web.get(where, f"{OBJECTS}; transfer-syntax={JPEG2000Lossless}").status_code == 406
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "/studies/1.2.3", "/studies/1.2.3/metadata", "/studies/{0}/series/1.2.3", "/studies/1.2.3/series/{1}",
+        "/studies/{0}/series/{1}/instances/1.2.3", "/studies/{0}/series/1.2.3/instances/{2}",
+        "/studies/{0}/series/{1}/instances/{2}/frames/2", "/studies/{0}/series/{1}/instances/{2}/bulkdata/00091001",
+        "/studies/{0}/series/{1}/instances/1.2.3/rendered",
+    ],
+)  # fmt: skip
+def test_what_is_not_there(web: Web, study: list[Dataset], where: str) -> None:
+    ds = study[0]
+    answer = web.get(where.format(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID))
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_rights(web: Web, study: list[Dataset]) -> None:
+    for below in ("", "/metadata", "/frames/1", "/rendered", "/bulkdata/7FE00010", "/bulkdata"):
+        assert web.get(path(study[0]) + below, headers={"X-Test-Rights": "query store"}).status_code == 403
+
+
+def test_damage_on_the_disk_is_an_error(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as web:
+        ds = instance("damaged")
+        where = stored(web, ds)
+        [kept] = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and ds.PixelData in p.read_bytes()]
+        raw = kept.read_bytes()
+        kept.chmod(0o600)
+        kept.write_bytes(raw[:-10] + b"\xaa" * 10)
+        assert web.get(where, OBJECTS).status_code == 500
+        kept.write_bytes(raw[:-10])
+        assert web.get(where, OBJECTS).status_code == 500
+        assert web.get(f"{where}/frames/1", BYTES).status_code == 500
+
+
+def test_damage_far_into_a_long_answer_breaks_the_connection(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as web:
+        ds = instance("long", Rows=1024, Columns=1024, PixelData=bytes(2 << 20))
+        slices = []
+        for n in range(3):
+            ds.SOPInstanceUID = uids.derived("long", n)
+            ds.InstanceNumber = n + 1
+            slices.append(dicom_data.part10(ds))
+        assert web.store(*slices).status_code == 200
+        last = uids.derived("long", 2).encode()
+        [kept] = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.stat().st_size < 3 << 20
+                  and p.suffix not in (".db", ".db-wal") and last in p.read_bytes()]  # fmt: skip
+        kept.chmod(0o600)
+        kept.write_bytes(kept.read_bytes()[:-10] + b"\xaa" * 10)
+        whole = {"Accept": OBJECTS}
+        with web.client.stream("GET", f"/studies/{ds.StudyInstanceUID}", headers=whole) as answer:
+            assert answer.status_code == 200
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.read()
+
+
+def test_a_client_that_leaves(web: Web, study: list[Dataset]) -> None:
+    large = instance("large", Rows=4096, Columns=4096, PixelData=bytes(32 << 20))
+    where = stored(web, large)
+    for _ in range(3):
+        with web.client.stream("GET", where, headers={"Accept": OBJECTS}) as answer:
+            next(answer.iter_raw())
+    assert web.get(path(study[0]), OBJECTS).status_code == 200
+
+
+# Metadata ------------------------------------------------------------------------------------------------------------
+
+
+def test_metadata(web: Web, study: list[Dataset]) -> None:
+    first = study[0]
+    where = f"/studies/{first.StudyInstanceUID}"
+    for below, count in (("", 3), (f"/series/{first.SeriesInstanceUID}", 3)):
+        assert len(web.get(f"{where}{below}/metadata", JSON).json()) == count
+    answer = web.get(path(first) + "/metadata", JSON)
+    assert answer.headers["content-type"] == JSON
+    [item] = answer.json()
+    assert list(item) == sorted(item)
+    assert not any(tag.startswith("0002") for tag in item)
+    assert item["7FE00010"] == {"vr": "OW", "BulkDataURI": f"{web.url}{path(first)}/bulkdata/7FE00010"}
+    expected = json.loads(json.dumps(first.to_json_dict()))
+    del expected["7FE00010"]
+    back = Dataset.from_json({tag: element for tag, element in item.items() if tag != "7FE00010"})
+    assert back == Dataset.from_json(expected)
+
+
+def test_metadata_that_has_not_changed(web: Web) -> None:
+    ds = instance("etag")
+    where = stored(web, ds) + "/metadata"
+    first = web.get(where)
+    tag = first.headers["etag"]
+    same = web.get(where, headers={"If-None-Match": f'"other", {tag}'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    assert web.get(where, XML).headers["etag"] != tag
+    series = f"/studies/{ds.StudyInstanceUID}/metadata"
+    tag = web.get(series).headers["etag"]
+    ds.SOPInstanceUID += ".1"
+    assert web.store(ds).status_code == 200
+    again = web.get(series, headers={"If-None-Match": tag})
+    assert again.status_code == 200
+    assert again.headers["etag"] != tag
+
+
+def test_metadata_in_xml(web: Web, study: list[Dataset]) -> None:
+    found = parts(web.get(f"/studies/{study[0].StudyInstanceUID}/metadata", f'multipart/related; type="{XML}"'))
+    assert [headers["content-type"] for headers, _ in found] == [XML] * 3
+    namespace = "{http://dicom.nema.org/PS3.19/models/NativeDICOM}"
+    root = ElementTree.fromstring(found[0][1])
+    uri = root.find(f"{namespace}DicomAttribute[@keyword='PixelData']/{namespace}BulkData")
+    assert uri is not None
+    assert web.client.get(uri.attrib["uri"]).content == study[0].PixelData
+
+
+@pytest.mark.parametrize(("accept", "status"), [("image/jpeg", 406), (f"{JSON};q=0", 406), ("*/*", 200), (BYTES, 406)])
+def test_negotiation_of_metadata(web: Web, study: list[Dataset], accept: str, status: int) -> None:
+    assert web.get(path(study[0]) + "/metadata", accept).status_code == status
+
+
+# Frames --------------------------------------------------------------------------------------------------------------
+
+
+def test_frames_in_the_order_asked_for(web: Web) -> None:
+    ds = multiframe("order")
+    where = stored(web, ds)
+    expected = [frame.astype("<u2").tobytes() for frame in pixels_of(ds)]
+    found = parts(web.get(f"{where}/frames/3,1,2", BYTES))
+    assert [content for _, content in found] == [expected[2], expected[0], expected[1]]
+    assert {headers["content-type"] for headers, _ in found} == {
+        f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
+    }
+    for accept in ('multipart/related; type="*/*"', "*/*", f"{BYTES}; transfer-syntax=*"):
+        assert parts(web.get(f"{where}/frames/5", accept))[0][1] == expected[4]
+    alone = web.get(f"{where}/frames/2", "application/octet-stream")
+    assert (alone.content, alone.headers["content-length"]) == (expected[1], str(len(expected[1])))
+    assert web.get(f"{where}/frames/1,2", "application/octet-stream").status_code == 406
+
+
+@pytest.mark.parametrize(("frames", "status"), [("0", 400), ("x", 400), ("1,,2", 400), ("6", 404), ("1,6", 404)])
+def test_frames_that_are_none(web: Web, frames: str, status: int) -> None:
+    assert web.get(f"{stored(web, multiframe('order'))}/frames/{frames}").status_code == status
+
+
+def test_frames_of_what_has_none(web: Web) -> None:
+    report = instance("report", PixelData=None, Rows=None, Columns=None, Modality="SR")
+    where = stored(web, report)
+    assert web.get(f"{where}/frames/1").status_code == 404
+    assert web.get(f"{where}/rendered").status_code == 406
+
+
+def test_compressed_frames(web: Web) -> None:
+    where = stored(web, COMPRESSED, encapsulated(COMPRESSED, JPEG2000Lossless, CODESTREAMS))
+    kind = f"image/jp2; transfer-syntax={JPEG2000Lossless}"
+    unquoted = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+    for accept in (unquoted, "multipart/related; type=image/jp2", 'multipart/related; type="image/*"',
+                   f"multipart/related; type=image/jp2; transfer-syntax={JPEG2000Lossless}"):  # fmt: skip
+        answer = web.get(f"{where}/frames/2,1", accept)
+        assert 'type="image/jp2"' in answer.headers["content-type"]
+        for (headers, content), codestream in zip(parts(answer), (CODESTREAMS[1], CODESTREAMS[0]), strict=True):
+            assert headers["content-type"] == kind
+            assert content.rstrip(b"\0") == codestream.rstrip(b"\0")
+    alone = web.get(f"{where}/frames/1", "image/jp2")
+    assert alone.headers["content-type"] == kind
+    for accept in (BYTES, "*/*"):
+        found = parts(web.get(f"{where}/frames/3,1", accept))
+        decoded = [np.frombuffer(content, "<u2").reshape(8, 6) for _, content in found]
+        assert np.array_equal(decoded[0], pixels_of(COMPRESSED)[2])
+        assert np.array_equal(decoded[1], pixels_of(COMPRESSED)[0])
+    assert web.get(f"{where}/frames/1", "multipart/related; type=image/jls").status_code == 406
+
+
+@pytest.mark.parametrize("ts", [JPEGLSLossless, RLELossless])
+def test_other_codecs(web: Web, ts: str) -> None:
+    ds = multiframe(f"codec {ts}")
+    encode = imagecodecs.jpegls_encode if ts == JPEGLSLossless else rle
+    where = stored(web, ds, encapsulated(ds, ts, [encode(frame) for frame in pixels_of(ds)]))
+    [(_, content)] = parts(web.get(f"{where}/frames/4", BYTES))
+    assert content == pixels_of(ds)[3].astype("<u2").tobytes()
+
+
+def test_a_frame_that_cannot_be_decoded_is_an_error(web: Web) -> None:
+    ds = multiframe("undecodable")
+    where = stored(web, ds, encapsulated(ds, JPEG2000Lossless, [broken(each)[:40] for each in CODESTREAMS]))
+    for below in ("/frames/1", "/rendered", ""):
+        answer = web.get(where + below)
+        assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json"), below
+    assert web.get(f"{where}/frames/1", f"{BYTES}; transfer-syntax=*").status_code == 200
+
+
+def test_one_bit_frames(web: Web) -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (3, 5, 7), dtype=np.uint8)
+    packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    ds = instance(
+        "bits", Rows=5, Columns=7, NumberOfFrames=3, BitsAllocated=1, BitsStored=1, HighBit=0,
+        PixelData=packed + b"\0" * (len(packed) % 2),
+    )  # fmt: skip
+    where = stored(web, ds)
+    for (_, content), frame in zip(parts(web.get(f"{where}/frames/1,2,3", BYTES)), bits, strict=True):
+        assert content == np.packbits(frame.ravel(), bitorder="little").tobytes()
+
+
+def test_fifty_requests_at_once(web: Web) -> None:
+    ds = multiframe("parallel", frames=50)
+    where = stored(web, ds)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: web.get(f"{where}/frames/{n}", BYTES), range(1, 51)))
+    for answer, frame in zip(answers, pixels_of(ds), strict=True):
+        assert parts(answer)[0][1] == frame.astype("<u2").tobytes()
+
+
+# Bulk data -----------------------------------------------------------------------------------------------------------
+
+
+def test_bulk_data(web: Web) -> None:
+    ds = instance("bulk")
+    ds.add_new(0x00091001, "OB", bytes(range(256)) * 8)
+    ds.add_new(0x00090010, "LO", "TESTS")
+    item = Dataset()
+    item.add_new(0x00091001, "OB", b"\7" * 3000)
+    item.add_new(0x00090010, "LO", "TESTS")
+    ds.add_new(0x00082112, "SQ", [item])
+    where = stored(web, ds)
+    [metadata] = web.get(f"{where}/metadata").json()
+    inner = metadata["00082112"]["Value"][0]["00091001"]["BulkDataURI"]
+    assert web.client.get(inner, headers={"Accept": "application/octet-stream"}).content == b"\7" * 3000
+    uri = metadata["00091001"]["BulkDataURI"]
+    [(headers, content)] = parts(web.client.get(uri, headers={"Accept": BYTES}))
+    assert (headers["content-location"], content) == (uri, bytes(range(256)) * 8)
+    everything = parts(web.get(f"{where}/bulkdata", BYTES))
+    assert {headers["content-location"] for headers, _ in everything} == {
+        uri, inner, metadata["7FE00010"]["BulkDataURI"]
+    }  # fmt: skip
+    [(_, pixels)] = parts(web.get(f"{where}/pixeldata", BYTES))
+    assert pixels == ds.PixelData
+    for bad in ("7FE0001", "x", "../../etc/passwd", "7FE00010/1"):
+        assert web.get(f"{where}/bulkdata/{bad}").status_code in (400, 404)
+
+
+def test_ranges(web: Web) -> None:
+    ds = instance("range")
+    where = f"{stored(web, ds)}/bulkdata/7FE00010"
+    whole = ds.PixelData
+    answer = web.get(where, headers={"Range": "bytes=0-9"})
+    assert (answer.status_code, answer.content) == (206, whole[:10])
+    assert answer.headers["content-range"] == f"bytes 0-9/{len(whole)}"
+    assert web.get(where, headers={"Range": "bytes=-7"}).content == whole[-7:]
+    assert web.get(where, headers={"Range": "bytes=0-1,3-4"}).content == whole
+    beyond = web.get(where, headers={"Range": f"bytes={len(whole)}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(whole)}")
+
+
+def test_ranges_of_swapped_words(web: Web) -> None:
+    ds = instance("swapped")
+    where = f"{stored(web, ds, native(ds, ExplicitVRBigEndian))}/bulkdata/7FE00010"
+    for first, last in ((0, 9), (1, 1), (3, 8), (383, 383)):
+        assert web.get(where, headers={"Range": f"bytes={first}-{last}"}).content == ds.PixelData[first : last + 1]
+
+
+def test_compressed_pixel_data_as_bulk_data(web: Web) -> None:
+    where = stored(web, COMPRESSED, encapsulated(COMPRESSED, JPEG2000Lossless, CODESTREAMS))
+    expected = [frame.astype("<u2").tobytes() for frame in pixels_of(COMPRESSED)]
+    assert [content for _, content in parts(web.get(f"{where}/bulkdata/7FE00010", BYTES))] == expected
+    assert [content for _, content in parts(web.get(f"{where}/pixeldata", BYTES))] == expected
+
+
+# Rendered ------------------------------------------------------------------------------------------------------------
+
+
+def picture(answer: httpx.Response, kind: str) -> np.ndarray:
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind), answer.text[:500]
+    return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+
+def test_rendered(web: Web) -> None:
+    ds = instance("rendered")
+    where = stored(web, ds)
+    hu = pixels_of(ds).astype(float) - 1024
+    expected = np.clip(((hu - 39.5) / 399 + 0.5) * 255, 0, 255)  # PS3.3 C.11.2.1.2.1
+    assert np.abs(picture(web.get(f"{where}/rendered", "image/png"), "image/png") - expected).max() <= 1
+    for accept in ("*/*", "image/jpeg", "image/*"):
+        assert np.abs(picture(web.get(f"{where}/rendered", accept), "image/jpeg") - expected).mean() < 6
+    assert picture(web.get(f"{where}/frames/1/rendered", "image/png"), "image/png").shape == (16, 12)
+    assert web.get(f"{where}/rendered", "*/*;q=0.1, image/png").headers["content-type"] == "image/png"
+    assert web.get(f"{where}/rendered?accept=image/png,image/jpeg;q=0.5").headers["content-type"] == "image/png"
+    for accept in (JSON, "image/gif", "model/x3d+xml"):
+        assert web.get(f"{where}/rendered", accept).status_code == 406
+
+
+def test_rendering_parameters(web: Web) -> None:
+    ds = instance("parameters", Rows=64, Columns=64, PixelData=(np.arange(4096, dtype="<u2")).tobytes())
+    where = f"{stored(web, ds)}/rendered"
+    linear = picture(web.get(where, "image/png", params={"window": "1024,4096,linear-exact"}), "image/png")
+    expected = np.clip((pixels_of(ds) - 1024.0 - 1024) / 4096 + 0.5, 0, 1) * 255
+    assert np.abs(linear - expected).max() <= 1
+    assert picture(web.get(where, "image/png", params={"viewport": "32,48"}), "image/png").shape == (32, 32)
+    region = picture(web.get(where, "image/png", params={"viewport": "10,20,5,6,10,20"}), "image/png")
+    assert region.shape == (20, 10)
+    small, large = (len(web.get(where, params={"quality": q}).content) for q in (5, 100))
+    assert small < large
+    warned = web.get(where, params={"annotation": "patient"})
+    assert (warned.status_code, "annotation" in warned.headers["warning"]) == (200, True)
+
+
+@pytest.mark.parametrize(
+    "query", ["quality=0", "quality=101", "quality=x", "window=a,b", "window=40", "window=40,0", "viewport=0,0",
+              "viewport=x", "viewport=1,2,3", "quality=1&quality=2", "viewport=10,10,999,999,5,5"]
+)  # fmt: skip
+def test_rendering_parameters_that_are_none(web: Web, query: str) -> None:
+    assert web.client.get(f"{stored(web, instance('rendered'))}/rendered?{query}").status_code == 400
+
+
+def test_rendered_frames_and_representatives(web: Web, study: list[Dataset]) -> None:
+    ds = multiframe("rendered frames")
+    where = stored(web, ds)
+    one = picture(web.get(f"{where}/frames/2/rendered", "image/png"), "image/png")
+    two = parts(web.get(f"{where}/frames/1,2/rendered", "multipart/related; type=image/png"))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(two[1][1]))), one)
+    assert web.get(f"{where}/frames/6/rendered").status_code == 404
+    middle = web.get(f"{path(study[1])}/rendered", "image/png").content
+    for level in (f"/studies/{ds_study(study)}", f"/studies/{ds_study(study)}/series/{study[0].SeriesInstanceUID}"):
+        assert web.get(f"{level}/rendered", "image/png").content == middle
+
+
+def ds_study(slices: list[Dataset]) -> str:
+    return str(slices[0].StudyInstanceUID)
+
+
+def test_colour(web: Web) -> None:
+    rgb = np.zeros((16, 16, 3), np.uint8)
+    rgb[:, :8] = (200, 30, 60)
+    ds = instance(
+        "colour", Rows=16, Columns=16, SamplesPerPixel=3, PhotometricInterpretation="YBR_FULL_422",
+        PlanarConfiguration=0, BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=None, WindowWidth=None,
+        RescaleSlope=None, RescaleIntercept=None, RescaleType=None, PixelData=rgb.tobytes(),
+    )  # fmt: skip
+    codestream = imagecodecs.jpeg8_encode(rgb, level=95)
+    where = stored(web, ds, encapsulated(ds, JPEGBaseline8Bit, [codestream]))
+    shown = picture(web.get(f"{where}/rendered", "image/png"), "image/png").astype(int)
+    assert np.abs(shown[:, :7] - rgb[:, :7]).max() <= 6
+    [(_, raw)] = parts(web.get(where, OBJECTS))
+    back = read(raw)
+    assert (back.PhotometricInterpretation, back.PlanarConfiguration) == ("RGB", 0)
+    assert np.abs(back.pixel_array[:, :7].astype(int) - rgb[:, :7]).max() <= 6
+    [(headers, content)] = parts(web.get(f"{where}/frames/1", "multipart/related; type=image/jpeg"))
+    assert headers["content-type"] == f"image/jpeg; transfer-syntax={JPEGBaseline8Bit}"
+    assert content.rstrip(b"\0") == codestream.rstrip(b"\0")
+
+
+def test_renditions_of_what_is_no_image(web: Web) -> None:
+    model = {"SOPClassUID": STL, "Modality": "M3D", "PixelData": None, "Rows": None, "Columns": None}
+    one, two = instance("model", **model), instance("model", **model)
+    two.SOPInstanceUID += ".1"
+    assert web.store(one, two).status_code == 200
+    series = f"/studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/rendered"
+    for accept in ("model/x3d+xml", "*/*"):
+        answer = web.get(series, accept, headers={"Accept-Encoding": "gzip"})
+        assert answer.headers["content-type"] == "model/x3d+xml"
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.text.endswith("2</X3D>")
+    assert web.get(f"{path(one)}/rendered", "model/x3d+xml").text.endswith("1</X3D>")
+    assert web.get(series, "image/jpeg").status_code == 406

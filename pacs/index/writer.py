@@ -20,7 +20,7 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 MAX_BATCH = 64
-MAX_TRIES = 8
+MAX_TRIES = 20
 _TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # serialisation, deadlock, lock, unique race
 
 
@@ -152,7 +152,7 @@ class Pooled:
                     if isinstance(error, IntegrityError):
                         raise
                     raise translated(error) from error
-            time.sleep(random.uniform(0, 0.005 * 2**tries))  # noqa: S311  jitter needs no secrecy
+            time.sleep(random.uniform(0, min(0.005 * 2**tries, 0.3)))  # noqa: S311  jitter needs no secrecy
 
     def close(self) -> None:
         """Nothing is waiting here: every transaction belongs to its caller."""

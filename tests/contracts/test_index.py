@@ -94,8 +94,8 @@ def test_deadlocks_are_tried_again(index: Index) -> None:
 
         return both
 
-    assert together(6, lambda n: [index.transact(work("ab" if n % 2 else "ba")) for _ in range(3)] and None) == []
-    assert cursors(index) == {"a": 18, "b": 18}
+    assert together(4, lambda n: [index.transact(work("ab" if n % 2 else "ba")) for _ in range(3)] and None) == []
+    assert cursors(index) == {"a": 12, "b": 12}
 
 
 def test_a_unique_race_is_tried_again_and_then_sees_the_winner(index: Index) -> None:

@@ -197,11 +197,14 @@ def _conformed(array: Array, info: PixelInfo) -> Array:
         return _extended(array, info)
     if not info.signed and array.dtype.kind == "i":
         return (array.astype(np.int64) & ((1 << info.bits_stored) - 1)).astype(info.dtype)
+    fits = array.dtype.itemsize <= info.dtype.itemsize
+    if fits:
+        array = array.astype(info.dtype, copy=False)
     if info.syntax.lossy:
         # What was lost may carry a value beyond the range that Bits Stored allows.
         low = -(1 << (info.bits_stored - 1)) if info.signed else 0
         array = np.clip(array, low, low + (1 << info.bits_stored) - 1)
-    elif array.dtype.itemsize > info.dtype.itemsize and array.size and int(array.max()) > np.iinfo(info.dtype).max:
+    elif not fits and array.size and int(array.max()) > np.iinfo(info.dtype).max:
         raise Undecodable("codestream holds values beyond Bits Allocated")
     return array.astype(info.dtype, copy=False)
 

@@ -117,6 +117,15 @@ def test_bundled_files_decode_as_in_pydicom_and_transcode_true() -> None:
     assert decoded >= 80
 
 
+def test_fewer_bits_in_the_codestream_than_in_the_image() -> None:
+    frame, _ = codestreams.pixels("u8", 16, 16)
+    for transfer_syntax_uid in (codestreams.BASELINE, codestreams.J2K, codestreams.J2K_LOSSY, codestreams.JPEG_LS):
+        info = PixelInfo(transfer_syntax_uid, 16, 16, bits_stored=12, high_bit=11)
+        decoded = decode_frame(codestreams.encoded(frame, transfer_syntax_uid, 8), info)
+        assert decoded.dtype == np.uint16
+        assert np.abs(decoded.astype(int) - frame).max() <= 3
+
+
 def test_native_subsampled_colour_becomes_rgb() -> None:
     path = raw.bundled("SC_ybr_full_422_uncompressed.dcm")
     whole = path.read_bytes()

@@ -1,0 +1,118 @@
+"""Lookup tables in the DICOM JSON model: modality, VOI and palette colour (PS3.3 C.11.1, C.11.2, C.7.6.3.1.5)."""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Metadata = Mapping[str, Any]
+
+_MAX_ENTRIES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A lookup table: `entries` from the input value `first` on, of `bits` bits; input beyond takes the nearest end."""
+
+    first: int
+    bits: int
+    entries: npt.NDArray[np.uint16]
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+        index = np.clip(values - self.first, 0, len(self.entries) - 1).astype(np.intp)
+        looked_up: npt.NDArray[np.uint16] = self.entries[index]
+        return looked_up
+
+
+def values(metadata: Metadata, tag: str) -> list[Any]:
+    """The values of an attribute; [] where it is absent, empty or not held inline."""
+    entry = metadata.get(tag)
+    found = entry.get("Value") if isinstance(entry, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def items(metadata: Metadata, tag: str) -> list[Metadata]:
+    """The items of a sequence; [] where there are none."""
+    return [item for item in values(metadata, tag) if isinstance(item, dict)]
+
+
+def number(metadata: Metadata, tag: str, place: int = 0) -> float | None:
+    """One value as a number, or None where it is absent or is no number."""
+    found = values(metadata, tag)
+    try:
+        value = float(found[place])
+    except (IndexError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def table(metadata: Metadata, descriptor: str, data: str, segmented: str = "") -> Table | None:
+    """The table of a descriptor (number of entries, first input value, bits) and its data; None if it is not whole."""
+    described = values(metadata, descriptor)
+    if len(described) != 3 or not all(isinstance(each, int) for each in described):
+        return None
+    count, first, bits = described
+    # PS3.3 C.11.1.1.1: 65536 entries are written as 0, and as a negative number where the VR is SS.
+    count = count & 0xFFFF or _MAX_ENTRIES
+    if not 1 <= bits <= 16:
+        return None
+    entries = _entries(metadata, data, count, bits)
+    if entries is None and segmented:
+        words = _words(metadata, segmented)
+        entries = None if words is None else _expanded(words, count)
+    if entries is None or len(entries) < count:
+        return None
+    return Table(first, bits, entries[:count])
+
+
+def _words(metadata: Metadata, tag: str) -> npt.NDArray[np.uint16] | None:
+    entry = metadata.get(tag)
+    if not isinstance(entry, dict):
+        return None
+    if "InlineBinary" in entry:
+        raw = a2b_base64(entry["InlineBinary"])
+        return np.frombuffer(raw[: len(raw) // 2 * 2], "<u2").astype(np.uint16)
+    found = values(metadata, tag)
+    if found and all(isinstance(each, int) for each in found):
+        return (np.array(found, np.int64) & 0xFFFF).astype(np.uint16)
+    return None
+
+
+def _entries(metadata: Metadata, tag: str, count: int, bits: int) -> npt.NDArray[np.uint16] | None:
+    words = _words(metadata, tag)
+    if words is not None and bits <= 8 and len(words) == (count + 1) // 2 < count:
+        return np.frombuffer(words.astype("<u2").tobytes(), np.uint8).astype(np.uint16)  # two entries in a word
+    return words
+
+
+def _expanded(words: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint16] | None:
+    """PS3.3 C.7.9.2: discrete, linear and indirect segments written out; None if they make no sense."""
+    out: list[int] = []
+    raw = [int(word) for word in words]
+
+    def run(at: int, segments: int, nested: bool) -> bool:
+        while segments and at + 1 < len(raw) and len(out) < count:
+            opcode, length = raw[at], raw[at + 1]
+            if opcode == 0:
+                out.extend(raw[at + 2 : at + 2 + length])
+                at += 2 + length
+            elif opcode == 1 and at + 2 < len(raw) and out:
+                out.extend(round(float(step)) for step in np.linspace(out[-1], raw[at + 2], length + 1)[1:])
+                at += 3
+            elif opcode == 2 and at + 3 < len(raw) and not nested:
+                if not run(raw[at + 2] | raw[at + 3] << 16, length, True):
+                    return False
+                at += 4
+            else:
+                return False
+            segments -= 1
+        return True
+
+    if not run(0, -1, False) or len(out) < count:
+        return None
+    return np.array(out[:count], np.int64).astype(np.uint16)

@@ -4,7 +4,7 @@ import type { App } from './app';
 import { type Dataset, text } from './dicom';
 import { el, fill, icon, modal } from './dom';
 import { boundsText, check, type Field, fields, type Value } from './form';
-import { newWorkitem, type TaskInput } from './workitem';
+import { type Instance, newWorkitem, type TaskInput } from './workitem';
 
 interface Shown {
   field: Field;
@@ -78,23 +78,21 @@ function show(field: Field): Shown {
   return { field, element, read, focus: () => input.focus() };
 }
 
-async function taskInput(match: Match): Promise<TaskInput> {
+/** A match as inputs: the whole study or series, or the named instances, series by series. */
+async function taskInputs(match: Match): Promise<TaskInput[]> {
   const { study_instance_uid: study, series_instance_uid: series, sop_instance_uids: wanted } = match;
-  if (!series || !wanted?.length) return { study, series };
-  const classes = new Map(
-    (await findInstances(study, series)).map((ds) => [text(ds, '00080018'), text(ds, '00080016')]),
-  );
-  return {
-    study,
-    series,
-    instances: wanted.flatMap((sopInstance) => {
-      const sopClass = classes.get(sopInstance);
-      return sopClass ? [{ sopClass, sopInstance }] : [];
-    }),
-  };
+  if (!wanted?.length) return [{ study, series }];
+  const named = new Set(wanted);
+  const bySeries = new Map<string, Instance[]>();
+  for (const ds of await findInstances(study, series)) {
+    const sopInstance = text(ds, '00080018');
+    if (!named.has(sopInstance)) continue;
+    const uid = text(ds, '0020000E');
+    bySeries.set(uid, [...(bySeries.get(uid) ?? []), { sopClass: text(ds, '00080016'), sopInstance }]);
+  }
+  return [...bySeries].map(([uid, instances]) => ({ study, series: uid, instances }));
 }
 
-/** One choice per set of inputs: matches that name the same label and differ in input belong together. */
 function matchLabel(match: Match, index: number): string {
   return match.label || (match.series_instance_uid ? `Series ${index + 1}` : 'The whole study');
 }
@@ -164,7 +162,7 @@ export async function openAnalyse(app: App, study: Dataset, preferredSeries: str
               newWorkitem({
                 plugin: { id: plugin.id, title: plugin.title },
                 label,
-                inputs: [await taskInput(match)],
+                inputs: await taskInputs(match),
                 parameters: values.map(({ field, read }) => ({ field, value: read!.value })),
                 study,
                 dicomweb: DICOMWEB,

@@ -168,8 +168,9 @@ export function findSeries(study: string): Promise<Dataset[]> {
   );
 }
 
-export function findInstances(study: string, series: string): Promise<Dataset[]> {
-  return model(`${DICOMWEB}/studies/${study}/series/${series}/instances`);
+/** The instances of a series, or without one of the study. */
+export function findInstances(study: string, series?: string): Promise<Dataset[]> {
+  return model(`${DICOMWEB}/studies/${study}${series ? `/series/${series}` : ''}/instances`);
 }
 
 export function seriesMetadata(study: string, series: string): Promise<Dataset[]> {

@@ -1,5 +1,6 @@
 // A report beside the images: findings to click through, or measurements as a table, or the document's lines.
 import { el, fill, icon } from './dom';
+import { unitWords } from './form';
 import { type Finding, listed, type Report } from './sr';
 
 export interface ReportOf {
@@ -12,20 +13,6 @@ export interface ReportOf {
 function amount(value: number): string {
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return value.toLocaleString('en', { maximumFractionDigits: digits });
-}
-
-const UNITS: Record<string, string> = {
-  cm3: 'cm³',
-  mm3: 'mm³',
-  cm2: 'cm²',
-  mm2: 'mm²',
-  "[hnsf'U]": 'HU',
-  ml: 'mL',
-  um: 'µm',
-};
-
-export function unitWords(unit: string): string {
-  return UNITS[unit] ?? unit;
 }
 
 function score(value: number): HTMLElement {

@@ -54,6 +54,21 @@ function resolve(schema: Schema, root: Schema, depth = 0): Schema {
   return { ...resolve(target, root, depth + 1), ...own };
 }
 
+const UNITS: Record<string, string> = {
+  "[hnsf'U]": 'HU',
+  um: 'µm',
+  mm2: 'mm²',
+  cm2: 'cm²',
+  mm3: 'mm³',
+  cm3: 'cm³',
+  ml: 'mL',
+};
+
+/** A UCUM code as people write it. */
+export function unitWords(unit: string): string {
+  return unit === '1' ? '' : (UNITS[unit] ?? unit);
+}
+
 function humanise(name: string): string {
   const words = name.replaceAll('_', ' ').trim();
   return words.charAt(0).toUpperCase() + words.slice(1);
@@ -146,7 +161,8 @@ export function check(field: Field, typed: string | boolean): Checked {
   const value = Number(raw.replace(',', '.'));
   if (!Number.isFinite(value)) return { problem: 'This is not a number.' };
   if (field.kind === 'integer' && !Number.isInteger(value)) return { problem: 'This must be a whole number.' };
-  const unit = field.unit ? ` ${field.unit}` : '';
+  const words = unitWords(field.unit);
+  const unit = words ? ` ${words}` : '';
   const { minimum, maximum } = field;
   if (minimum !== undefined && (field.openMinimum ? value <= minimum : value < minimum))
     return { problem: `${field.openMinimum ? 'More than' : 'At least'} ${minimum}${unit}.` };
@@ -158,9 +174,10 @@ export function check(field: Field, typed: string | boolean): Checked {
 /** "100 to 3000 HU", '' where there are no bounds. */
 export function boundsText(field: Field): string {
   const { minimum, maximum } = field;
-  const unit = field.unit ? ` ${field.unit}` : '';
+  const words = unitWords(field.unit);
+  const unit = words ? ` ${words}` : '';
   if (minimum !== undefined && maximum !== undefined) return `${minimum} to ${maximum}${unit}`;
   if (minimum !== undefined) return `${field.openMinimum ? 'more than' : 'at least'} ${minimum}${unit}`;
   if (maximum !== undefined) return `${field.openMaximum ? 'less than' : 'at most'} ${maximum}${unit}`;
-  return field.unit && field.kind !== 'choice' ? field.unit : '';
+  return field.kind !== 'choice' ? words : '';
 }

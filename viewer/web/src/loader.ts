@@ -11,6 +11,7 @@ import {
 import loader, { wadors } from '@cornerstonejs/dicom-image-loader';
 import { init as toolsInit } from '@cornerstonejs/tools';
 import { renderedImage, unauthorised } from './api';
+import { type Dataset, numbers, text } from './dicom';
 import type { Stack } from './stack';
 
 const STALLED = 8000; // ms without a byte
@@ -102,6 +103,24 @@ async function preview(imageId: string): Promise<Types.IImage> {
   } as unknown as Types.IImage;
 }
 
+/**
+ * The windows of an image. The loader's own provider gives VOI LUT Function as text where the loader expects a list: it
+ * would read "S" out of "SIGMOID", refuse that, and draw without any window.
+ */
+function voiMetadata(type: string, imageId: unknown): unknown {
+  if (type !== Enums.MetadataModules.VOI_LUT || typeof imageId !== 'string' || previews.has(imageId)) return undefined;
+  const ds = wadors.metaDataManager.get(imageId) as unknown as Dataset | undefined;
+  if (!ds) return undefined;
+  const windowCenter = numbers(ds, '00281050');
+  const windowWidth = numbers(ds, '00281051');
+  const voiLUTFunction = text(ds, '00281056');
+  return {
+    windowCenter: windowCenter.length > 0 ? windowCenter : undefined,
+    windowWidth: windowWidth.length > 0 ? windowWidth : undefined,
+    voiLUTFunction: [['SIGMOID', 'LINEAR_EXACT'].includes(voiLUTFunction) ? voiLUTFunction : 'LINEAR'],
+  };
+}
+
 /** What a preview's metadata must say so that it is drawn as the 8-bit picture it is. */
 function previewMetadata(type: string, imageId: unknown): unknown {
   const size = typeof imageId === 'string' ? previews.get(imageId) : undefined;
@@ -148,6 +167,7 @@ export function startCornerstone(): Promise<void> {
     loader.init({ maxWebWorkers: Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency || 2) / 2))) });
     imageLoader.registerImageLoader('wadors', load as never);
     metaData.addProvider(previewMetadata, 20_000);
+    metaData.addProvider(voiMetadata, 20_000);
     await toolsInit();
   })();
   return started;

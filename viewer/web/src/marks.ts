@@ -87,7 +87,7 @@ export function drawMarks(
   layer.replaceChildren();
   if (!place) return;
   const scale = Math.hypot(place.u[0], place.u[1]);
-  const crowded = marks.length > 8;
+  const crowded = marks.length > 5;
   const labels: SVGElement[] = [];
   for (const { finding, mark } of marks) {
     const chosen = finding.identifier === selected;
@@ -102,7 +102,7 @@ export function drawMarks(
         svg('path', { d, class: 'line' }),
       ),
     );
-    if (chosen || !child || !crowded || scale > 2) {
+    if (chosen || !child || !crowded || scale > 1.5) {
       const [x, y] = anchor(mark, place);
       const label = svg('text', { x: (x + 4).toFixed(1), y: (y - 3).toFixed(1), class: `mark-label ${name}` });
       label.textContent = finding.identifier;

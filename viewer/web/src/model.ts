@@ -45,7 +45,11 @@ function actorOf(mesh: Mesh): vtkActor {
   data.getPolys().setData(cells);
   const normals =
     mesh.normals.length === mesh.points.length ? mesh.normals : vertexNormals(mesh.points, mesh.triangles);
-  data.getPointData().setNormals(vtkDataArray.newInstance({ name: 'Normals', numberOfComponents: 3, values: normals }));
+  data
+    .getPointData()
+    .setNormals(
+      vtkDataArray.newInstance({ name: 'Normals', dataType: 'Float32Array', numberOfComponents: 3, values: normals }),
+    );
   const mapper = vtkMapper.newInstance();
   mapper.setInputData(data);
   const actor = vtkActor.newInstance();
@@ -100,8 +104,10 @@ export function modelView(source: string, downloads: HTMLElement): ModelView & {
     camera.setFocalPoint(middle[0]!, middle[1]!, middle[2]!);
     camera.setPosition(middle[0]! + from[0]!, middle[1]! + from[1]!, middle[2]! + from[2]!);
     camera.setViewUp(up[0]!, up[1]!, up[2]!);
+    camera.setViewAngle(30);
     renderer.resetCamera();
-    camera.zoom(1.25);
+    // The sphere around the model is fitted to the height; a tall, narrow view needs its width to fit.
+    camera.zoom(1.25 * Math.min(1, canvasHost.clientWidth / Math.max(1, canvasHost.clientHeight)));
     renderer.resetCameraClippingRange();
     render();
   }

@@ -19,7 +19,7 @@ import {
   WindowLevelTool,
   ZoomTool,
 } from '@cornerstonejs/tools';
-import { edges, text } from './dicom';
+import { edges } from './dicom';
 import { el, fill, svg } from './dom';
 import { isPreview, register, startCornerstone } from './loader';
 import { type Drawn, drawMarks, type Placement } from './marks';
@@ -475,8 +475,9 @@ export class Reader {
     }
   }
 
-  describe(): string {
-    const image = this.pane?.image;
-    return image ? text(image.ds, '0008103E') : '';
+  /** Puts the other panes where the active one is. */
+  align(): void {
+    const pane = this.pane;
+    if (pane) this.cameraMoved(pane);
   }
 }

@@ -110,6 +110,7 @@ export function corners(
   const laterality = [text(ds, '00200062') || text(ds, '00200060'), text(ds, '00185101')].filter(Boolean).join(' ');
   const location = number(ds, '00201041');
   const thickness = number(ds, '00180050');
+  const seriesWords = text(ds, '0008103E') === text(ds, '00081030') ? '' : text(ds, '0008103E');
   return {
     patient: [
       personName(ds, '00100010'),
@@ -118,7 +119,7 @@ export function corners(
     ].filter(Boolean),
     study: [
       [text(ds, '00081030'), date(text(ds, '00080020'))].filter(Boolean).join(' · '),
-      [text(ds, '00200011') && `${text(ds, '00080060')} ${text(ds, '00200011')}`, text(ds, '0008103E')]
+      [text(ds, '00200011') && `${text(ds, '00080060')} ${text(ds, '00200011')}`, seriesWords]
         .filter(Boolean)
         .join(' · '),
       laterality,

@@ -296,7 +296,10 @@ class StudyPage implements Page {
         type: 'button',
         class: `series-card kind-${kind}`,
         'data-series': series.uid,
-        onclick: () => void this.show(series).then(() => this.drawer('none')),
+        onclick: () => {
+          this.drawer('none');
+          void this.show(series);
+        },
       },
       picture,
       el(
@@ -414,6 +417,7 @@ class StudyPage implements Page {
     reader.activate(0);
     await this.showStack(original, { sopInstance: source!, frame: 1 }, 0);
     await this.showStack(series, undefined, 1);
+    reader.align();
     this.markShown();
   }
 
@@ -613,11 +617,11 @@ class StudyPage implements Page {
     ];
     const group = (name: string, ...children: Node[]) =>
       el('div', { class: 'tool-group', role: 'group', 'aria-label': name }, ...children);
-    for (const [name, label] of tools)
-      this.toolButtons.set(
-        name,
-        iconButton(name, label, { 'aria-pressed': 'false', onclick: () => this.setTool(name) }),
-      );
+    for (const [name, label] of tools) {
+      // Two fingers zoom and move, so a phone's bar leaves these two out.
+      const props = { 'aria-pressed': 'false', class: name === 'zoom' || name === 'pan' ? 'wide-only' : '' };
+      this.toolButtons.set(name, iconButton(name, label, { ...props, onclick: () => this.setTool(name) }));
+    }
     for (const [count, name, label] of [
       [1, 'one', 'One pane'],
       [2, 'two', 'Two panes side by side'],
@@ -627,8 +631,8 @@ class StudyPage implements Page {
         count,
         iconButton(name, label, {
           'aria-pressed': 'false',
-          class: count === 4 ? 'wide-only' : '',
-          onclick: () => this.layout(count),
+          class: count === 2 ? '' : 'wide-only',
+          onclick: () => this.layout(count === 2 && this.reader?.panes.length === 2 ? 1 : count),
         }),
       );
     fill(

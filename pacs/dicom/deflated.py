@@ -25,7 +25,7 @@ def inflate(dataset: bytes | memoryview, max_bytes: int) -> bytes:
     try:
         for start in range(0, len(view), 1 << 18):
             piece: bytes | memoryview = view[start : start + (1 << 18)]
-            while piece:
+            while piece and not stream.eof:
                 out += stream.decompress(piece, min(1 << 20, cap + 1 - len(out)))
                 if len(out) > cap:
                     raise TooLarge(f"deflated data set of {len(view)} bytes inflates to more than {cap}")

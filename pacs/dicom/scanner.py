@@ -36,7 +36,7 @@ _ITEM_DELIMITER: Final = 0xFFFEE00D
 _SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
 _ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
 
-_US_OR_SS: Final = VR("US", False, vrs(True)[b"US"].read, swap=2)
+_US_OR_SS: Final = VR("US", False, vrs(True)[b"US"].read, swap=2, width=2)
 """Not yet decided: Pixel Representation will tell (PS3.6; in implicit data sets only)."""
 _CHOICES: Final = {"OB or OW": b"OW", "US or OW": b"OW", "US or SS or OW": b"OW"}
 """PS3.5 annex A.1: implicit pixel, overlay and lookup table data are OW."""
@@ -95,12 +95,7 @@ def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
 
     Raises UnsupportedTransferSyntax, MalformedDataset (with tag and offset), InvalidUID or TooLarge.
     """
-    syntax = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
-    if syntax is None:
-        raise UnsupportedTransferSyntax("unknown transfer syntax", about=transfer_syntax_uid[:64])
-    view = memoryview(inflate(dataset, limits.inflated_bytes) if syntax.deflated else dataset)
-    walk = _Walk(view.cast("B") if view.format != "B" else view, syntax, limits)
-    metadata = walk.run()
+    walk, metadata = _walked(dataset, transfer_syntax_uid, limits)
     return Scan(
         _uid(metadata, "00080016", "SOP Class UID"),
         _uid(metadata, "00080018", "SOP Instance UID"),
@@ -110,6 +105,20 @@ def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
         tuple(walk.bulk),
         walk.frame_table(metadata),
     )
+
+
+def read(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """The metadata of any data set, identifiers of a query included: nothing in it is required. Raises as `scan`."""
+    return _walked(dataset, transfer_syntax_uid, limits)[1]
+
+
+def _walked(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits) -> tuple[_Walk, dict[str, Any]]:
+    syntax = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
+    if syntax is None:
+        raise UnsupportedTransferSyntax("unknown transfer syntax", about=transfer_syntax_uid[:64])
+    view = memoryview(inflate(dataset, limits.inflated_bytes) if syntax.deflated else dataset)
+    walk = _Walk(view.cast("B") if view.format != "B" else view, syntax, limits)
+    return walk, walk.run()
 
 
 def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:
@@ -274,7 +283,7 @@ class _Walk:
                         read = vr.read
                         if read is None:
                             elements[key] = {"vr": vr.name, "InlineBinary": inline_binary(raw, vr.swap, little)}
-                        elif length % vr.swap:
+                        elif length % vr.width:
                             elements[key] = {"vr": "UN", "InlineBinary": inline_binary(raw, 1, little)}
                         else:
                             values = read(raw, decode)

@@ -32,6 +32,8 @@ class VR:
     read: Reader | None
     swap: int = 1
     """Bytes of the unit that byte order applies to."""
+    width: int = 1
+    """Bytes of one value; 1 where any length goes."""
     text: bool = False
     """Text that the model cannot hold as BulkDataURI, or that clients expect inline (PS3.18 F.2.6)."""
 
@@ -169,15 +171,15 @@ def vrs(little_endian: bool) -> dict[bytes, VR]:
         VR("UR", True, _uri, text=True),
         VR("IS", False, _integer_strings),
         VR("DS", False, _decimal_strings),
-        VR("AT", False, _tags(order), swap=2),
-        VR("US", False, _numbers(order, "H"), swap=2),
-        VR("SS", False, _numbers(order, "h"), swap=2),
-        VR("UL", False, _numbers(order, "I"), swap=4),
-        VR("SL", False, _numbers(order, "i"), swap=4),
-        VR("FL", False, _numbers(order, "f", json_float), swap=4),
-        VR("FD", False, _numbers(order, "d", json_float), swap=8),
-        VR("SV", True, _numbers(order, "q", json_integer), swap=8),
-        VR("UV", True, _numbers(order, "Q", json_integer), swap=8),
+        VR("AT", False, _tags(order), swap=2, width=4),
+        VR("US", False, _numbers(order, "H"), swap=2, width=2),
+        VR("SS", False, _numbers(order, "h"), swap=2, width=2),
+        VR("UL", False, _numbers(order, "I"), swap=4, width=4),
+        VR("SL", False, _numbers(order, "i"), swap=4, width=4),
+        VR("FL", False, _numbers(order, "f", json_float), swap=4, width=4),
+        VR("FD", False, _numbers(order, "d", json_float), swap=8, width=8),
+        VR("SV", True, _numbers(order, "q", json_integer), swap=8, width=8),
+        VR("UV", True, _numbers(order, "Q", json_integer), swap=8, width=8),
         VR("SQ", True, None),
     ]
     binary = {"OB": 1, "OD": 8, "OF": 4, "OL": 4, "OV": 8, "OW": 2, "UN": 1}

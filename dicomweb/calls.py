@@ -20,9 +20,8 @@ from pacs.auth import Principal, Right
 from pacs.errors import InvalidInput, TooLarge, Unauthenticated
 
 if TYPE_CHECKING:
-    from pacs.retrieve import InstanceLocation
-
     from pacs.archive import Archive
+    from pacs.retrieve import InstanceLocation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +34,7 @@ MAX_QUERY_FIELDS = 256
 MAX_JSON_BYTES = 16 << 20
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_PORTS = {"http": 80, "https": 443}
 
 Rendition = Callable[["Archive", "list[InstanceLocation]"], bytes]
 """Makes one representation of non-image instances, or raises NotFound where these have none of that kind."""
@@ -109,13 +109,18 @@ class Call:
         public = self.archive.settings.public_url
         if public:
             return public.rstrip("/") + self.web.root
-        host = self.headers.get("host")
-        if host is None:
-            name, port = self.scope.get("server") or ("localhost", None)
-            host = f"{name}:{port}" if port else str(name)
+        scheme = self.scope.get("scheme", "http")
+        name, port = self.scope.get("server") or ("localhost", None)
+        host = self.headers.get("host", f"{name}:{port}")
         if _HOST.fullmatch(host) is None:
             raise InvalidInput("the Host header is no host name")
-        return f"{self.scope.get('scheme', 'http')}://{host}{self.scope.get('root_path', '')}{self.web.root}"
+        if host in (name, "localhost") and port not in (None, _PORTS.get(scheme)) and not self._forwarded:
+            host = f"{host}:{port}"  # some clients, the Python one among them, leave the port out
+        return f"{scheme}://{host}{self.scope.get('root_path', '')}{self.web.root}"
+
+    @property
+    def _forwarded(self) -> bool:
+        return any(name in self.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host", "via"))
 
     def choose(self, offers: Sequence[Offer]) -> Offer:
         """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""

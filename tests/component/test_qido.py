@@ -249,6 +249,10 @@ def test_links_follow_the_host_that_was_asked(web: Web) -> None:
     answer = web.get("/studies", params={"limit": 1}, headers={"Host": "pacs.example:8443"})
     assert answer.json()[0]["00081190"]["Value"][0].startswith("http://pacs.example:8443/dicom-web/studies/")
     host, port = web.url.removeprefix("http://").removesuffix("/dicom-web").split(":")
+    without = web.get("/studies", params={"limit": 1}, headers={"Host": host})
+    assert without.json()[0]["00081190"]["Value"][0].startswith(web.url)
+    proxied = web.get("/studies", params={"limit": 1}, headers={"Host": host, "X-Forwarded-For": "10.0.0.1"})
+    assert proxied.json()[0]["00081190"]["Value"][0].startswith(f"http://{host}/dicom-web/")
     for hostile in (b'evil"x', b"a/b", b"a b", b"a@b", b"[::1", b"a:b", b""):
         with socket.create_connection((host, int(port)), timeout=10) as peer:
             peer.sendall(b"GET /dicom-web/studies HTTP/1.1\r\nConnection: close\r\nHost: " + hostile + b"\r\n\r\n")

@@ -49,7 +49,10 @@ def instance(name: str, **attributes: Any) -> Dataset:
         "StudyInstanceUID": uids.derived("wado study", name),
         "SeriesInstanceUID": uids.derived("wado series", name),
     }
-    return dicom_data.image(7, **(identity | attributes))
+    ds = dicom_data.image(7, **(identity | attributes))
+    if "PixelData" in ds:
+        ds["PixelData"].VR = "OW"
+    return ds
 
 
 def path(ds: Dataset) -> str:

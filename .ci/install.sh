@@ -7,11 +7,12 @@ extras=$1
 want_viewer=${2:-}
 
 viewer_log=
-if [ "$want_viewer" = viewer ] && ! .venv/bin/python viewer/hatch_build.py --check; then
-  command -v npm >/dev/null || { echo "The viewer is built with node 20 or newer and npm: please install nodejs and npm." >&2; exit 1; }
+current='import sys; sys.path.insert(0, "viewer"); import hatch_build; sys.exit(not hatch_build.is_current())'
+if [ "$want_viewer" = viewer ] && ! { [ -d viewer/web/node_modules ] && .venv/bin/python -c "$current"; }; then
+  command -v npm >/dev/null || { echo "The viewer is built with Node.js 20.19 or newer and npm: please install them." >&2; exit 1; }
   viewer_log=$(mktemp)
   echo "Building the viewer (npm ci, vite build) …"
-  .venv/bin/python viewer/hatch_build.py >"$viewer_log" 2>&1 &
+  .venv/bin/python viewer/hatch_build.py --force >"$viewer_log" 2>&1 &
   viewer_pid=$!
 fi
 

@@ -12,11 +12,11 @@ done
 echo "Installing ${missing[*]} …"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  command -v sudo >/dev/null && sudo -n true 2>/dev/null || {
+  if ! sudo -n true 2>/dev/null; then
     echo "The tests need these Debian packages: ${missing[*]}" >&2
     echo "Run as root: apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
-  }
+  fi
   as_root=(sudo)
 fi
 log=$(mktemp)

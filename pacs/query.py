@@ -70,6 +70,14 @@ class QueryService:
             page = search(conn, query, principal.scope, maker.columns)
         return Matches([maker.row(found) for found in page.rows], page.remaining, warnings)
 
+    def may_see(self, principal: Principal, study_instance_uid: str | None) -> bool:
+        """Whether the principal's scope covers the study; what belongs to no study is everybody's."""
+        if not principal.scope or study_instance_uid is None:
+            return True
+        wanted = select(schema.study.c.scope).where(schema.study.c.study_instance_uid == study_instance_uid)
+        with self._index.read() as conn:
+            return conn.execute(wanted).scalar() == principal.scope
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

@@ -92,7 +92,7 @@ class Changes:
             rows = conn.execute(select(*columns).where(t.seq > seq).order_by(t.seq).limit(limit)).all()
         return [Change(**row._mapping) for row in rows]
 
-    def latest(self) -> int:
+    def last(self) -> int:
         """The highest sequence number, 0 when nothing happened yet."""
         with self._index.read() as conn:
             return int(conn.execute(select(func.coalesce(func.max(schema.change.c.seq), 0))).scalar_one())

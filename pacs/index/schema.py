@@ -197,6 +197,9 @@ workitem = Table(
     Column("task_key", _TEXT, unique=True),
     Column("attributes", LargeBinary, nullable=False),  # DICOM JSON
     Column("transaction_uid", _TEXT),
+    Column("label", _TEXT, nullable=False, default=""),  # Procedure Step Label
+    Column("patient_id", _TEXT, index=True),
+    Column("scheduled_at", _TEXT),  # Scheduled Procedure Step Start DateTime, as folded for matching
     Column("attempt", Integer, nullable=False, default=0),
     Column("lease_token", _TEXT),
     Column("lease_until", Double),
@@ -214,6 +217,7 @@ workitem = Table(
     Column("scope", _TEXT, nullable=False),
     Index("workitem_claim", "state", "plugin", "priority", "created_at"),
     Index("workitem_lease", "state", "lease_until"),
+    Index("workitem_updated", "updated_at"),
 )
 
 credential = Table(

@@ -205,13 +205,13 @@ def test_a_reader_of_changes_misses_none(index: Index) -> None:
     assert seen == sorted(set(seen))
     with index.read() as conn:
         assert conn.execute(select(func.count()).select_from(schema.change)).scalar_one() == 120
-    assert news.latest() == seen[-1]
+    assert news.last() == seen[-1]
 
 
 def test_cursors_are_durable_and_never_move_back(index: Index) -> None:
     news = Changes(index)
     assert news.cursor("trigger") == 0
-    assert news.latest() == 0
+    assert news.last() == 0
     for seq in (5, 3, 7):
         index.transact(lambda conn, seq=seq: news.advance(conn, "trigger", seq))
     assert news.cursor("trigger") == 7

@@ -397,9 +397,8 @@ def test_removal_keeps_the_counts_true_and_leaves_a_tombstone(
     assert list(memory.keys()) == []
     assert count(index, *EVERYTHING[:5], "tombstone") == [0, 0, 0, 0, 0, 4]
     assert [c.kind for c in Changes(index).after(0)].count("deleted") == 4
-    assert [e.event for e in Audit(index).query()][:3] == ["Study Deleted", "DICOM Instances Deleted"] + [
-        "DICOM Instances Deleted"
-    ]
+    events = [e.event for e in Audit(index).query()]
+    assert events[:3] == ["Study Deleted", "DICOM Instances Deleted", "DICOM Instances Deleted"]
     with pytest.raises(NotFound):
         Retrieve(memory, index).locate(SYSTEM, STUDY)
 

@@ -89,8 +89,8 @@ def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational:
     InvalidQuery where a key has no meaning.
     """
     levels = ROOTS[sop_class_uid]
-    name = json_model.text(identifier, LEVEL)
-    level = next((level for level in levels if level == name), None)
+    names = json_model.texts(identifier, LEVEL)
+    level = next((level for level in levels if names == [level]), None)
     if level is None:
         raise DatasetMismatch("Query/Retrieve Level is missing or not of this model", about=LEVEL)
     if len(identifier) > MAX_KEYS:
@@ -105,7 +105,7 @@ def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational:
                 wanted.append(Wanted(tag, entry["vr"]))
             continue
         row = by_tag(tag)
-        if tag in _NOT_SERVED or LEVELS.index(level_of(tag)) > LEVELS.index(level):
+        if tag < CHARACTER_SET or tag in _NOT_SERVED or LEVELS.index(level_of(tag)) > LEVELS.index(level):
             complete = False
             continue
         if entry["vr"] == "SQ" or (row is not None and row.vr == "SQ"):
@@ -159,29 +159,32 @@ class ResponseEncoder:
     """Encodes matching rows as the identifiers of one C-FIND's pending responses, in one transfer syntax."""
 
     def __init__(self, request: FindRequest, transfer_syntax_uid: str, ae_title: str) -> None:
-        self._request = request
         self._syntax = TRANSFER_SYNTAXES[transfer_syntax_uid]
+        self._order = "<" if self._syntax.little_endian else ">"
         self._ascii = True
-        self._fixed = {
-            LEVEL: {"vr": "CS", "Value": [request.level.value]},
-            RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [ae_title]},
-        }
+        known = {LEVEL: ("CS", request.level.value), RETRIEVE_AE_TITLE: ("AE", ae_title)}
+        if any(wanted.tag == INSTANCE_AVAILABILITY for wanted in request.wanted):
+            known[INSTANCE_AVAILABILITY] = ("CS", "ONLINE")
+        fixed = {tag: self._element(tag, {"vr": vr, "Value": [text]}) for tag, (vr, text) in known.items()}
+        asked = {wanted.tag: wanted for wanted in request.wanted if wanted.tag not in fixed}
+        self._plan: list[bytes | Wanted] = [fixed.get(tag) or asked[tag] for tag in sorted(fixed.keys() | asked.keys())]
+        self._character_set = self._element(CHARACTER_SET, {"vr": "CS", "Value": ["ISO_IR 192"]})
 
     def encode(self, attributes: Mapping[str, Any]) -> bytes:
         """The response identifier for one match, from its DICOM JSON: what was asked for, empty where unknown."""
-        elements: dict[str, Any] = dict(self._fixed)
-        for wanted in self._request.wanted:
-            found = attributes.get(wanted.tag)
-            if wanted.tag == INSTANCE_AVAILABILITY:
-                found = {"vr": "CS", "Value": ["ONLINE"]}
-            elif wanted.tag == TIMEZONE_OFFSET and not (found or {}).get("Value"):
-                continue  # PS3.4 C.4.1.1.3.2: never of zero length
-            elements[wanted.tag] = _selected(found, wanted)
+        parts = list[bytes]()
         self._ascii = True
-        raw = self._dataset(elements)
-        if not self._ascii:  # PS3.4 C.4.1.1.3.2: included only where it is needed
-            elements[CHARACTER_SET] = {"vr": "CS", "Value": ["ISO_IR 192"]}
-            raw = self._dataset(elements)
+        for step in self._plan:
+            if isinstance(step, bytes):
+                parts.append(step)
+                continue
+            found = attributes.get(step.tag)
+            if step.tag == TIMEZONE_OFFSET and not (found or {}).get("Value"):
+                continue  # PS3.4 C.4.1.1.3.2: never of zero length
+            parts.append(self._element(step.tag, _selected(found, step)))
+        if not self._ascii:  # PS3.4 C.4.1.1.3.2: included only where it is needed; no key comes before it
+            parts.insert(0, self._character_set)
+        raw = b"".join(parts)
         if self._syntax.deflated:
             deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
             raw = deflate.compress(raw) + deflate.flush()
@@ -192,8 +195,7 @@ class ResponseEncoder:
         return b"".join(self._element(tag, elements[tag]) for tag in sorted(elements))
 
     def _element(self, tag: str, entry: Mapping[str, Any]) -> bytes:
-        order = "<" if self._syntax.little_endian else ">"
-        vr = str(entry["vr"])
+        order, vr = self._order, str(entry["vr"])
         if vr == "SQ":
             raw = b"".join(
                 struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item
@@ -239,10 +241,14 @@ def _value(vr: str, tag: str, entry: Mapping[str, Any], order: str) -> bytes:
         unit = vrs(True)[vr.encode("ascii")].swap
         return swapped(raw, unit) if order == ">" and unit > 1 else raw
     values = entry.get("Value") or ()
+    if not values:
+        return b""
     if vr in _NUMBERS:
         code, number = _NUMBERS[vr]
         return struct.pack(f"{order}{len(values)}{code}", *map(number, values))
     if vr == "AT":
         return b"".join(struct.pack(f"{order}HH", int(value[:4], 16), int(value[4:], 16)) for value in values)
-    raw = "\\".join(json_model.texts({tag: entry}, tag)).encode("utf-8")
+    first = values[0]
+    text = first if len(values) == 1 and isinstance(first, str) else "\\".join(json_model.texts({tag: entry}, tag))
+    raw = text.encode("utf-8")
     return raw + (b"\0" if vr == "UI" else b" ") * (len(raw) & 1)

@@ -77,6 +77,8 @@ def part10(seed: int, syntax: str) -> bytes:
         pixels = np.frombuffer(ds.PixelData, "<u2").reshape(64, 64)
         ds.PixelData = encapsulate([COMPRESSED[syntax](pixels)])
         ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    elif syntax == ExplicitVRBigEndian:
+        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
     return dicom_data.part10(ds, syntax)
 
 

@@ -1,7 +1,8 @@
 // The wire: the session, DICOMweb (PS3.18) and the plug-in list, with deadlines, and one way to say what went wrong.
 import { type Dataset, text } from './dicom';
 
-export const ROOT = new URL('./', document.baseURI).href.replace(/\/$/, '');
+// Where the page was served from; unit tests have no page.
+export const ROOT = new URL('./', globalThis.document?.baseURI ?? 'http://localhost/').href.replace(/\/$/, '');
 export const DICOMWEB = `${ROOT}/dicom-web`;
 const JSON_MODEL = 'application/dicom+json';
 

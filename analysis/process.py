@@ -1,0 +1,219 @@
+"""Child processes as their parent sees them: started warm, watched for time and memory, killed without fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.api import NotAnalysable
+from pacs.errors import Unavailable
+
+log = logging.getLogger("m3dicom.child")
+
+START_S = 120.0
+POLL_S = 0.1
+GRACE_S = 1.0  # between asking a plug-in to stop and killing it
+MAX_TASKS = 25
+MAX_IDLE_BYTES = 1 << 30
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+
+
+class TaskFailed(Exception):
+    """The task ended without results, for a reason that a person can read."""
+
+
+class TaskStopped(Exception):
+    """The task was stopped on request."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may take."""
+
+    seconds: float
+    memory_mb: int
+
+
+Check = Callable[[float, str], Literal["continue", "stop"]]
+"""Told the latest progress (0 to 1) and message several times a second; says whether to go on."""
+
+
+class Child:
+    """One warm process for one plug-in on one device. Belongs to the thread that started it, and dies with it."""
+
+    def __init__(self, target: str, device: str, threads: int) -> None:
+        self.target = target
+        self.tasks = 0
+        self.backend = ""
+        self._crash = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        parent_in, child_out = os.pipe()
+        child_in, parent_out = os.pipe()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("M3DICOM_", "AWS_"))}  # no secrets
+        environment |= {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONHASHSEED": "0"}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        passed = (child_in, child_out, self._crash.fileno())
+        command = [sys.executable, "-m", "analysis.child", target, device, str(child_in), str(child_out)]
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(os.getpid()), str(self._crash.fileno())],
+                pass_fds=passed,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            os.close(parent_in)
+            os.close(parent_out)
+            raise Unavailable("no process can be started for the analysis") from error
+        finally:
+            os.close(child_in)
+            os.close(child_out)
+        self._in, self._out = parent_in, parent_out
+        self._received = b""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it is alive and worth keeping: not too old, and not holding on to memory."""
+        return self._process.poll() is None and self.tasks < MAX_TASKS and self.memory_bytes() < MAX_IDLE_BYTES
+
+    def memory_bytes(self) -> int:
+        """Its resident memory, 0 once it is gone."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def run(self, task: dict[str, Any], limits: Limits, check: Check) -> list[dict[str, str]]:
+        """The result files of a task. The process is killed on any way out but a result or a plug-in's own end.
+
+        Raises NotAnalysable (the plug-in refused), TaskStopped (`check` said so), TaskFailed (crash, deadline, memory,
+        error of the plug-in).
+        """
+        try:
+            if not self.backend:
+                self._await_ready(check)
+            self.tasks += 1
+            self._say({"task": task})
+            return self._watch(limits, check)
+        except (NotAnalysable, _PluginError):
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_ready(self, check: Check) -> None:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            if check(0.0, "starting") == "stop":
+                raise TaskStopped
+            for message in self._messages():
+                if "ready" in message:
+                    self.backend = str(message["ready"])
+                    return
+                raise self._internal_error(message["failed"])
+        raise TaskFailed("The analysis process did not start.")
+
+    def _watch(self, limits: Limits, check: Check) -> list[dict[str, str]]:
+        deadline = time.monotonic() + limits.seconds
+        progress, words = 0.0, ""
+        stopping: float | None = None
+        while True:
+            for message in self._messages():
+                if "progress" in message:
+                    progress, words = float(message["progress"]), str(message["message"])
+                elif "done" in message and stopping is None:
+                    done: list[dict[str, str]] = message["done"]
+                    return done
+                elif "refused" in message:
+                    raise NotAnalysable(message["refused"])
+                elif "failed" in message:
+                    raise self._internal_error(message["failed"])
+                else:
+                    raise TaskStopped
+            now = time.monotonic()
+            if stopping is not None:
+                if now > stopping:
+                    raise TaskStopped
+                continue
+            if now > deadline:
+                raise TaskFailed(f"The analysis took longer than {limits.seconds:g} s and was stopped.")
+            if self.memory_bytes() > limits.memory_mb << 20:
+                raise TaskFailed(f"The analysis needed more than {limits.memory_mb} MB of memory and was stopped.")
+            if check(progress, words) == "stop":
+                stopping = now + GRACE_S
+                self._say({"cancel": True})
+
+    def _messages(self) -> list[dict[str, Any]]:
+        """What has come within POLL_S. Raises TaskFailed once the process is gone."""
+        readable, _, _ = select.select([self._in], [], [], POLL_S)
+        if not readable:
+            return []
+        chunk = os.read(self._in, 1 << 16)
+        if not chunk:
+            raise self._crashed()
+        *lines, self._received = (self._received + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _say(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._out, data) :]
+        except OSError as error:
+            raise self._crashed() from error
+
+    def _crashed(self) -> TaskFailed:
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._crash.seek(0)
+        log.error(
+            "analysis process %d ended: %s\n%s", self.pid, status, self._crash.read(8192).decode(errors="replace")
+        )
+        if status == -signal.SIGKILL:
+            return TaskFailed("The analysis was stopped by the system, most likely for want of memory.")
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return TaskFailed(f"The analysis stopped unexpectedly ({how}).")
+
+    def _internal_error(self, failed: dict[str, Any]) -> TaskFailed:
+        if failed["type"] == "MemoryError":
+            return _PluginError("The analysis ran out of memory.")
+        log.error("plug-in %s raised %s at\n  %s", self.target, failed["type"], "\n  ".join(failed["trace"]))
+        return _PluginError(f"The analysis failed because of an internal error ({failed['type']}).")
+
+    def close(self) -> None:
+        """Kill it and wait for its end."""
+        if self._in < 0:
+            return
+        self._process.kill()
+        self._process.wait()
+        os.close(self._in)
+        os.close(self._out)
+        self._crash.close()
+        self._in = -1
+
+
+class _PluginError(TaskFailed):
+    """An error that the process itself survived."""

@@ -1,0 +1,155 @@
+"""Plug-ins for tests of the platform: one that counts voxels, and one that goes wrong in every way it is asked to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from analysis.api import (
+    NO_UNIT,
+    Code,
+    Context,
+    Image,
+    Input,
+    LabelMap,
+    Manifest,
+    Measurement,
+    NotAnalysable,
+    Output,
+    Params,
+    Resources,
+    Segment,
+    SegmentMeasurements,
+    Volume,
+    VolumeReport,
+    When,
+)
+
+DENSE = Segment(
+    1, "Dense", Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("272673000", "SCT", "Bone")
+)
+
+
+class CountParams(Params):
+    """A threshold in HU."""
+
+    threshold: float = Field(300, ge=-1024, le=3071, title="Threshold", json_schema_extra={"unit": "[hnsf'U]"})
+    pause_s: float = Field(0, ge=0, title="Pause")
+
+
+class Count:
+    """Voxels above a threshold, as labels and a report."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="count",
+        version="1.0",
+        title="Count",
+        inputs=(Input(name="series", where=(When(attribute="Modality", value="CT"),), min_instances=3),),
+        outputs=(Output(name="labels", kind="SEG"), Output(name="report", kind="SR")),
+        resources=Resources(memory_mb=1500, timeout_s=60),
+    )
+    params: ClassVar[type[Params]] = CountParams
+
+    def run(self, ctx: Context, params: CountParams) -> None:
+        """Emit a LabelMap and a VolumeReport."""
+        volume: Volume = ctx.inputs["series"]
+        print("noise on standard output must not disturb the host")
+        ctx.progress(0.5, "counting")
+        time.sleep(params.pause_s)
+        labels = (volume.data > params.threshold).astype(np.uint8)
+        count = Measurement(Code("count", "99M3DICOM", "Voxels above threshold"), float(labels.sum()), NO_UNIT)
+        ctx.emit("labels", LabelMap(volume, labels, (DENSE,)))
+        ctx.emit("report", VolumeReport(volume, (SegmentMeasurements(DENSE, (count,)),)))
+
+
+class OddParams(Params):
+    """What to do wrong."""
+
+    what: Literal["crash", "exit", "spin", "spin-in-c", "eat", "refuse", "raise", "slow", "undeclared", "deaf"]
+
+
+class Odd:
+    """Goes wrong as asked."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="odd",
+        version="1.0",
+        title="Odd",
+        inputs=(Input(name="series"),),
+        outputs=(Output(name="labels", kind="SEG", optional=True),),
+        resources=Resources(memory_mb=500, timeout_s=6),
+        auto=False,
+    )
+    params: ClassVar[type[Params]] = OddParams
+
+    def run(self, ctx: Context, params: OddParams) -> None:
+        """One way of many."""
+        match params.what:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(3)
+            case "spin":
+                while True:
+                    pass
+            case "spin-in-c":
+                re.match(r"(a+)+$", "a" * 64 + "b")  # holds the interpreter lock for ages
+            case "eat":
+                eaten: list[Any] = []
+                while True:
+                    eaten.append(np.ones(4 << 20))
+                    time.sleep(0.01)
+            case "refuse":
+                raise NotAnalysable("the series shows no bone at all")
+            case "raise":
+                raise KeyError("Synthetic^Sam")
+            case "slow" | "deaf":
+                for step in range(100):
+                    if params.what == "slow":
+                        ctx.progress(step / 100, f"step {step}")
+                    time.sleep(0.03)
+            case "undeclared":
+                ctx.emit("other", LabelMap(ctx.inputs["series"], np.zeros(1, np.uint8), ()))
+
+
+class ViewParams(Params):
+    """Nothing to set."""
+
+
+class Views:
+    """Takes each mammogram of its own; emits nothing."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="views",
+        version="1.0",
+        title="Views",
+        inputs=(
+            Input(
+                name="image",
+                level="instance",
+                load="images",
+                where=(
+                    When(attribute="SOPClassUID", op="in", value=["1.2.840.10008.5.1.4.1.1.1.2"]),
+                    When(attribute="PixelData", op="exists", value=False),
+                ),
+            ),
+        ),
+        outputs=(),
+        resources=Resources(memory_mb=1500, timeout_s=60),
+    )
+    params: ClassVar[type[Params]] = ViewParams
+
+    def run(self, ctx: Context, params: ViewParams) -> None:
+        """Look at the one image."""
+        images: tuple[Image, ...] = ctx.inputs["image"]
+        assert len(images) == 1
+        ctx.progress(1.0)
+
+
+TARGETS = {"count": "task_plugins:Count", "odd": "task_plugins:Odd", "views": "task_plugins:Views"}

@@ -8,6 +8,8 @@ rejection that says "local limit exceeded". A request for nothing but C-ECHO has
 from __future__ import annotations
 
 import logging
+import math
+import resource
 import selectors
 import socket
 import threading
@@ -48,6 +50,7 @@ ECHO_RESERVE = 16
 ECHO_IDLE_S = 5.0
 BACKLOG = 1024
 ACCEPTED_AT_ONCE = 64
+COMPLAINT_PERIOD_S = 5.0
 _PERIOD_S = 0.25
 
 
@@ -76,6 +79,11 @@ class Acceptor:
         self._per_host: Counter[str] = Counter()
         self._waiting: dict[_Waiting, None] = {}
         self._waiting_bytes = 0
+        # Associations, spooled objects and the index need descriptors as well
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = descriptors == resource.RLIM_INFINITY
+        self._max_waiting = MAX_WAITING if unlimited else max(1, min(MAX_WAITING, descriptors // 4))
+        self._complained_at = -math.inf
         self._selector = selectors.DefaultSelector()
         self._wake_receive, self._wake_send = socket.socketpair()
         listener.setblocking(False)
@@ -139,7 +147,9 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.warning("cannot accept a connection: %s", error.strerror)
+                if time.monotonic() - self._complained_at > COMPLAINT_PERIOD_S:
+                    self._complained_at = time.monotonic()
+                    log.warning("cannot accept connections: %s", error.strerror)
                 if self._waiting:
                     self._drop(
                         next(iter(self._waiting))
@@ -150,7 +160,7 @@ class Acceptor:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= self._max_waiting:
                 self._drop(next(iter(self._waiting)))
             host = str(address[0]).removeprefix("::ffff:")
             waiting = _Waiting(sock, host, time.monotonic() + FIRST_PDU_S)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from pacs.dicom import dictionary, json_model, matching, scanner
 from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag, level_of
-from pacs.dicom.deflated import inflate
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dicom.values import swapped, vrs
 from pacs.dimse.negotiation import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
@@ -77,9 +76,7 @@ class FindRequest:
 
 def decode(identifier: bytes | memoryview, transfer_syntax_uid: str) -> dict[str, Any]:
     """The identifier as DICOM JSON model. Raises MalformedDataset, TooLarge."""
-    syntax = TRANSFER_SYNTAXES[transfer_syntax_uid]
-    data = inflate(identifier, _LIMITS.inflated_bytes) if syntax.deflated else identifier
-    return scanner._Walk(memoryview(data), syntax, _LIMITS).run()
+    return scanner.read(identifier, transfer_syntax_uid, _LIMITS)
 
 
 def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational: bool) -> FindRequest:

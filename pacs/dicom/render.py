@@ -101,6 +101,22 @@ def pixels(
     return _grayscale(frame, info, metadata, frame_number, photometric, _asked(window))
 
 
+_RELEVANT: Final = frozenset(
+    (
+        *("00280004", "00280120", "00280121", "00281050", "00281051", "00281052", "00281053", "00281056", "20500020"),
+        *("00283000", "00283010", "52009229"),
+        *(f"0028{table}{place}" for table in ("110", "120", "122") for place in (1, 2, 3)),
+    )
+)
+
+
+def relevant(metadata: Metadata, frame_number: int) -> tuple[dict[str, Any], int]:
+    """The part of the metadata that the picture of one frame depends on, and the frame's number within that part."""
+    wanted = {tag: metadata[tag] for tag in _RELEVANT & metadata.keys()}
+    own = items(metadata, "52009230")[frame_number - 1 : frame_number] if frame_number >= 1 else []
+    return wanted | ({"52009230": {"vr": "SQ", "Value": own}} if own else {}), 1
+
+
 def _asked(window: Window | tuple[float, float, str] | None) -> Window | None:
     if window is None:
         return None

@@ -14,14 +14,14 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import audit
+from pacs import audit, filing
 from pacs.auth import Principal, Right
 from pacs.dicom import scanner
 from pacs.dicom.part10 import HeaderReader
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import DatasetMismatch, NotFound, Unavailable, UnsupportedTransferSyntax
 from pacs.events import Events
-from pacs.index import changes, filing, schema
+from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
 from pacs.settings import Settings

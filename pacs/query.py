@@ -13,8 +13,8 @@ from pacs.dicom.attributes import LEVELS, Level, by_tag, level_of
 from pacs.dicom.matching import ALL, Query, UIDList
 from pacs.index import rows, schema
 from pacs.index.engine import Index
-from pacs.index.filing import Found
 from pacs.index.search import patients, search
+from pacs.index.statement import Found
 
 FUZZY_WARNING = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
 _BLOBS = {Level.STUDY: schema.study.c, Level.SERIES: schema.series.c, Level.IMAGE: schema.instance.c}

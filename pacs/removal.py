@@ -19,7 +19,7 @@ from pacs.errors import NotFound
 from pacs.events import Events
 from pacs.index import changes, rows, schema
 from pacs.index.engine import Index
-from pacs.index.filing import Found
+from pacs.index.statement import Found
 from pacs.storage.base import ObjectStore
 
 _AT_ONCE = 500

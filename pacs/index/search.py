@@ -26,7 +26,7 @@ from pacs.dicom.matching import (
     name_groups,
 )
 from pacs.index import schema
-from pacs.index.filing import Found
+from pacs.index.statement import Found
 
 study, series, instance, request = schema.study, schema.series, schema.instance, schema.series_request
 _HIGHEST = "\U0010ffff"

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Dialect
+from sqlalchemy import Connection, CursorResult, Dialect, Row
 from sqlalchemy.sql.elements import CompilerElement
 
 Values = Mapping[str, Any]
+Found = Row[*tuple[Any, ...]]
+"""A row of a result whose columns only its statement knows."""
 
 
 class Statement:

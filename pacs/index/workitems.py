@@ -20,6 +20,10 @@ from pacs.index import schema
 
 t = schema.workitem.c
 
+_SUMMARY = (
+    t.uid, t.state, t.label, t.plugin, t.study_instance_uid, t.progress, t.message, t.reason, t.updated_at,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class WorkitemRow:
@@ -194,22 +198,12 @@ def offer(conn: Connection, now: float, offered_before: float, limit: int = 500)
 
 def moved_since(conn: Connection, since: float, scope: str, limit: int = 1000) -> list[dict[str, Any]]:
     """Summaries of Workitems that changed at or after `since`, oldest change first."""
-    wanted = select(schema.workitem).where(t.updated_at >= since)
+    wanted = select(*_SUMMARY).where(t.updated_at >= since)
     if scope:
         wanted = wanted.where(t.scope == scope)
-    found = map(_row, conn.execute(wanted.order_by(t.updated_at, t.uid).limit(limit)))
+    found = conn.execute(wanted.order_by(t.updated_at, t.uid).limit(limit))
     return [
-        {
-            "uid": row.uid,
-            "state": row.state.value,
-            "label": str(ups.value(row.attributes, ups.LABEL) or ""),
-            "plugin": row.plugin,
-            "study_instance_uid": row.study_instance_uid,
-            "progress": round(row.progress),
-            "message": row.message,
-            "reason": row.reason,
-            "updated_at": row.updated_at,
-        }
+        {**row._mapping, "progress": round(row.progress or 0), "message": row.message or "", "reason": row.reason or ""}
         for row in found
     ]
 

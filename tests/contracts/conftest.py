@@ -12,8 +12,10 @@ from pacs.events import Events
 from pacs.index.engine import Index, open_index
 from pacs.ingest import Ingest
 from pacs.settings import Settings
-from pacs.storage import FileStore, MemoryStore, ObjectStore
+from pacs.storage.base import ObjectStore
 from pacs.storage.cache import CachedStore
+from pacs.storage.files import FileStore
+from pacs.storage.memory import MemoryStore
 from pacs.storage.s3 import S3Store
 
 __all__ = ["moto_server", "postgresql_cluster", "rclone_server"]

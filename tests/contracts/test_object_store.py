@@ -10,9 +10,9 @@ from servers import S3Server, free_port
 
 from pacs.errors import NotFound, Unavailable
 from pacs.spool import Spool
-from pacs.storage import FileStore, ObjectStore
-from pacs.storage.base import object_key
+from pacs.storage.base import ObjectStore, object_key
 from pacs.storage.cache import CachedStore
+from pacs.storage.files import FileStore
 from pacs.storage.memory import MemoryStore
 from pacs.storage.s3 import PART_BYTES, S3Store
 

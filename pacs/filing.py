@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, Table, bindparam, insert, select, update
 
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
 from pacs.index import rows, schema
-from pacs.index.statement import Statement
+from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import Arrival
 from pacs.storage.base import Locator
-
-Found = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)

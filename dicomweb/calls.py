@@ -172,5 +172,6 @@ class Call:
         return b"".join(parts)
 
     def warning(self, text: str) -> tuple[str, str]:
-        """A Warning header (PS3.18 8.3.4: code 299, the service, the text)."""
-        return ("Warning", f"299 {self.service_root}: {text}")
+        """A Warning header (PS3.18 8.3.4: code 299, the service, the text). What could end a header is replaced."""
+        plain = "".join(c if " " <= c <= "~" else "?" for c in text)
+        return ("Warning", f"299 {self.service_root}: {plain}")

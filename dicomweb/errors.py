@@ -42,6 +42,7 @@ class RangeNotSatisfiable(ArchiveError):
 # The first class of an error's ancestry that stands here decides.
 STATUS: dict[type[ArchiveError], int] = {
     InvalidInput: 400,
+    MalformedDataset: 500,  # of a body it is told instance by instance; here it is about what is stored
     UnsupportedTransferSyntax: 406,  # over HTTP it only says that what is stored cannot be had in the syntax asked for
     NotAcceptable: 406,
     UnsupportedMediaType: 415,

@@ -47,8 +47,9 @@ def query(
         else:
             attribute = _attribute(name)
             if attribute is None:
-                if _tag(name) is not None:
-                    warnings.append(f"The key {name} is not supported and has been ignored.")
+                tag = _tag(name)
+                if tag is not None:
+                    warnings.append(f"The key {tag} is not supported and has been ignored.")
             elif not attribute.matchable:
                 warnings.append(f"The key {attribute.keyword} cannot be matched here and has been ignored.")
             elif attribute.tag in keys:

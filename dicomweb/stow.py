@@ -46,6 +46,7 @@ async def store(call: Call) -> Answer:
     principal = call.principal(Right.STORE)
     study = call.uid("study") if "study" in call.params else None
     offer = call.choose(RESPONSES)
+    root = call.service_root  # before anything is stored: it refuses Host headers that are none
     call.refuse_encoding()
     media_type, parameters = _content_type(call)
     if media_type == DICOM:
@@ -63,7 +64,7 @@ async def store(call: Call) -> Answer:
             results = await _objects(call, Intake(call.archive, principal, study), parser)
     if not results:
         raise InvalidInput("the body holds no instance")
-    body = response_module(results, call.service_root)
+    body = response_module(results, root)
     if offer.media_type == DICOM_XML:
         return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])
     return Answer(status_of(results), DICOM_JSON, [dumps(body)])

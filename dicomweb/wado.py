@@ -16,6 +16,7 @@ from dicomweb.multipart import Writer
 from dicomweb.qido import documents_answer
 from pacs.auth import Right
 from pacs.dicom import part10
+from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES, TransferSyntax
 
 if TYPE_CHECKING:
@@ -107,12 +108,22 @@ def _objects(
         if location.transfer_syntax_uid == target:
             yield from archive.retrieve.part10(location)
         else:
-            dataset = archive.retrieve.dataset(location)
-            made = archive.decoding.transcode(dataset, location.transfer_syntax_uid, target)
+            made = _transcoded(archive, location, target)
+            first = next(made)  # before anything of this part goes out
             yield part10.header(location.sop_class_uid, location.sop_instance_uid, target)
-            yield made
+            yield first
+            yield from made
     if writer is not None:
         yield writer.close
+
+
+def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> Iterator[Buffer]:
+    dataset, ts = archive.retrieve.dataset(location), location.transfer_syntax_uid
+    syntax = syntax_of(location)
+    if syntax.codec == "native" and not syntax.deflated:
+        yield from transcoded_pieces(dataset, ts, target)  # only the byte order or the VRs: no codec looks at it
+    else:
+        yield archive.decoding.transcode(dataset, ts, target)
 
 
 async def metadata(call: Call) -> Answer:

@@ -43,8 +43,8 @@ async def create(call: Call) -> Answer:
     if named is None:
         given = ups.value(attributes, ups.SOP_INSTANCE_UID)
         named = str(given) if given else None
-    uid = await call.io(call.archive.worklist.create, attributes, named, principal)
-    address = f"{call.service_root}/workitems/{uid}"
+    root = call.service_root  # before anything is created: it refuses Host headers that are none
+    address = f"{root}/workitems/{await call.io(call.archive.worklist.create, attributes, named, principal)}"
     return Answer(201, headers=[("Location", address), ("Content-Location", address)])
 
 
@@ -108,11 +108,12 @@ async def update(call: Call) -> Answer:
     if in_payload is not None and transaction is None:
         transaction = str(in_payload)
     attributes.pop(ups.TRANSACTION_UID, None)
+    address = f"{call.service_root}/workitems/{uid}"
     try:
         await call.io(call.archive.worklist.update, uid, attributes, transaction, principal)
     except (StateConflict, TransactionMismatch) as error:
         return refused(call, 400, error)
-    return Answer(200, headers=[("Content-Location", f"{call.service_root}/workitems/{uid}")])
+    return Answer(200, headers=[("Content-Location", address)])
 
 
 async def change_state(call: Call) -> Answer:

@@ -15,11 +15,6 @@ from typing import Any
 import dicom_data
 import httpx
 import uvicorn
-
-try:
-    from pacs.decoding import DecodingPool
-except ImportError:
-    DecodingPool=lambda n: None
 from pydicom import Dataset
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import dicomweb.app
 from pacs.archive import Archive, open_archive
 from pacs.auth import ALL_RIGHTS, Principal, Right
+from pacs.decoding import DecodingPool
 from pacs.settings import Settings
 from pacs.worklist import Worklist
 

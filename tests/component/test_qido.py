@@ -176,6 +176,14 @@ def test_options_not_supported_are_warned_of(web: Web, name: str) -> None:
     assert len(answer.json()) == 1
 
 
+def test_nothing_of_the_query_gets_into_the_header(web: Web) -> None:
+    for name in ("00080005.%0D%0ASet-Cookie:%20a=b", "00180060.%E5%B1%B1"):
+        answer = web.client.get(f"/studies?{name}=1")
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
+        assert answer.headers["warning"].endswith(f"The key {name[:8]} is not supported and has been ignored.")
+
+
 @pytest.mark.parametrize(
     ("accept", "status", "content_type"),
     [

@@ -6,17 +6,22 @@ Where a program is missing a test is skipped in words; under CI=true that is a f
 from __future__ import annotations
 
 import glob
+import http.client
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -109,6 +114,71 @@ def rclone() -> Iterator[S3Server]:
             yield server
         finally:
             stop(process)
+
+
+class FaultyProxy:
+    """Hands requests on to a server and spoils some of them; `fault(number)` names the fault of each, or None.
+
+    "503" refuses without asking, "lost" hands on and then says 500, "cut" hands on and drops the connection.
+    """
+
+    def __init__(self, endpoint: str, fault: Callable[[int], str | None]) -> None:
+        where = urlsplit(endpoint)
+        numbers = itertools.count()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _hand_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                wrong = fault(next(numbers))
+                if wrong == "503":
+                    self._answer(503, {}, b"")
+                    return
+                upstream = http.client.HTTPConnection(str(where.hostname), where.port, timeout=20)
+                try:
+                    # The Host header stays as it came: it is signed.
+                    upstream.request(self.command, self.path, body, dict(self.headers.items()))
+                    answer = upstream.getresponse()
+                    data = answer.read()
+                finally:
+                    upstream.close()
+                if wrong == "lost":
+                    self._answer(500, {}, b"")
+                elif wrong == "cut":
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                else:
+                    length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+                    kept = {k: v for k, v in answer.getheaders() if k.lower() not in _OF_THE_CONNECTION}
+                    self._answer(answer.status, {**kept, "Content-Length": length or "0"}, data)
+
+            def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(data))} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _hand_on
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop handing on."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+_OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
 
 def _make_bucket(server: S3Server) -> None:

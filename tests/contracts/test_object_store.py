@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from servers import S3Server, free_port
+from servers import FaultyProxy, S3Server, free_port
 
 from pacs.errors import NotFound, Unavailable
 from pacs.spool import Spool
@@ -182,6 +184,38 @@ def test_wrong_credentials_and_absent_servers_are_told_in_words(rclone_server: S
         absent.check()
     for store in (wrong, absent):
         store.close()
+
+
+@pytest.mark.parametrize("fault", ["503", "lost", "cut"])
+def test_what_is_acknowledged_by_a_failing_server_is_there(rclone_server: S3Server, tmp_path: Path, fault: str) -> None:
+    dice = random.Random(fault)
+    proxy = FaultyProxy(rclone_server.endpoint, lambda number: fault if dice.random() < 0.25 else None)
+    store = S3Store(
+        rclone_server.bucket, f"faults-{fault}", spool_dir=tmp_path, endpoint=proxy.endpoint,
+        access_key=rclone_server.access_key, secret_key=rclone_server.secret_key,
+    )  # fmt: skip
+    keys = [object_key("1", "2", str(number), "c" * 64) for number in range(12)]
+    for number, key in enumerate(keys):
+        put(store, key, content(1000 + number))
+    for number, key in enumerate(keys):
+        assert store.read(key) == content(1000 + number)
+    assert sorted(store.keys()) == sorted(keys)
+    store.close()
+    proxy.close()
+
+
+def test_a_server_that_always_fails_is_given_up_within_the_deadline(rclone_server: S3Server, tmp_path: Path) -> None:
+    proxy = FaultyProxy(rclone_server.endpoint, lambda number: "503")
+    store = S3Store(
+        rclone_server.bucket, spool_dir=tmp_path, endpoint=proxy.endpoint,
+        access_key=rclone_server.access_key, secret_key=rclone_server.secret_key, deadline_s=1,
+    )  # fmt: skip
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="503"):
+        put(store, KEY, content(100))
+    assert time.monotonic() - started < 5
+    store.close()
+    proxy.close()
 
 
 def test_a_missing_bucket_fails_the_check(moto_server: S3Server, tmp_path: Path) -> None:

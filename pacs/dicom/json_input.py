@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
@@ -151,6 +152,8 @@ def _integer_string(tag: str, vr: str, value: Any) -> int | str:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or (isinstance(value, str) and "\\" in value):
         raise InvalidInput("value of VR IS is no integer", about=tag)
+    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
+        raise InvalidInput("value of VR IS is beyond 32 bits (PS3.5 6.2)", about=tag)
     return value
 
 
@@ -164,8 +167,10 @@ def _decimal_string(tag: str, vr: str, value: Any) -> int | float | str:
 
 def _float(tag: str, vr: str, value: Any) -> int | float | str:
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return value.strip() if value.strip().endswith(("NaN", "Infinity")) else float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+        if value.strip().endswith(("NaN", "Infinity")):
+            return value.strip()
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidInput(f"value of VR {vr} is no number", about=tag)
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from typing import Any
 
 import dicom_data
@@ -163,6 +164,9 @@ def test_input_without_value_and_with_odd_binary() -> None:
         {"vr": "FL", "Value": [{}]},
         {"vr": "FL", "Value": ["one"]},
         {"vr": "IS", "Value": [1.5]},
+        {"vr": "IS", "Value": [1e300]},
+        {"vr": "IS", "Value": [1 << 31]},
+        {"vr": "FD", "Value": ["1e999"]},
         {"vr": "DS", "Value": [[]]},
         {"vr": "AT", "Value": ["1"]},
         {"vr": "PN", "Value": ["a^b"]},
@@ -188,6 +192,49 @@ def test_input_that_is_refused_by_tag(entry: Any) -> None:
 def test_what_is_no_data_set(text: str | bytes) -> None:
     with pytest.raises(InvalidInput):
         json_model.loads(text)
+
+
+def test_mutated_json_is_taken_or_refused_and_nothing_else() -> None:
+    dice = random.Random(7)
+    ds = dicom_data.image(rows=2, columns=2)
+    ds.add_new(0x00111001, "FD", [1.5, 2.5])
+    ds.add_new(0x00111002, "SV", 2**60)
+    good = json_model.dumps(json_model.from_dataset(ds))
+    pieces = [
+        b"{}",
+        b"[]",
+        b"null",
+        b"1e300",
+        b"-1",
+        b'"x"',
+        b"[null]",
+        b'"\\\\"',
+        b"true",
+        b'"SQ"',
+        b'"US"',
+        b'"PN"',
+        b'"OB"',
+    ]
+    taken = 0
+    for _ in range(3000):
+        body = bytearray(good)
+        for _ in range(dice.choice((1, 1, 3))):
+            place = dice.randrange(len(body))
+            if dice.random() < 0.5:
+                body[place] = dice.randrange(32, 127)
+            else:
+                start = body.find(dice.choice((b"[", b'"', b"{")), place)
+                end = body.find(b"]" if dice.random() < 0.5 else b",", start)
+                if 0 <= start < end:
+                    body[start:end] = dice.choice(pieces)
+        try:
+            metadata = json_model.loads(bytes(body))
+            json_model.dumps(metadata)
+            json_model.to_dataset(metadata)
+        except InvalidInput:
+            continue
+        taken += 1
+    assert taken > 100
 
 
 def test_pydicom_reads_what_we_write() -> None:

@@ -106,6 +106,8 @@ class Pane {
       this.message,
     );
     this.viewportElement.addEventListener('contextmenu', (event) => event.preventDefault());
+    // Cornerstone swallows every key on its element, Tab too, which would be a trap; nothing here needs its keys.
+    this.element.addEventListener('keydown', (event) => event.stopPropagation(), true);
     const draw = () => this.draw();
     const { Events } = Enums;
     this.viewportElement.addEventListener(Events.IMAGE_RENDERED, draw);
@@ -298,8 +300,12 @@ export class Reader {
     ToolGroupManager.destroyToolGroup(GROUP);
     const group = ToolGroupManager.createToolGroup(GROUP)!;
     for (const name of Object.values(TOOL)) group.addTool(name);
+    // Styles are replaced as a whole: what is not named here must stay, or drawing fails without a word.
+    const usual = annotation.config.style.getDefaultToolStyles();
     annotation.config.style.setDefaultToolStyles({
+      ...usual,
       global: {
+        ...usual.global,
         color: 'rgb(111, 208, 220)',
         colorHighlighted: 'rgb(170, 236, 243)',
         colorSelected: 'rgb(170, 236, 243)',
@@ -309,6 +315,7 @@ export class Reader {
         textBoxColorSelected: 'rgb(225, 250, 252)',
         textBoxFontFamily: 'system-ui, sans-serif',
         textBoxFontSize: '13px',
+        textBoxBackground: 'rgba(0, 0, 0, 0.65)',
       },
     });
     this.setTool('window');

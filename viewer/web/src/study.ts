@@ -201,7 +201,7 @@ class StudyPage implements Page {
       }),
     );
     this.tab('findings', false);
-    document.addEventListener('keydown', this.keys);
+    document.addEventListener('keydown', this.keys, true);
     document.addEventListener('m3-show-tasks', this.showTasks);
   }
 
@@ -771,7 +771,7 @@ class StudyPage implements Page {
   }
 
   private readonly keys = (event: KeyboardEvent): void => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.target as HTMLElement;
     if (document.querySelector('dialog[open]')) return;
     if (target.closest('input:not([type=range], [type=checkbox]), select, textarea')) return;
@@ -807,7 +807,8 @@ class StudyPage implements Page {
       const preset = this.presetList[Number(key) - 1];
       if (preset) run = () => this.reader?.preset(preset.centre, preset.width);
     }
-    if (!run && inPane && !target.closest('input')) run = moves[key];
+    if (this.model && /^[-+=]$/.test(key)) run = undefined; // the model has its own
+    if (!run && inPane && !this.model && !target.closest('input')) run = moves[key];
     if (!run) return;
     event.preventDefault();
     run();
@@ -862,7 +863,7 @@ class StudyPage implements Page {
     this.stopping.abort();
     this.closeModel(false);
     this.tasks.close();
-    document.removeEventListener('keydown', this.keys);
+    document.removeEventListener('keydown', this.keys, true);
     document.removeEventListener('m3-show-tasks', this.showTasks);
     this.reader?.close();
     for (const address of this.thumbnails) URL.revokeObjectURL(address);

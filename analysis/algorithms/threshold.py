@@ -71,11 +71,12 @@ def half_maximum(
     """The value in HU halfway up the edges between bone and its surroundings.
 
     For each voxel on the boundary of `mask`, the middle between the highest and the lowest value within three voxels;
-    of these the median, since one bone is denser than another. Edges towards air (under -300 HU nearby) are left out
-    while there are enough others: no single value is right for both. `step` takes every n-th slice as a sample;
+    of these the median, since one bone is denser than another. Edges towards air (under -300 HU nearby) are left out;
+    where nearly all are of that kind, as in a dry skull, the answer is `guess`, since the middle between air and bone
+    is no density of bone. `step` takes every n-th slice as a sample;
     `limits` bound the result, `guess` is the answer where there is no boundary.
     """
-    soft, every = [], []
+    soft, edges = [], 0
     for k in range(0, values.shape[0], step):
         inside = mask[k]
         boundary = inside & ~nd.binary_erosion(inside, border_value=1)
@@ -84,11 +85,9 @@ def half_maximum(
         low = nd.minimum_filter(values[k], size=7)[boundary].astype(xp.float32)
         high = nd.maximum_filter(values[k], size=7)[boundary].astype(xp.float32)
         middle = (low + high) / 2
-        every.append(middle)
+        edges += len(middle)
         soft.append(middle[low > -300])
-    if not every:
+    chosen = xp.concatenate(soft) if soft else xp.zeros(0)
+    if edges == 0 or 5 * len(chosen) < edges:
         return guess
-    chosen = xp.concatenate(soft)
-    if 5 * len(chosen) < sum(map(len, every)):
-        chosen = xp.concatenate(every)
     return float(np.clip(float(xp.median(chosen)), *limits))

@@ -243,6 +243,18 @@ def patient_and_study(origin: Dataset) -> Iterator[Any]:
             yield copy.deepcopy(origin[tag])
 
 
+def with_type_2(source: Dataset) -> Dataset:
+    """A copy of an instance that shares its elements, with the Type 2 attributes of patient and study empty where they
+    are missing: highdicom insists on them, real archives hold instances without."""
+    ds = Dataset()  # Dataset.copy() and Dataset(source) would share the elements' dictionary and write through
+    for element in source:
+        ds.add(element)
+    for keyword in _ALWAYS:
+        if keyword not in ds:
+            setattr(ds, keyword, None)
+    return ds
+
+
 def part10(ds: Dataset) -> bytes:
     """A finished result as a Part 10 file in its transfer syntax; the same data set gives the same bytes."""
     out = io.BytesIO()

@@ -115,17 +115,17 @@ def dataset(frames: list[Array], attributes: dict[str, Any], transfer_syntax_uid
         order = ">" if transfer_syntax_uid == raw.BIG else "<"  # pydicom writes pixel data as it is given
         ds.PixelData = b"".join(frame.astype(frame.dtype.newbyteorder(order)).tobytes() for frame in frames)
         ds.PixelData += b"\0" * (len(ds.PixelData) % 2)
-        return dicom_data.dataset_bytes(ds, transfer_syntax_uid)
+        return written(ds, transfer_syntax_uid)
     ds.PixelData = encapsulate([encoded(frame, transfer_syntax_uid, attributes["BitsStored"]) for frame in frames])
     ds["PixelData"].is_undefined_length = True
-    return explicit(ds)
-
-
-def explicit(ds: Dataset) -> bytes:
-    """Explicit little-endian bytes of a data set with encapsulated pixel data."""
     ds["PixelData"].VR = "OB"
+    return written(ds, RLE)
+
+
+def written(ds: Dataset, transfer_syntax_uid: str) -> bytes:
+    """Data set bytes as pydicom writes them; pixel data goes out as it is."""
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = RLE
+    ds.file_meta.TransferSyntaxUID = transfer_syntax_uid
     out = io.BytesIO()
     dcmwrite(out, ds, enforce_file_format=True)
     whole = out.getvalue()

@@ -1,76 +1,24 @@
-"""One pass over the bytes of a data set nobody vouches for: identifiers, DICOM JSON, bulk data and frame places.
+"""What one data set holds, out of bytes nobody vouches for: identifiers, DICOM JSON, bulk data and frame places.
 
-Iterative, with caps on depth, elements and lengths, so that hostile bytes cost no more than honest ones; pixel data is
-never copied. PS3.5 sections 7 and 8, annex A.
+The pass itself is `pacs.dicom.walk`: iterative, with caps on depth, elements and lengths, so that hostile bytes cost no
+more than honest ones; pixel data is never copied. PS3.5 sections 7 and 8, annex A.
 """
 
 from __future__ import annotations
 
 import struct
 from binascii import a2b_base64
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from pacs import uids
-from pacs.dicom import dictionary, frames, json_model
-from pacs.dicom.charsets import Decoder, decoder
+from pacs.dicom import frames, json_model
 from pacs.dicom.deflated import inflate
-from pacs.dicom.json_model import BulkRef
-from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax
-from pacs.dicom.values import VR, inline_binary, vrs
-from pacs.errors import MalformedDataset, TooLarge, UnsupportedTransferSyntax
+from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.dicom.walk import DEFAULT_LIMITS, BulkValue, Limits, Walk
+from pacs.errors import MalformedDataset, UnsupportedTransferSyntax
 
-_UNDEFINED: Final = 0xFFFFFFFF
-_PIXEL_DATA: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
-_LOOKUP_TABLES: Final = frozenset((0x00283006, *range(0x00281201, 0x00281204), *range(0x00281221, 0x00281224)))
-_LOOKUP_TABLE_BYTES: Final = 1 << 17
-_CHARACTER_SET: Final = 0x00080005
-_SPECIAL: Final = _PIXEL_DATA | {_CHARACTER_SET}
-_FIRST: Final = 0x0002FFFF
-"""Below every tag that may be in a data set."""
-_PIXEL_REPRESENTATION: Final = "00280103"
-_ITEM: Final = 0xFFFEE000
-_ITEM_DELIMITER: Final = 0xFFFEE00D
-_SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
-_ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
-
-_US_OR_SS: Final = VR("US", False, vrs(True)[b"US"].read, swap=2, width=2)
-"""Not yet decided: Pixel Representation will tell (PS3.6; in implicit data sets only)."""
-_CHOICES: Final = {"OB or OW": b"OW", "US or OW": b"OW", "US or SS or OW": b"OW"}
-"""PS3.5 annex A.1: implicit pixel, overlay and lookup table data are OW."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a data set may cost."""
-
-    inline_bytes: int = 1024
-    """Longer values become bulk data; pixel data always does."""
-    inline_text_bytes: int = 1 << 16
-    """The same for text, which clients expect to find in place."""
-    metadata_bytes: int = 64 << 20
-    """What is held inline, all values together; each element and item counts as its share of so many bytes."""
-    elements: int = 1_000_000
-    depth: int = 64
-    inflated_bytes: int = 4 << 30
-
-
-DEFAULT_LIMITS: Final = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class BulkValue:
-    """A value kept out of the metadata: `length` bytes at `offset` of the (inflated) data set, as they are there.
-
-    For encapsulated pixel data these are its items, offset table first, without the sequence delimiter (PS3.5 A.4).
-    """
-
-    path: str
-    vr: str
-    offset: int
-    length: int
+__all__ = ["DEFAULT_LIMITS", "BulkValue", "Limits", "Scan", "read", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +51,7 @@ def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
         _uid(metadata, "0020000E", "Series Instance UID"),
         metadata,
         tuple(walk.bulk),
-        walk.frame_table(metadata),
+        _frame_table(walk, metadata),
     )
 
 
@@ -112,12 +60,12 @@ def read(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
     return _walked(dataset, transfer_syntax_uid, limits)[1]
 
 
-def _walked(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits) -> tuple[_Walk, dict[str, Any]]:
+def _walked(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits) -> tuple[Walk, dict[str, Any]]:
     syntax = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
     if syntax is None:
         raise UnsupportedTransferSyntax("unknown transfer syntax", about=transfer_syntax_uid[:64])
     view = memoryview(inflate(dataset, limits.inflated_bytes) if syntax.deflated else dataset)
-    walk = _Walk(view.cast("B") if view.format != "B" else view, syntax, limits)
+    walk = Walk(view.cast("B") if view.format != "B" else view, syntax, limits)
     return walk, walk.run()
 
 
@@ -130,357 +78,50 @@ def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:
     return uids.checked(values[0], name)
 
 
-@dataclass(slots=True)
-class _Level:
-    """An open sequence, with the state of the data set around it to come back to."""
-
-    elements: dict[str, Any]
-    last: int
-    ordered: bool
-    end: int
-    undefined: bool
-    prefix: str
-    decode: Decoder
-    explicit: bool
-    little: bool
-    entry: dict[str, Any]
-    items: list[dict[str, Any]]
-    sequence_end: int
-    sequence_undefined: bool
-    path: str
-
-
-def _malformed(reason: str, tag: int, at: int) -> MalformedDataset:
-    return MalformedDataset(f"{reason} at offset {at}", about=f"{tag:08X}")
-
-
-def _too_much(limits: Limits) -> TooLarge:
-    return TooLarge(f"metadata beyond {limits.elements} elements or {limits.metadata_bytes} bytes")
-
-
-class _Walk:
-    """The state of one pass."""
-
-    def __init__(self, data: memoryview, syntax: TransferSyntax, limits: Limits) -> None:
-        self.data = data
-        self.syntax = syntax
-        self.limits = limits
-        self.bulk: list[BulkValue] = []
-        self.pixels: BulkValue | None = None
-        """Top-level pixel data, native or encapsulated."""
-        self.offset_table: tuple[int, ...] = ()
-        self.fragments: list[int] = []
-        self.first_fragment = 0
-        self.either: list[tuple[dict[str, Any], bytes, list[dict[str, Any]]]] = []
-        """Elements that are US or SS: their entry, bytes, and the data sets around them, innermost first."""
-
-    def run(self) -> dict[str, Any]:
-        """The metadata of the whole data set. One long function on purpose: this loop is what ingest waits for."""
-        data, limits = self.data, self.limits
-        inline_bytes, inline_text_bytes = limits.inline_bytes, limits.inline_text_bytes
-        names = dictionary.names()
-        explicit, little = self.syntax.explicit, self.syntax.little_endian
-        known, header, bare, uint32 = _layout(little)
-        short = _plain(explicit, little, inline_bytes, inline_text_bytes)
-        stack: list[_Level] = []
-        root: dict[str, Any] = {}
-        elements = root
-        last, ordered, prefix, decode = _FIRST, True, "", decoder(())
-        position, end, undefined = 0, len(data), False
-        budget, cost = limits.metadata_bytes, limits.metadata_bytes // limits.elements
-        while True:
-            opened = False
-            while position < end:
-                try:
-                    if explicit:
-                        group, number, letters, length = header(data, position)
-                        tag = group << 16 | number
-                        plain = short(letters)
-                    else:
-                        group, number, length = bare(data, position)
-                        tag = group << 16 | number
-                        plain, letters = short(tag), b""
-                except struct.error:
-                    raise MalformedDataset(f"{end - position} bytes at offset {position} are no element") from None
-                if plain is not None and last < tag < 0xFFFE0000 and number and tag not in _SPECIAL:
-                    # Most elements: in order, small, of a VR with 16-bit length. Whatever is odd goes the long way.
-                    name, read, limit = plain
-                    start = position + 8
-                    stop = start + length
-                    if stop <= end and length <= limit:
-                        budget -= cost + length
-                        if budget < 0:
-                            raise _too_much(limits)
-                        try:
-                            values = read(data[start:stop].tobytes(), decode) if length else None
-                            elements[names[tag]] = {"vr": name, "Value": values} if values else {"vr": name}
-                            last, position = tag, stop
-                            continue
-                        except struct.error:
-                            pass
-                if end - position < 8:
-                    raise MalformedDataset(f"{end - position} bytes at offset {position} are no element")
-                if group == 0xFFFE:
-                    if tag == _ITEM_DELIMITER and undefined:
-                        position += 8
-                        undefined, end = False, position
-                        break
-                    raise _malformed("item or delimiter out of place", tag, position)
-                budget -= cost
-                if budget < 0:
-                    raise _too_much(limits)
-                as_implicit = False
-                vr = known.get(letters) if explicit else None
-                if vr is None:
-                    vr, length, start, as_implicit = self._unnamed(tag, letters, explicit, little, position, end)
-                elif vr.long:
-                    start = position + 12
-                    if start > end:
-                        raise _malformed("element cut off", tag, position)
-                    (length,) = uint32(data, position + 8)
-                    if vr.name == "UN" and little:
-                        vr, as_implicit = self._resolved(tag, vr, length, start, end)
-                else:
-                    start = position + 8
-                key = names[tag]
-                if tag <= last:
-                    ordered = ordered and last == _FIRST
-                    if key in elements:
-                        raise _malformed("element given twice", tag, position)
-                last = tag
-                if group == 0 or group == 2:
-                    raise _malformed("command or File Meta element inside a data set", tag, position)
-                if length == _UNDEFINED:
-                    if vr.name == "UN":
-                        vr, as_implicit = known[b"SQ"], True
-                    elif vr.name != "SQ":
-                        if not self.syntax.encapsulated or vr.name not in ("OB", "OW"):
-                            raise _malformed(f"undefined length with VR {vr.name}", tag, position)
-                        elements[key] = {"vr": vr.name, "BulkDataURI": BulkRef(prefix + key)}
-                        position = self._encapsulated(tag, vr.name, prefix + key, start, end)
-                        continue
-                elif length > end - start:
-                    raise _malformed(f"length {length} runs past the {end - start} bytes that are left", tag, position)
-                elif vr.name != "SQ" or length == 0:
-                    position = start + length
-                    if number == 0:  # group length, retired (PS3.5 7.2)
-                        pass
-                    elif length == 0:
-                        elements[key] = {"vr": vr.name}
-                    elif tag in _PIXEL_DATA or (
-                        length > inline_bytes
-                        and not (vr.text and length <= inline_text_bytes)
-                        and not (tag in _LOOKUP_TABLES and length <= _LOOKUP_TABLE_BYTES)
-                    ):
-                        value = BulkValue(prefix + key, vr.name, start, length)
-                        self.bulk.append(value)
-                        elements[key] = {"vr": vr.name, "BulkDataURI": BulkRef(value.path)}
-                        if tag in _PIXEL_DATA and not stack:
-                            self._native(value)
-                    else:
-                        budget -= length
-                        raw = data[start:position].tobytes()
-                        read = vr.read
-                        if read is None:
-                            elements[key] = {"vr": vr.name, "InlineBinary": inline_binary(raw, vr.swap, little)}
-                        elif length % vr.width:
-                            elements[key] = {"vr": "UN", "InlineBinary": inline_binary(raw, 1, little)}
-                        else:
-                            values = read(raw, decode)
-                            if tag == _CHARACTER_SET:
-                                decode = decoder(tuple(str(value or "") for value in values or ()))
-                                values = values and ["ISO_IR 192"]  # what the JSON itself is in (PS3.18 F.2)
-                            elements[key] = entry = {"vr": vr.name, "Value": values} if values else {"vr": vr.name}
-                            if vr is _US_OR_SS:
-                                around = [elements, *(level.elements for level in reversed(stack))]
-                                self.either.append((entry, raw, around))
-                    continue
-                # A sequence opens.
-                if len(stack) >= limits.depth:
-                    raise _malformed(f"sequences nested deeper than {limits.depth}", tag, position)
-                items: list[dict[str, Any]] = []
-                elements[key] = entry = {"vr": "SQ", "Value": items}
-                open_ended = length == _UNDEFINED
-                stack.append(
-                    _Level(
-                        elements, last, ordered, end, undefined, prefix, decode, explicit, little, entry, items,
-                        end if open_ended else start + length, open_ended, prefix + key,
-                    )
-                )  # fmt: skip
-                if as_implicit:
-                    explicit, little = False, True
-                    known, header, bare, uint32 = _layout(little)
-                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
-                position, opened = start, True
-                break
-            if not opened:
-                # A data set, or an item of a sequence, is complete.
-                if undefined:
-                    raise MalformedDataset(f"item without a delimiter at offset {position}")
-                if not ordered:
-                    elements = dict(sorted(elements.items()))
-                    if stack:
-                        stack[-1].items[-1] = elements
-                    else:
-                        root = elements
-                if not stack:
-                    break
-            # A sequence goes on with its next item, or ends.
-            level = stack[-1]
-            more = position < level.sequence_end
-            if more:
-                if level.sequence_end - position < 8:
-                    raise MalformedDataset(f"sequence ends inside an item header at offset {position}", about=key)
-                group, number, length = bare(data, position)
-                position += 8
-                if group == 0xFFFE and number == 0xE000:
-                    budget -= cost
-                    if budget < 0:
-                        raise _too_much(limits)
-                    undefined = length == _UNDEFINED
-                    end = level.sequence_end if undefined else position + length
-                    if end > level.sequence_end:
-                        raise MalformedDataset(
-                            f"item of {length} bytes at offset {position - 8} runs past its sequence"
-                        )
-                    elements, last, ordered, decode = {}, _FIRST, True, level.decode
-                    level.items.append(elements)
-                    prefix = f"{level.path}/{len(level.items)}/"
-                elif group == 0xFFFE and number == 0xE0DD and level.sequence_undefined:
-                    more = False
-                else:
-                    raise _malformed("neither item nor delimiter in a sequence", group << 16 | number, position - 8)
-            elif level.sequence_undefined:
-                raise MalformedDataset(f"sequence without a delimiter at offset {position}")
-            if not more:
-                stack.pop()
-                if not level.items:
-                    del level.entry["Value"]
-                elements, last, ordered, end, undefined = (
-                    level.elements, level.last, level.ordered, level.end, level.undefined
-                )  # fmt: skip
-                prefix, decode = level.prefix, level.decode
-                if (explicit, little) != (level.explicit, level.little):
-                    explicit, little = level.explicit, level.little
-                    known, header, bare, uint32 = _layout(little)
-                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
-        self._decide()
-        return root
-
-    def _unnamed(
-        self, tag: int, letters: bytes, explicit: bool, little: bool, position: int, end: int
-    ) -> tuple[VR, int, int, bool]:
-        """VR, length, start of the value and whether a sequence in it is implicit, where no known VR is written."""
-        known, _, _, uint32 = _layout(little)
-        if explicit and letters.isalpha() and letters.isupper():
-            # PS3.5 7.1.2: VRs still to come have 32-bit lengths.
-            if end - position < 12:
-                raise _malformed("element cut off", tag, position)
-            return known[b"UN"], uint32(self.data, position + 8)[0], position + 12, False
-        # Some writers fall back to implicit elements inside explicit data sets; so do readers then.
-        (length,) = uint32(self.data, position + 4)
-        vr = self._resolved(tag, known[b"UN"], length, position + 8, end)[0] if little else known[b"UN"]
-        return vr, length, position + 8, explicit
-
-    def _resolved(self, tag: int, unknown: VR, length: int, start: int, end: int) -> tuple[VR, bool]:
-        """The dictionary's VR for an element whose VR is not written or is UN, and whether its items are implicit."""
-        spelled = dictionary.vr(tag)
-        if spelled is None:
-            return unknown, True
-        if spelled == "SQ" and length != _UNDEFINED and length and bytes(self.data[start : start + 4]) != _ITEM_BYTES:
-            return unknown, True
-        if spelled == "US or SS":
-            return _US_OR_SS, True
-        return vrs(True).get(_CHOICES.get(spelled) or spelled.encode("ascii"), unknown), True
-
-    def _decide(self) -> None:
-        """Settles US or SS by the Pixel Representation of the nearest data set that has one."""
-        signed = vrs(True)[b"SS"].read
-        for entry, raw, around in self.either:
-            near = next((each[_PIXEL_REPRESENTATION] for each in around if _PIXEL_REPRESENTATION in each), None)
-            if near is not None and near.get("Value") == [1] and signed is not None:
-                entry["vr"], entry["Value"] = "SS", signed(raw, decoder(()))
-
-    def _native(self, value: BulkValue) -> None:
-        if self.syntax.encapsulated:
-            raise _malformed("pixel data of defined length in an encapsulated syntax", 0x7FE00010, value.offset)
-        self.pixels = self.pixels or value
-
-    def _encapsulated(self, tag: int, vr: str, path: str, start: int, end: int) -> int:
-        """Walks the fragments of one value (PS3.5 A.4) and notes them; the position behind its delimiter."""
-        position = start
-        lengths: list[int] = []
-        unpack = struct.Struct("<HHI").unpack_from
-        while True:
-            if end - position < 8:
-                raise _malformed("encapsulated value without a delimiter", tag, position)
-            group, number, length = unpack(self.data, position)
-            position += 8
-            if group << 16 | number == _SEQUENCE_DELIMITER:
-                break
-            if group << 16 | number != _ITEM:
-                raise _malformed("neither fragment nor delimiter in an encapsulated value", tag, position - 8)
-            if length > end - position:
-                raise _malformed(f"fragment of {length} bytes runs past the end", tag, position - 8)
-            if len(lengths) > self.limits.elements:
-                raise TooLarge(f"more than {self.limits.elements} fragments")
-            lengths.append(length)
-            position += length
-        value = BulkValue(path, vr, start, position - 8 - start)
-        self.bulk.append(value)
-        if path in ("7FE00010", "7FE00008", "7FE00009"):
-            if not lengths:
-                raise _malformed("encapsulated pixel data without an offset table item", tag, start)
-            entries = lengths[0] // 4
-            self.pixels = value
-            self.offset_table = struct.unpack_from(f"<{entries}I", self.data, start + 8)
-            self.fragments = lengths[1:]
-            self.first_fragment = start + 8 + lengths[0] + 8
-        return position
-
-    def frame_table(self, metadata: dict[str, Any]) -> frames.FrameTable | None:
-        """Where the frames of the top-level pixel data lie; None without pixel data or without any image attributes."""
-        if self.pixels is None:
-            return None
-        number_of_frames = _integer(metadata, "00280008", 1) or 1
-        if self.syntax.encapsulated:
-            return frames.encapsulated(
-                self.data,
-                self.first_fragment,
-                self.fragments,
-                number_of_frames=1 if self.syntax.video else number_of_frames,
-                basic_offsets=self.offset_table,
-                extended_offsets=self._extended_offsets(metadata),
-            )
-        rows, columns = _integer(metadata, "00280010", -1), _integer(metadata, "00280011", -1)
-        if rows == -1 and columns == -1:
-            return None
-        samples = _integer(metadata, "00280002", 1)
-        bits = {"7FE00008": 32, "7FE00009": 64}.get(self.pixels.path) or _integer(metadata, "00280100", -1)
-        whole = rows * columns * samples * bits * number_of_frames
-        photometric = json_model.text(metadata, "00280004")
-        return frames.native(
-            self.pixels.offset,
-            self.pixels.length,
-            number_of_frames=number_of_frames,
-            rows=rows,
-            columns=columns,
-            samples=samples,
-            bits_allocated=bits,
-            # Some writers name it and yet write all samples.
-            subsampled=photometric in ("YBR_FULL_422", "YBR_PARTIAL_422") and self.pixels.length * 8 < whole,
+def _frame_table(walk: Walk, metadata: dict[str, Any]) -> frames.FrameTable | None:
+    """Where the frames of the top-level pixel data lie; None without pixel data or without any image attributes."""
+    if walk.pixels is None:
+        return None
+    number_of_frames = _integer(metadata, "00280008", 1) or 1
+    if walk.syntax.encapsulated:
+        return frames.encapsulated(
+            walk.data,
+            walk.first_fragment,
+            walk.fragments,
+            number_of_frames=1 if walk.syntax.video else number_of_frames,
+            basic_offsets=walk.offset_table,
+            extended_offsets=_extended_offsets(walk, metadata),
         )
+    rows, columns = _integer(metadata, "00280010", -1), _integer(metadata, "00280011", -1)
+    if rows == -1 and columns == -1:
+        return None
+    samples = _integer(metadata, "00280002", 1)
+    bits = {"7FE00008": 32, "7FE00009": 64}.get(walk.pixels.path) or _integer(metadata, "00280100", -1)
+    whole = rows * columns * samples * bits * number_of_frames
+    photometric = json_model.text(metadata, "00280004")
+    return frames.native(
+        walk.pixels.offset,
+        walk.pixels.length,
+        number_of_frames=number_of_frames,
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        bits_allocated=bits,
+        # Some writers name it and yet write all samples.
+        subsampled=photometric in ("YBR_FULL_422", "YBR_PARTIAL_422") and walk.pixels.length * 8 < whole,
+    )
 
-    def _extended_offsets(self, metadata: dict[str, Any]) -> tuple[int, ...]:
-        """The values of Extended Offset Table (7FE0,0001); () where there is none."""
-        entry = metadata.get("7FE00001", {})
-        raw = b""
-        if "InlineBinary" in entry:
-            raw = a2b_base64(entry["InlineBinary"])
-        elif "BulkDataURI" in entry:
-            where = next(value for value in self.bulk if value.path == "7FE00001")
-            raw = bytes(self.data[where.offset : where.offset + where.length])
-        return struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8])
+
+def _extended_offsets(walk: Walk, metadata: dict[str, Any]) -> tuple[int, ...]:
+    """The values of Extended Offset Table (7FE0,0001); () where there is none."""
+    entry = metadata.get("7FE00001", {})
+    raw = b""
+    if "InlineBinary" in entry:
+        raw = a2b_base64(entry["InlineBinary"])
+    elif "BulkDataURI" in entry:
+        where = next(value for value in walk.bulk if value.path == "7FE00001")
+        raw = bytes(walk.data[where.offset : where.offset + where.length])
+    return struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8])
 
 
 def _integer(metadata: dict[str, Any], tag: str, default: int) -> int:
@@ -492,28 +133,3 @@ def _integer(metadata: dict[str, Any], tag: str, default: int) -> int:
         case [int(value)] if 0 <= value < 1 << 31:
             return value
     raise MalformedDataset("image attribute that is no single number", about=tag)
-
-
-@cache
-def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """VRs by letters, and the readers of an explicit header, of an implicit or item header, and of a length."""
-    order = "<" if little else ">"
-    explicit, bare, uint32 = struct.Struct(order + "HH2sH"), struct.Struct(order + "HHI"), struct.Struct(order + "I")
-    return vrs(little), explicit.unpack_from, bare.unpack_from, uint32.unpack_from
-
-
-@cache
-def _plain(explicit: bool, little: bool, inline_bytes: int, inline_text_bytes: int) -> Callable[[Any], Any]:
-    """From the letters of a VR with 16-bit length to its name, reader and largest inline length; None for others.
-
-    For implicit data sets from the tag, whatever the length's size, if the dictionary knows just one VR for it.
-    """
-    rows = {
-        letters.decode("ascii"): (vr.name, vr.read, inline_text_bytes if vr.text else inline_bytes)
-        for letters, vr in vrs(little).items()
-        if vr.read is not None and not (explicit and vr.long)
-    }
-    if explicit:
-        return {name.encode("ascii"): row for name, row in rows.items()}.get
-    known = ((tag, dictionary.vr(tag)) for tag in dictionary.names())
-    return {tag: rows[vr] for tag, vr in known if vr in rows}.get

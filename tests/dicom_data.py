@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+)
 
 from pacs import uids
 
@@ -80,6 +85,8 @@ def series(slices: int, study: int = 0, number: int = 0, **attributes: Any) -> I
 def part10(ds: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> bytes:
     """`ds` as a Part 10 file in the given (uncompressed or deflated) transfer syntax; leaves `ds` as it was."""
     whole = Dataset(ds)
+    if transfer_syntax_uid == ExplicitVRBigEndian and ds.BitsAllocated == 16:
+        whole.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()  # the writer leaves pixels alone
     whole.file_meta = FileMetaDataset()
     whole.file_meta.TransferSyntaxUID = transfer_syntax_uid
     out = io.BytesIO()

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
+MAX_FILES = 8192
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
     Raises InvalidInput for settings that cannot work together and for doors that cannot be opened.
     """
     compose.refuse_impossible(settings)
+    _allow_many_files()
     with ExitStack() as stack:
         stack.enter_context(sole_owner(settings))
         http_socket = doors.listen(doors.parse(settings.http, "http"))
@@ -224,6 +227,14 @@ async def _serve_http(
     server.should_exit = True
     await asyncio.to_thread(close_doors)
     await serving
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit on descriptors: every association and every stored object in flight takes some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -79,7 +79,7 @@ class Audit:
 
 def record_all(conn: Connection, rows: list[dict[str, object]]) -> None:
     """Add several events, each made by `row`, to the transaction of `conn`."""
-    _RECORD.run_all(conn, rows)
+    _RECORD.each(conn, rows)
 
 
 def row(

@@ -14,6 +14,7 @@ from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
 from pacs.index import rows, schema
+from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import Arrival
 from pacs.storage.base import Locator
@@ -101,9 +102,10 @@ _COUNT_UNSTABLE = Statement(
 )
 
 
-def held(conn: Connection, sop_instance_uid: str) -> Found | None:
+def held(index: Index, sop_instance_uid: str) -> Found | None:
     """Digest and access scope of the instance under this UID, if one is here."""
-    return _HELD.run(conn, {"uid": sop_instance_uid}).first()
+    found = index.fetch(_HELD, {"uid": sop_instance_uid})
+    return found[0] if found else None
 
 
 def is_same(found: Found, entry_digest: str, sop_instance_uid: str) -> bool:
@@ -121,7 +123,7 @@ def file(conn: Connection, entry: Entry) -> str | None:
     Raises DuplicateInstance for other content under the same UID, Conflict for a study of another access scope.
     """
     scan = entry.scan
-    found = held(conn, scan.sop_instance_uid)
+    found = _HELD.first(conn, {"uid": scan.sop_instance_uid})
     if found is not None:
         _allowed(entry, found.scope)
         is_same(found, entry.digest, scan.sop_instance_uid)
@@ -143,7 +145,7 @@ def _allowed(entry: Entry, scope: str) -> None:
 def _study(conn: Connection, entry: Entry) -> Found:
     scan, arrival = entry.scan, entry.arrival
     wanted = _STUDY[conn.dialect.name == "postgresql"]
-    found = wanted.run(conn, {"uid": scan.study_instance_uid}).first()
+    found = wanted.first(conn, {"uid": scan.study_instance_uid})
     if found is not None:
         _allowed(entry, found.scope)
         return found
@@ -162,14 +164,15 @@ def _study(conn: Connection, entry: Entry) -> Found:
         "stable_at": None,
         "fingerprint": None,
     }
-    _INSERT_STUDY.run(conn, made).all()
-    return wanted.run(conn, {"uid": scan.study_instance_uid}).one()
+    _INSERT_STUDY.all(conn, made)
+    (study,) = wanted.all(conn, {"uid": scan.study_instance_uid})
+    return study
 
 
 def _series(conn: Connection, entry: Entry, study_key: int) -> Found:
     scan = entry.scan
     which = {"study": study_key, "uid": scan.series_instance_uid}
-    found = _SERIES.run(conn, which).first()
+    found = _SERIES.first(conn, which)
     if found is not None:
         return found
     attributes = rows.defaults(scan.metadata, Level.SERIES)
@@ -182,8 +185,8 @@ def _series(conn: Connection, entry: Entry, study_key: int) -> Found:
         "extra": rows.others(scan.metadata, Level.SERIES),
         "created_at": entry.arrival.at,
     }
-    _INSERT_SERIES.run(conn, made).all()
-    series = _SERIES.run(conn, which).one()
+    _INSERT_SERIES.all(conn, made)
+    (series,) = _SERIES.all(conn, which)
     if requests := rows.request_columns(scan.metadata):
         conn.execute(insert(schema.series_request), [{"series_key": series.id, **request} for request in requests])
     return series
@@ -209,16 +212,16 @@ def _instance(conn: Connection, entry: Entry, study_key: int, series_key: int) -
         "result_of": arrival.result_of,
         "created_at": arrival.at,
     }
-    key = _INSERT_INSTANCE.run(conn, made).scalar_one()
-    _INSERT_METADATA.run(conn, {"instance_key": key, "json": entry.json})
-    _INSERT_LAYOUT.run(conn, {"instance_key": key, "frames": entry.frames, "bulk": entry.bulk})
+    ((key,),) = _INSERT_INSTANCE.all(conn, made)
+    _INSERT_METADATA.all(conn, {"instance_key": key, "json": entry.json})
+    _INSERT_LAYOUT.all(conn, {"instance_key": key, "frames": entry.frames, "bulk": entry.bulk})
 
 
 def _count_up_series(conn: Connection, entry: Entry, series: Found) -> None:
     scan = entry.scan
     count = series.number_of_instances + 1
     row = rows.series_row(rows.loads(series.row), scan.study_instance_uid, scan.series_instance_uid, count)
-    _COUNT_SERIES.run(conn, {"key": series.id, "row_": row, "instances": count})
+    _COUNT_SERIES.all(conn, {"key": series.id, "row_": row, "instances": count})
 
 
 def _count_up_study(conn: Connection, entry: Entry, study: Found, *, new_series: bool) -> None:
@@ -239,6 +242,6 @@ def _count_up_study(conn: Connection, entry: Entry, study: Found, *, new_series:
         "instances": counts[1],
     }
     if entry.arrival.result_of is None:
-        _COUNT_UNSTABLE.run(conn, {**changed, "at": entry.arrival.at})
+        _COUNT_UNSTABLE.all(conn, {**changed, "at": entry.arrival.at})
     else:
-        _COUNT_STUDY.run(conn, changed)
+        _COUNT_STUDY.all(conn, changed)

@@ -171,8 +171,7 @@ class Ingest:
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         entry = filing.Entry(scan, ts, digest, Locator(key, 0, spool.size), HEAD_BYTES, arrival)
-        with self._index.read() as conn:
-            found = filing.held(conn, scan.sop_instance_uid)
+        found = filing.held(self._index, scan.sop_instance_uid)
         if found is not None and filing.is_same(found, digest, scan.sop_instance_uid):
             return Prepared(entry, principal)  # its bytes are durable already
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
@@ -214,7 +213,7 @@ class Ingest:
     def _outlive_removal(self, conn: Connection, key: str) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
         t = schema.tombstone
-        if not _TOMBSTONES[conn.dialect.name == "postgresql"].run(conn, {"key": key}).all():
+        if not _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, {"key": key}):
             return
         try:
             self._store.size(key)  # a removal may have taken them after our put

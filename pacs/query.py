@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, select
 
 from pacs.auth import Principal, Right
-from pacs.dicom.attributes import LEVELS, Level, by_tag, level_of
+from pacs.dicom.attributes import LEVELS, Level, Returned, by_tag, level_of
 from pacs.dicom.matching import ALL, Query, UIDList
 from pacs.index import rows, schema
 from pacs.index.engine import Index
@@ -174,9 +174,16 @@ def _parts(query: Query) -> list[_Part]:
             named_parent[level] not in single if query.with_upper is None else query.with_upper
         )
         own = {level, Level.PATIENT} if level is Level.STUDY else {level}
-        named = frozenset(tag for tag in asked if level_of(tag) in own)
+        named = frozenset(tag for tag in asked if level_of(tag) in own and not _there_anyway(tag, default=default))
         parts.append(_Part(level, default, named, default and query.include is ALL))
     return parts
+
+
+def _there_anyway(tag: str, *, default: bool) -> bool:
+    """Whether an attribute is in the row without being named: rows hold the UIDs of the levels above them too."""
+    attribute = by_tag(tag)
+    always = default and attribute is not None and attribute.returned is Returned.ALWAYS
+    return always or tag in ("0020000D", "0020000E")
 
 
 def _asked(query: Query) -> set[str]:

@@ -6,9 +6,10 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from pacs.auth import Principal, Right
 from pacs.dicom import part10
@@ -19,10 +20,35 @@ from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import Corrupt, NotFound
 from pacs.index import schema
 from pacs.index.engine import Index
+from pacs.index.statement import Statement
 from pacs.storage.arrival import content_digest, content_suffix
 from pacs.storage.base import Locator, ObjectStore
 
 _KEYS_IN_ONE_LIST = 500
+
+
+@cache
+def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
+    s, r, i, layout = schema.study.c, schema.series.c, schema.instance.c, schema.instance_layout.c
+    wanted = (
+        select(
+            s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
+            i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
+            layout.frames, layout.bulk,
+        )
+        .join_from(schema.instance, schema.series, r.id == i.series_key)
+        .join(schema.study, s.id == i.study_key)
+        .join(schema.instance_layout, layout.instance_key == i.id)
+        .where(s.study_instance_uid == bindparam("study"))
+        .order_by(r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
+    )  # fmt: skip
+    if by_series:
+        wanted = wanted.where(r.series_instance_uid == bindparam("series"))
+    if by_instance:
+        wanted = wanted.where(i.sop_instance_uid == bindparam("sop"))
+    if by_scope:
+        wanted = wanted.where(s.scope == bindparam("scope"))
+    return Statement(wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +90,9 @@ class Retrieve:
         Raises NotFound when there are none, and Forbidden.
         """
         principal.require(Right.READ)
-        s, r, i, layout = schema.study.c, schema.series.c, schema.instance.c, schema.instance_layout.c
-        wanted = (
-            select(
-                s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
-                i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
-                layout.frames, layout.bulk,
-            )
-            .join_from(schema.instance, schema.series, r.id == i.series_key)
-            .join(schema.study, s.id == i.study_key)
-            .join(schema.instance_layout, layout.instance_key == i.id)
-            .where(s.study_instance_uid == study)
-            .order_by(r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
-        )  # fmt: skip
-        if principal.scope:
-            wanted = wanted.where(s.scope == principal.scope)
-        if series is not None:
-            wanted = wanted.where(r.series_instance_uid == series)
-        if instance is not None:
-            wanted = wanted.where(i.sop_instance_uid == instance)
-        with self._index.read() as conn:
-            found = conn.execute(wanted).all()
+        values = {"study": study, "series": series, "sop": instance, "scope": principal.scope}
+        statement = _locate(series is not None, instance is not None, bool(principal.scope))
+        found = self._index.fetch(statement, {name: value for name, value in values.items() if value})
         if not found:
             raise NotFound("nothing is stored here", about=instance or series or study)
         return [

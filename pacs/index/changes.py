@@ -72,7 +72,7 @@ def append_all(conn: Connection, rows: list[dict[str, object]]) -> None:
     if rows:
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        _APPEND.run_all(conn, rows)
+        _APPEND.each(conn, rows)
 
 
 class Changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import InvalidInput, Unavailable
 from pacs.index.migrate import migrate
+from pacs.index.statement import Found, Statement, Values
 from pacs.index.writer import GroupCommit, Pooled, T, Work, Writer, translated
 
 BUSY_TIMEOUT_MS = 10_000
@@ -48,6 +50,20 @@ class Index:
             with self._reader.connect() as conn:
                 yield conn
         except (DBAPIError, PoolTimeout) as error:
+            raise translated(error) from error
+
+    def fetch(self, statement: Statement, values: Values) -> list[Found]:
+        """The rows of one statement, read on a connection of its own."""
+        if self.dialect != "sqlite":
+            with self.read() as conn:
+                return statement.all(conn, values)
+        try:
+            connection = self._reader.raw_connection()
+            try:
+                return statement.on_driver(connection.driver_connection, self._reader.dialect, values)
+            finally:
+                connection.close()
+        except (sqlite3.Error, DBAPIError, PoolTimeout) as error:
             raise translated(error) from error
 
     def close(self) -> None:

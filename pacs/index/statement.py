@@ -1,20 +1,22 @@
 """SQL made once and run often: a SQLAlchemy Core statement whose text is kept for each dialect.
 
-Building and caching an expression costs more than SQLite needs to run it; on the path of every arriving instance the
-same statements run with other values, so their text is compiled the first time and sent as it is afterwards.
+Building an expression, caching it and wrapping its result cost several times what SQLite needs to run it. On the path
+of every arriving and every located instance the same statements run with other values: their text is compiled the
+first time, and with SQLite it goes to the driver as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Dialect, Row
+from sqlalchemy import Connection, Dialect
 from sqlalchemy.sql.elements import CompilerElement
 
 Values = Mapping[str, Any]
-Found = Row[*tuple[Any, ...]]
-"""A row of a result whose columns only its statement knows."""
+Found = Any
+"""A row whose columns, by name, only its statement knows."""
 
 
 class Statement:
@@ -25,6 +27,7 @@ class Statement:
         self._statement = statement
         self._columns = None if columns is None else list(columns)
         self._compiled: dict[str, tuple[str, list[str] | None, dict[str, Any]]] = {}
+        self._row: Callable[[Sequence[Any]], Found] | None = None
 
     def _for(self, dialect: Dialect) -> tuple[str, list[str] | None, dict[str, Any]]:
         found = self._compiled.get(dialect.name)
@@ -34,19 +37,40 @@ class Statement:
             found = self._compiled[dialect.name] = (str(compiled), names, dict(compiled.params))
         return found
 
-    def run(self, conn: Connection, values: Values) -> CursorResult[*tuple[Any, ...]]:
-        """The result for these values of the parameters."""
-        text, names, constants = self._for(conn.dialect)
-        whole = {**constants, **values}
-        return conn.exec_driver_sql(text, whole if names is None else tuple(whole[name] for name in names))
+    def _values(self, dialect: Dialect, values: Values) -> tuple[str, Any]:
+        text, names, constants = self._for(dialect)
+        whole = {**constants, **values} if constants else values
+        return text, whole if names is None else tuple([whole[name] for name in names])
 
-    def run_all(self, conn: Connection, rows: Sequence[Values]) -> None:
+    def all(self, conn: Connection, values: Values) -> list[Found]:
+        """The rows it returns for these values of the parameters; none for a statement that returns none."""
+        text, whole = self._values(conn.dialect, values)
+        if conn.dialect.name == "sqlite":
+            return self.on_driver(conn.connection.driver_connection, conn.dialect, values)
+        result = conn.exec_driver_sql(text, whole)
+        return list(result) if result.returns_rows else []
+
+    def first(self, conn: Connection, values: Values) -> Found | None:
+        """The first row, or None."""
+        found = self.all(conn, values)
+        return found[0] if found else None
+
+    def on_driver(self, connection: Any, dialect: Dialect, values: Values) -> list[Found]:
+        """The rows, by a connection of the SQLite driver."""
+        text, whole = self._values(dialect, values)
+        cursor = connection.execute(text, whole)
+        try:
+            if cursor.description is None:
+                return []
+            if self._row is None:
+                make: Any = namedtuple  # its fields are known only now, which no type can say
+                self._row = make("row", [column[0] for column in cursor.description], rename=True)._make
+            return list(map(self._row, cursor))
+        finally:
+            cursor.close()
+
+    def each(self, conn: Connection, rows: Sequence[Values]) -> None:
         """Run it once for each row of values."""
-        if not rows:
-            return
-        text, names, constants = self._for(conn.dialect)
-        whole = [{**constants, **row} for row in rows]
-        if names is None:
-            conn.exec_driver_sql(text, whole)
-        else:
-            conn.exec_driver_sql(text, [tuple(row[name] for name in names) for row in whole])
+        if rows:
+            text, _, _ = self._for(conn.dialect)
+            conn.exec_driver_sql(text, [self._values(conn.dialect, row)[1] for row in rows])

@@ -208,6 +208,11 @@ def moved_since(conn: Connection, since: float, scope: str, limit: int = 1000) -
     ]
 
 
+def any_foreign(conn: Connection) -> bool:
+    """Whether there is a Workitem that asks for something that is no plug-in of ours."""
+    return conn.execute(select(t.uid).where(t.plugin.is_(None)).limit(1)).first() is not None
+
+
 def search(
     conn: Connection, equal: Mapping[str, Iterable[str]], scope: str, limit: int | None, offset: int
 ) -> tuple[list[WorkitemRow], int]:

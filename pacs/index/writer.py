@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def translated(error: Exception) -> Exception:
     text = str(getattr(error, "orig", error)).lower()
     if "disk is full" in text or "no space left" in text or "disk full" in text:
         return OutOfResources("no space left for the index")
-    if isinstance(error, OperationalError | PoolTimeout):
+    if isinstance(error, OperationalError | PoolTimeout | sqlite3.OperationalError):
         return Unavailable(f"the index cannot be reached or is busy: {type(getattr(error, 'orig', error)).__name__}")
     return error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import json
 import logging
 import os
@@ -177,6 +178,8 @@ def main(arguments: list[str]) -> None:
     try:
         from analysis import device, registry
 
+        for heavy in ("analysis.inputs", "analysis.results.encode", "highdicom"):
+            importlib.import_module(heavy)  # before the clock of a task runs
         backend = device.choose(setting)
         plugin = registry.resolve(target)
     except BaseException as error:

@@ -5,8 +5,10 @@ Runs in the child process. What cannot be one volume is refused in words (NotAna
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,26 +192,47 @@ def _values(slices: Sequence[_Slice], progress: Progress) -> Array:
     """
     h = slices[0].instance.header
     shape = (len(slices), int(h.Rows), int(h.Columns))
-    exact = all(s.slope.is_integer() and s.intercept.is_integer() for s in slices)
-    data: Array = np.empty(shape, np.int16 if exact else np.float32)
+    if all(s.slope.is_integer() and s.intercept.is_integer() for s in slices):
+        data: Array = np.empty(shape, np.int16)
+        if _fill(data, slices, progress):
+            return data
+    data = np.empty(shape, np.float32)
+    _fill(data, slices, progress)
+    return data
+
+
+def _fill(data: Array, slices: Sequence[_Slice], progress: Progress) -> bool:
+    """Decode every slice into its place, several at one time; False when a value does not fit into int16."""
     by_instance: dict[int, list[int]] = {}
     for place, each in enumerate(slices):
         by_instance.setdefault(id(each.instance), []).append(place)
-    done = 0
-    for places in by_instance.values():
+    exact = data.dtype == np.int16
+
+    def fill(places: list[int]) -> bool:
         instance = slices[places[0]].instance
         frames = pixels.frames(instance.path, [slices[place].frame for place in places])
         for place, frame in zip(places, frames, strict=True):
+            if frame.shape != data.shape[1:]:
+                raise NotAnalysable("the images are in colour, or of another size than their headers say")
             each = slices[place]
-            if frame.shape != shape[1:]:
-                raise NotAnalysable("the decoded image has another size than its header says")
             values = pixels.modality(frame, instance.header, each.slope, each.intercept, exact=exact)
-            if exact and (values.dtype.kind == "f" or values.min() < -32768 or values.max() > 32767):
-                data, exact = data.astype(np.float32), False
+            if exact and (values.min() < -32768 or values.max() > 32767):
+                return False
             data[place] = values
-            done += 1
-            progress(done / len(slices))
-    return data
+        return True
+
+    # Decoders let go of the interpreter lock; as many threads as this process may use for arrays.
+    with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS", "1"))) as threads:
+        jobs = [threads.submit(fill, places) for places in by_instance.values()]
+        try:
+            for done, job in enumerate(jobs, 1):
+                if not job.result():
+                    return False
+                progress(done / len(jobs))
+        finally:
+            for job in jobs:
+                job.cancel()
+    return True
 
 
 # Images --------------------------------------------------------------------------------------------------------------

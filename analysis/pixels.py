@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.pixels import apply_modality_lut, iter_pixels
+from pydicom.pixels import apply_modality_lut
 
 from analysis.api import Array, NotAnalysable
 from pacs.dicom import part10, scanner
+from pacs.dicom.decode import PixelInfo, decode_frame
+from pacs.dicom.deflated import inflate
+from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.errors import ArchiveError
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PS3.3 C.7.6.3.1.2 for YBR_FULL
 
@@ -27,14 +31,24 @@ def attributes(path: Path) -> Mapping[str, Any]:
 def frames(path: Path, numbers: Sequence[int]) -> Iterator[Array]:
     """The stored values of those frames (counted from 1), in that order: (rows, columns) or (rows, columns, 3).
 
-    Raises NotAnalysable where they cannot be decoded.
+    Colour is RGB. Raises NotAnalysable where they cannot be decoded.
     """
     try:
-        yield from iter_pixels(path, indices=[number - 1 for number in numbers])
-    except NotAnalysable:
-        raise
-    except Exception as error:
-        raise NotAnalysable("the pixel data of an instance cannot be decoded") from error
+        with memoryview(path.read_bytes()) as whole:
+            ts, offset = part10.split(whole)
+            scan = scanner.scan(whole[offset:], ts)
+            dataset = whole[offset:]
+            if TRANSFER_SYNTAXES[ts].deflated:
+                dataset = memoryview(inflate(bytes(dataset), scanner.Limits().inflated_bytes))
+            info = PixelInfo.from_metadata(scan.metadata, ts)
+            if scan.frames is None or info.photometric == "PALETTE COLOR":
+                raise NotAnalysable("the images have no pixel values of their own, or only a palette's indices")
+            for number in numbers:
+                spans = scan.frames.spans(number)
+                data = b"".join(dataset[start : start + length] for start, length in spans)
+                yield decode_frame(scan.frames.cut_bits(number, data), info)
+    except ArchiveError as error:
+        raise NotAnalysable(f"the pixel data of an instance cannot be decoded: {error.reason}") from error
 
 
 def modality(stored: Array, header: Dataset, slope: float, intercept: float, *, exact: bool) -> Array:

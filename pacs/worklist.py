@@ -27,12 +27,16 @@ NOT_READY = 1e15
 ALREADY_COMPLETED = "The UPS is already COMPLETED."
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 
+_PLUGIN = f"{ups.WORKITEM_CODE_SEQUENCE}.{ups.CODE_VALUE}"
+
 # Matching keys that a column answers; all others are matched on the Workitem itself.
 _COLUMNS = {
     ups.SOP_INSTANCE_UID: "uid",
     ups.PROCEDURE_STEP_STATE: "state",
     ups.STUDY_INSTANCE_UID: "study_instance_uid",
-    f"{ups.WORKITEM_CODE_SEQUENCE}.{ups.CODE_VALUE}": "plugin",
+    ups.PATIENT_ID: "patient_id",
+    ups.LABEL: "label",
+    _PLUGIN: "plugin",
 }
 
 
@@ -89,9 +93,12 @@ class Worklist(Leases):
         """
         principal.require(Right.QUERY)
         criteria = {path: ups_match.parse(path, text) for path, text in keys.items() if text not in ("", "*")}
-        equal = {_COLUMNS[p]: c.values for p, c in criteria.items() if p in _COLUMNS and c.values is not None}
-        rest = {path: c for path, c in criteria.items() if path not in _COLUMNS or c.values is None}
         with self._index.read() as conn:
+            columns = dict(_COLUMNS)
+            if _PLUGIN in criteria and workitems.any_foreign(conn):
+                del columns[_PLUGIN]  # the column knows our own codes only
+            equal = {columns[p]: c.values for p, c in criteria.items() if p in columns and c.values is not None}
+            rest = {path: c for path, c in criteria.items() if path not in columns or c.values is None}
             if not rest:
                 rows, total = workitems.search(conn, equal, principal.scope, limit, offset)
                 return [row.attributes for row in rows], max(0, total - offset - len(rows))
@@ -232,8 +239,12 @@ def _columns(kept: Attributes) -> dict[str, Any]:
             f"0040A370.{ups.STUDY_INSTANCE_UID}",
         )
     )
+    patient_id = ups.value(kept, ups.PATIENT_ID)
     return {
         "plugin": ups_task.plugin_of(kept),
+        "label": str(ups.value(kept, ups.LABEL)),
+        "patient_id": None if patient_id is None else str(patient_id),
+        "scheduled_at": ups.dt(start),
         "priority": ups.PRIORITIES.index(ups.value(kept, ups.PRIORITY)),
         "study_instance_uid": next((str(uid) for uid in studies if uid), None),
         "not_before": start if ready else NOT_READY,

@@ -83,7 +83,7 @@ class Odd:
         title="Odd",
         inputs=(Input(name="series"),),
         outputs=(Output(name="labels", kind="SEG", optional=True),),
-        resources=Resources(memory_mb=500, timeout_s=6),
+        resources=Resources(memory_mb=500, timeout_s=4),
         auto=False,
     )
     params: ClassVar[type[Params]] = OddParams
@@ -110,10 +110,10 @@ class Odd:
             case "raise":
                 raise KeyError("Synthetic^Sam")
             case "slow" | "deaf":
-                for step in range(100):
+                for step in range(40):
                     if params.what == "slow":
-                        ctx.progress(step / 100, f"step {step}")
-                    time.sleep(0.03)
+                        ctx.progress(step / 40, f"step {step}")
+                    time.sleep(0.06)
             case "undeclared":
                 ctx.emit("other", LabelMap(ctx.inputs["series"], np.zeros(1, np.uint8), ()))
 

@@ -17,7 +17,7 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]]) -> list[Dataset
     Labels become one Segmentation, each surface an Encapsulated STL, reports SRs, image findings what
     `findings_report` makes of them. ValueError when a report on segments comes without their labels.
     """
-    from analysis.results import encapsulated_stl, findings_report, measurement_report, segmentation
+    from analysis.results import encapsulated_stl, measurement_report, segmentation
 
     values = [value for _, value in emitted]
     results: list[Dataset] = []
@@ -38,6 +38,8 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]]) -> list[Dataset
             results.append(measurement_report.encode(run, value, labels[0], models))
     findings = [value for value in values if isinstance(value, ImageFindings)]
     if findings:
+        from analysis.results import findings_report
+
         results += findings_report.encode(run, findings)
     provenance.relate(results)
     return results

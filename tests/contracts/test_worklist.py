@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -234,9 +234,19 @@ def test_search(worklist: Worklist, clock: Clock) -> None:
     for row in worklist.search({}, None, 0, USER)[0]:
         assert set(ups.TYPE_1) | set(ups.TYPE_2) <= set(row)
         assert ups.TRANSACTION_UID not in row
-    for path, text in (("00404005", "soon"), ("0040401X", "1"), ("00404018", "x"), ("00091001", "x"), ("00741004", "x")):
+    for path, text in (
+        ("00404005", "soon"),
+        ("0040401X", "1"),
+        ("00404018", "x"),
+        ("00091001", "x"),
+        ("00741004", "x"),
+    ):
         with pytest.raises(InvalidQuery):
             worklist.search({path: text}, 1, 0, USER)
+    foreign = ups.element("SQ", ups.code("110004", "DCM", "Computer Aided Detection"))
+    made.append(worklist.create(asked(study="1.2.9", **{ups.WORKITEM_CODE_SEQUENCE: foreign}), None, USER))
+    assert found(_00404018_00080100="110004") == [5]
+    assert found(_00404018_00080100="count") == [3, 1]
 
 
 # Leases --------------------------------------------------------------------------------------------------------------
@@ -244,7 +254,9 @@ def test_search(worklist: Worklist, clock: Clock) -> None:
 
 def test_claim_takes_the_most_urgent_then_the_oldest_of_its_plugins(worklist: Worklist, clock: Clock) -> None:
     order = []
-    for n, (plugin, priority) in enumerate([("a", "LOW"), ("a", "MEDIUM"), ("b", "HIGH"), ("a", "MEDIUM"), ("a", "HIGH")]):
+    for n, (plugin, priority) in enumerate(
+        [("a", "LOW"), ("a", "MEDIUM"), ("b", "HIGH"), ("a", "MEDIUM"), ("a", "HIGH")]
+    ):
         clock.now = T0 + n
         order.append(worklist.create(asked(plugin, priority=priority), None, USER))
     claims = [worklist.claim(["a"], "w", T0 + 9, 30) for _ in range(5)]
@@ -445,4 +457,3 @@ def test_events_wake_up(worklist: Worklist) -> None:
     before = events.version
     worklist.create(asked(), None, USER)
     assert events.version > before
-

@@ -1,0 +1,87 @@
+"""Owns what becomes of findings on images: a marked picture of each image and one TID 1500 report over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from highdicom import sr
+from pydicom import Dataset
+
+from analysis.api import Code, ImageFindings, Mark, Measurement
+from analysis.results import measurement_report, secondary_capture
+from analysis.results.measurement_report import concept
+from analysis.results.provenance import RunInfo
+
+CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+PERCENT = Code("%", "UCUM", "Percent")
+
+
+def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
+    """All result objects of these findings, finished: a Secondary Capture per image, then the report."""
+    captures = [secondary_capture.encode(run, each) for each in findings]
+    return [*captures, report(run, findings, captures)]
+
+
+def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[Dataset]) -> Dataset:
+    """The Comprehensive 3D SR (TID 1500), finished.
+
+    Every mark is a group (TID 1410) with the id of the picture as Tracking Identifier, its place on the source image
+    as SCOORD, certainty in percent and the algorithm. Images without marks are named in words, so that "nothing found"
+    is said and not left to be guessed. The captures are further evidence.
+    """
+    images = [run.source(each.image.sop_instance_uid) for each in findings]
+    groups = [_group(run, each, mark) for each in findings for mark in each.marks]
+    return measurement_report.report(
+        run,
+        groups,
+        evidence=[*images, *captures],
+        images=images,
+        conclusion=conclusion(findings, images),
+        description=f"{run.plugin_title}: findings",
+    )
+
+
+def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> str:
+    """One sentence for all images, then one for each, named by side and view."""
+    total = sum(1 for each in findings for mark in each.marks if mark.parent is None)
+    lines = [f"{total} finding{'s' if total != 1 else ''} on {len(findings)} image{'s' if len(findings) != 1 else ''}."]
+    if total == 0:
+        lines = [f"No findings on {len(findings)} image{'s' if len(findings) != 1 else ''}."]
+    for number, (each, ds) in enumerate(zip(findings, images, strict=True), 1):
+        name = " ".join(filter(None, (str(ds.get("ImageLaterality") or ""), str(ds.get("ViewPosition") or ""))))
+        lines.append(f"Image {number}{f' ({name})' if name else ''}: {each.summary}.")
+    return " ".join([*lines, f"{secondary_capture.DISCLAIMER}."])
+
+
+def _group(run: RunInfo, findings: ImageFindings, mark: Mark) -> Any:
+    source = run.source(findings.image.sop_instance_uid)
+    frames = [findings.image.frame_number] if findings.image.frame_number is not None else None
+    region = sr.ImageRegion(
+        graphic_type=_GRAPHIC_TYPES[mark.shape],
+        graphic_data=_within(np.asarray(mark.points, np.float64), findings.image.data.shape),
+        source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
+    )
+    certainty = Measurement(CERTAINTY, round(100 * mark.score, 1), PERCENT)
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=run.uid("track", findings.image.sop_instance_uid, mark.identifier), identifier=mark.identifier
+        ),
+        referenced_region=region,
+        finding_type=concept(mark.finding),
+        algorithm_id=measurement_report.algorithm_identification(run),
+        measurements=measurement_report.measurements([certainty, *mark.measurements]),
+    )
+
+
+_GRAPHIC_TYPES = {
+    "point": sr.GraphicTypeValues.POINT,
+    "circle": sr.GraphicTypeValues.CIRCLE,
+    "polygon": sr.GraphicTypeValues.POLYLINE,
+}
+
+
+def _within(points: Any, shape: tuple[int, ...]) -> Any:
+    """SCOORD points stay on the image (PS3.3 C.18.6.1.2): an outline that crosses the border follows it."""
+    return np.clip(points, 0.0, np.array([shape[1], shape[0]], np.float64))

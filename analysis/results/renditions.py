@@ -1,0 +1,129 @@
+"""Owns what stored results look like in other media types: the 3D models of a series as one X3D scene."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.uid import EncapsulatedSTLStorage, SegmentationStorage
+
+from analysis.results import x3d
+from analysis.results.encapsulated_stl import MalformedSTL, read_binary_stl
+from analysis.results.segmentation import srgb
+from pacs.dicom.json_model import text, texts
+from pacs.errors import NotFound, TooLarge, Undecodable
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.retrieve import InstanceLocation
+
+MOST_TRIANGLES = 4_000_000
+FARTHEST_MM = 1e6
+_DOCUMENT = "00420011"
+_MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+_COLOUR = (222, 205, 176)
+
+
+def x3d_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
+    """The X3D scene of the Encapsulated STL instances among `locations`, one shape each.
+
+    Raises NotFound where there is none, Undecodable for bytes that are no binary STL, TooLarge beyond
+    MOST_TRIANGLES.
+    """
+    models = [location for location in locations if location.sop_class_uid == EncapsulatedSTLStorage]
+    if not models:
+        raise NotFound("there is no 3D model here", about=locations[0].series_instance_uid if locations else "")
+    shapes: list[x3d.Shape] = []
+    first: Mapping[str, Any] = {}
+    triangles = 0
+    for number, (location, raw) in enumerate(zip(models, archive.retrieve.metadata(models), strict=True), 1):
+        metadata = json.loads(raw.replace(b"\xff", b""))
+        first = first or metadata
+        corners = _corners(_document(archive, location, metadata), metadata, location)
+        triangles += len(corners)
+        if triangles > MOST_TRIANGLES:
+            raise TooLarge(f"more than {MOST_TRIANGLES} triangles in one scene", about=location.series_instance_uid)
+        shapes.append(_shape(number, corners, metadata))
+    title = text(first, "0008103E") or "3D models"
+    try:
+        return b"".join(x3d.scene(title, shapes, _scene_facts(first)))
+    except ValueError as error:
+        raise Undecodable("the models have no triangles", about=models[0].series_instance_uid) from error
+
+
+Rendition = Callable[["Archive", list["InstanceLocation"]], bytes]
+RENDITIONS: Mapping[str, Rendition] = MappingProxyType({x3d.MEDIA_TYPE: x3d_scene})
+
+
+def _document(archive: Archive, location: InstanceLocation, metadata: Mapping[str, Any]) -> bytes:
+    inline = metadata.get(_DOCUMENT, {}).get("InlineBinary")
+    if isinstance(inline, str):
+        return base64.b64decode(inline)
+    return archive.retrieve.bulkdata(location, _DOCUMENT)
+
+
+def _corners(data: bytes, metadata: Mapping[str, Any], location: InstanceLocation) -> npt.NDArray[np.float32]:
+    """(triangles, 3, 3) mm."""
+    try:
+        corners = read_binary_stl(data)
+    except MalformedSTL as error:
+        raise Undecodable(f"no binary STL: {error}", about=location.sop_instance_uid) from error
+    unit = text(_item(metadata, "004008EA"), "00080100") or "mm"
+    if unit not in _MM_PER_UNIT:
+        raise Undecodable("the model's unit is no length", about=location.sop_instance_uid)
+    if len(corners) and float(np.abs(corners).max()) * _MM_PER_UNIT[unit] > FARTHEST_MM:
+        raise Undecodable("a coordinate is beyond any patient", about=location.sop_instance_uid)
+    return corners * np.float32(_MM_PER_UNIT[unit])
+
+
+def _shape(number: int, corners: npt.NDArray[np.float32], metadata: Mapping[str, Any]) -> x3d.Shape:
+    label = text(metadata, "00620020") or text(metadata, "00420010") or f"Model {number}"
+    structure = _item(metadata, "00082228")
+    code = [text(structure, tag) or "" for tag in ("00080100", "00080102", "00080104")]
+    facts = {
+        "SegmentLabel": [label],
+        "SegmentNumber": texts(metadata, "00200013")[:1],
+        "TrackingUID": texts(metadata, "00620021")[:1],
+        "SOPInstanceUID": texts(metadata, "00080018")[:1],
+        "SegmentedPropertyTypeCode": code if any(code) else [],
+        "ContentDescription": texts(metadata, "00700081")[:1],
+    }
+    faces = np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3)
+    return x3d.Shape(f"Seg_{number}", corners.reshape(-1, 3), faces, _colour(metadata), facts)
+
+
+def _scene_facts(metadata: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """What names the scene's place in the archive: UIDs of study, series, sources and sister results, no patient."""
+    referenced = metadata.get("00081115", {}).get("Value") or []
+    instances = [item for series in referenced for item in series.get("0008114A", {}).get("Value") or []]
+    labels = [text(item, "00081155") or "" for item in instances if text(item, "00081150") == SegmentationStorage]
+    related = metadata.get("00081250", {}).get("Value") or []
+    return {
+        "StudyInstanceUID": texts(metadata, "0020000D")[:1],
+        "SeriesInstanceUID": texts(metadata, "0020000E")[:1],
+        "FrameOfReferenceUID": texts(metadata, "00200052")[:1],
+        "SourceSeriesInstanceUID": [text(series, "0020000E") or "" for series in referenced[:1]],
+        "SegmentationSOPInstanceUID": labels[:1],
+        "RelatedSeriesInstanceUID": [text(series, "0020000E") or "" for series in related],
+        "ManufacturerModelName": texts(metadata, "00081090")[:1],
+        "DeviceSerialNumber": texts(metadata, "00181000")[:1],
+        "SoftwareVersions": texts(metadata, "00181020"),
+        "CoordinateSystem": ["LPS"],
+    }
+
+
+def _item(metadata: Mapping[str, Any], tag: str) -> Mapping[str, Any]:
+    items = metadata.get(tag, {}).get("Value") or [{}]
+    return items[0] if isinstance(items[0], dict) else {}
+
+
+def _colour(metadata: Mapping[str, Any]) -> tuple[int, int, int]:
+    value = metadata.get("0062000D", {}).get("Value") or []
+    if len(value) != 3 or not all(isinstance(each, int) and 0 <= each <= 65535 for each in value):
+        return _COLOUR
+    return srgb(value)

@@ -13,7 +13,7 @@ from analysis.algorithms import breast_mask, candidates, clusters, features
 from analysis.algorithms.forest import Forest
 
 CONTEXT_MM = (1.5, 3.0, 5.0)
-MEMBER = 0.25
+MEMBER = 0.15
 """A candidate counts as a calcification from this probability on."""
 
 FORMAT = 1

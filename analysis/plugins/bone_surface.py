@@ -55,20 +55,24 @@ class BoneSurfaceParams(Params):
         json_schema_extra={"unit": "HU"},
     )  # fmt: skip
     smoothing_voxels: float = Field(
-        default=0.7, ge=0, le=3, title="Smoothing", description="Width of the Gaussian against noise, in pixels of a slice",
+        default=0.7, ge=0, le=3, title="Smoothing",
+        description="Width of the Gaussian against noise, in pixels of a slice",
         json_schema_extra={"unit": "px"},
     )  # fmt: skip
     error_mm: float = Field(
-        default=0.1, ge=0.01, le=2, title="Surface error", description="How far fewer triangles may move the surface",
+        default=0.1, ge=0.01, le=2, title="Surface error",
+        description="How far fewer triangles may move the surface",
         json_schema_extra={"unit": "mm"},
     )  # fmt: skip
     min_component_ml: float = Field(
-        default=0.2, ge=0, le=1000, title="Smallest piece", description="Separate pieces below this volume are left out",
+        default=0.2, ge=0, le=1000, title="Smallest piece",
+        description="Separate pieces below this volume are left out",
         json_schema_extra={"unit": "ml"},
     )  # fmt: skip
     separate_teeth: bool = Field(
-        default=True, title="Separate teeth", description="Teeth become a label of their own where they can be told from bone"
-    )
+        default=True, title="Separate teeth",
+        description="Teeth become a label of their own where they can be told from bone",
+    )  # fmt: skip
     max_triangles: int = Field(
         default=120_000, ge=1_000, le=2_000_000, title="Most triangles",
         description="More than this loosen the surface error; the report says how far",

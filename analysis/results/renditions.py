@@ -61,10 +61,9 @@ RENDITIONS: Mapping[str, Rendition] = MappingProxyType({x3d.MEDIA_TYPE: x3d_scen
 
 
 def _document(archive: Archive, location: InstanceLocation, metadata: Mapping[str, Any]) -> bytes:
-    inline = metadata.get(_DOCUMENT, {}).get("InlineBinary")
-    if isinstance(inline, str):
-        return base64.b64decode(inline)
-    return archive.retrieve.bulkdata(location, _DOCUMENT)
+    if any(value.path == _DOCUMENT for value in location.bulk):
+        return archive.retrieve.bulkdata(location, _DOCUMENT)
+    return base64.b64decode(metadata.get(_DOCUMENT, {}).get("InlineBinary") or "")
 
 
 def _corners(data: bytes, metadata: Mapping[str, Any], location: InstanceLocation) -> npt.NDArray[np.float32]:

@@ -91,6 +91,7 @@ def _complete(source: Dataset, volume: Volume) -> Dataset:
     """A source instance as highdicom insists on it; its frame of reference is at least the volume's."""
     ds = provenance.with_type_2(source)
     if not ds.get("FrameOfReferenceUID"):
+        ds.pop("FrameOfReferenceUID", None)  # assigning to an element that is there would change the source
         ds.FrameOfReferenceUID = volume.frame_of_reference_uid
     return ds
 

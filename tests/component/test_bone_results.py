@@ -1,0 +1,365 @@
+"""From a CT series to bone and teeth as DICOM objects and an X3D scene, judged by exact distances and by validators."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from pydicom import Dataset, dcmread
+from pydicom.uid import EncapsulatedSTLStorage
+
+from analysis.algorithms.geometry import volume as enclosed
+from analysis.api import Emitted, LabelMap, NotAnalysable, Surface, VolumeReport
+from analysis.evaluation import ct_phantom
+from analysis.evaluation.surface_error import surface_error
+from analysis.evaluation.x3d_check import defects
+from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
+from analysis.results import provenance, renditions
+from analysis.results.encapsulated_stl import binary_stl, read_binary_stl
+from analysis.results.encode import encode
+from analysis.results.provenance import RunInfo
+from pacs.archive import Archive, open_archive
+from pacs.auth import SYSTEM
+from pacs.errors import NotFound, Undecodable
+from pacs.settings import Settings
+
+PHANTOM = ct_phantom.Phantom(0.7)
+SIZE, SPACING = 112, 0.6
+LAYOUTS: tuple[ct_phantom.Layout, ...] = ("upright", "tilted", "uneven")
+SCHEMA = "x3d-4.0-nodsig.xsd"
+
+
+@dataclass
+class Host:
+    """What a plug-in needs of its host, kept in a list."""
+
+    inputs: Mapping[str, Any]
+    xp: Any = np
+    nd: Any = scipy.ndimage
+    backend: str = "numpy"
+    emitted: list[tuple[str, Emitted]] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        self.steps.append(fraction)
+
+    def emit(self, output: str, value: Emitted) -> None:
+        self.emitted.append((output, value))
+
+
+@dataclass
+class Outcome:
+    """A scan, what the plug-in made of it, and the results."""
+
+    series: list[Dataset]
+    run: RunInfo
+    host: Host
+    results: list[Dataset]
+
+    def of(self, modality: str) -> list[Dataset]:
+        return [ds for ds in self.results if ds.Modality == modality]
+
+    @property
+    def surfaces(self) -> list[Surface]:
+        return [value for _, value in self.host.emitted if isinstance(value, Surface)]
+
+
+def run_info(series: Sequence[Dataset], task_key: str = "task") -> RunInfo:
+    sources = []
+    for ds in series:
+        header = Dataset()
+        header.update({element.tag: element for element in ds if element.keyword != "PixelData"})
+        sources.append(header)
+    return RunInfo(
+        task_key=task_key,
+        workitem_uid="1.2.3",
+        plugin_id=plugin.manifest.id,
+        plugin_version=plugin.manifest.version,
+        plugin_title=plugin.manifest.title,
+        params=provenance.params_dict(BoneSurfaceParams()),
+        backend="numpy",
+        when=datetime(2026, 1, 3, 9, 30, tzinfo=UTC),
+        sources=tuple(sources),
+    )
+
+
+def outcome(layout: ct_phantom.Layout) -> Outcome:
+    scan = ct_phantom.volume(PHANTOM, SIZE, SPACING, layout)
+    host = Host({"series": scan})
+    plugin.run(host, BoneSurfaceParams())
+    series = ct_phantom.ct_series(scan)
+    run = run_info(series)
+    return Outcome(series, run, host, encode(run, host.emitted))
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    return {layout: outcome(layout) for layout in LAYOUTS}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    opened = open_archive(Settings(data=tmp_path / "data"))
+    yield opened
+    opened.close()
+
+
+def store(archive: Archive, results: Sequence[Dataset]) -> None:
+    for ds in results:
+        receiving = archive.ingest.receive_part10()
+        receiving.write(provenance.part10(ds))
+        archive.ingest.store(receiving, principal=SYSTEM)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bone_and_teeth_lie_where_they_are(outcomes: dict[str, Outcome], layout: str) -> None:
+    bone, teeth = outcomes[layout].surfaces
+    assert (bone.segment.label, teeth.segment.label) == ("Bone", "Teeth")
+    assert len(bone.faces) + len(teeth.faces) <= 120_000
+    error = surface_error(bone.vertices, bone.faces, PHANTOM.bone_distance)
+    assert error.mean < 0.1
+    assert abs(error.bias) < 0.03
+    assert error.p95 < 0.25
+    assert surface_error(teeth.vertices, teeth.faces, PHANTOM.teeth_distance).mean < 0.25
+    (report,) = [value for _, value in outcomes[layout].host.emitted if isinstance(value, VolumeReport)]
+    measured = {m.name.meaning: m.value for m in report.groups[0].measurements}
+    assert measured["Volume"] == pytest.approx(PHANTOM.bone_volume, rel=0.02)
+    assert measured["Surface Area of Mesh"] == pytest.approx(PHANTOM.bone_area, rel=0.03)
+    assert enclosed(bone.vertices, bone.faces) == pytest.approx(PHANTOM.bone_volume, rel=0.02)
+
+
+def test_progress_is_reported_often_and_grows(outcomes: dict[str, Outcome]) -> None:
+    steps = outcomes["upright"].host.steps
+    assert len(steps) >= 8
+    assert steps == sorted(steps)
+    assert steps[-1] == 1.0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_segmentation_reads_back_as_the_labels_slice_by_slice(outcomes: dict[str, Outcome], layout: str) -> None:
+    (labels,) = [value for _, value in outcomes[layout].host.emitted if isinstance(value, LabelMap)]
+    (ds,) = outcomes[layout].of("SEG")
+    place = {uid: k for k, uid in enumerate(labels.volume.sop_instance_uids)}
+    bits = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
+    pixels = ds.Rows * ds.Columns
+    back = np.zeros_like(labels.labels)
+    for number, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        frame = bits[number * pixels : (number + 1) * pixels].reshape(ds.Rows, ds.Columns).astype(bool)
+        assert frame.any()
+        source = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        k = place[source]
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(np.array(position, float), labels.volume.positions[k], atol=1e-6)
+        back[k][frame] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    np.testing.assert_array_equal(back, labels.labels)
+
+
+def test_the_models_are_the_surfaces(outcomes: dict[str, Outcome]) -> None:
+    for ds, surface in zip(outcomes["upright"].of("M3D"), outcomes["upright"].surfaces, strict=True):
+        assert len(ds.EncapsulatedDocument) % 2 == 0
+        corners = read_binary_stl(ds.EncapsulatedDocument)
+        np.testing.assert_array_equal(corners, surface.vertices[surface.faces])
+        assert ds.MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+        assert ds.FrameOfReferenceUID == surface.volume.frame_of_reference_uid
+
+
+def test_results_name_one_another_and_their_sources(outcomes: dict[str, Outcome]) -> None:
+    this = outcomes["upright"]
+    (seg,), (sr,), models = this.of("SEG"), this.of("SR"), this.of("M3D")
+    assert len({ds.SOPInstanceUID for ds in this.results}) == len(this.results)
+    for ds in this.results:
+        related = {item.SeriesInstanceUID for item in ds.RelatedSeriesSequence}
+        assert related == {other.SeriesInstanceUID for other in this.results} - {ds.SeriesInstanceUID}
+        assert ds.StudyInstanceUID == this.series[0].StudyInstanceUID
+        assert ds.PatientName == this.series[0].PatientName
+    evidence = {
+        reference.ReferencedSOPInstanceUID
+        for name in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in sr.get(name, [])
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+    sources = {ds.SOPInstanceUID for ds in this.series}
+    assert evidence == {seg.SOPInstanceUID, *(ds.SOPInstanceUID for ds in models)} | sources
+    for ds in models:
+        referenced = {
+            item.ReferencedSOPInstanceUID
+            for series in ds.ReferencedSeriesSequence
+            for item in series.ReferencedInstanceSequence
+        }
+        assert referenced == sources | {seg.SOPInstanceUID}
+        assert ds.TrackingUID in {segment.TrackingUID for segment in seg.SegmentSequence}
+
+
+def test_the_same_run_gives_the_same_bytes(outcomes: dict[str, Outcome]) -> None:
+    this = outcomes["uneven"]
+    again = encode(this.run, this.host.emitted)
+    assert [provenance.part10(ds) for ds in again] == [provenance.part10(ds) for ds in this.results]
+    other = encode(run_info(this.series, "another task"), this.host.emitted)
+    assert not {ds.SOPInstanceUID for ds in other} & {ds.SOPInstanceUID for ds in this.results}
+
+
+@pytest.mark.parametrize(("name", "character_set"), [("Ångström^Åsa", "ISO_IR 100"), ("山田^太郎", "ISO_IR 192")])
+def test_names_stay_what_they_are(outcomes: dict[str, Outcome], name: str, character_set: str) -> None:
+    this = outcomes["uneven"]
+    sources = []
+    for ds in this.series:
+        source = copy.deepcopy(ds)
+        source.SpecificCharacterSet, source.PatientName = character_set, name
+        source.OtherPatientIDs, source.AdmittingDiagnosesDescription = (
+            ["A", "B"],
+            "Ø" if character_set[-3] == "1" else "",
+        )
+        sources.append(source)
+    for ds in encode(run_info(sources), this.host.emitted):
+        read = dcmread(io.BytesIO(provenance.part10(ds)))
+        assert read.PatientName == name
+        assert read.SpecificCharacterSet == character_set
+        assert list(read.OtherPatientIDs) == ["A", "B"]
+
+
+def test_a_bare_source_without_optional_attributes_is_enough(outcomes: dict[str, Outcome]) -> None:
+    this = outcomes["uneven"]
+    bare = []
+    for ds in this.series:
+        source = copy.deepcopy(ds)
+        for keyword in ("StudyTime", "AccessionNumber", "PatientBirthDate", "PatientSex", "ReferringPhysicianName",
+                        "StudyID", "Manufacturer", "PositionReferenceIndicator", "SpecificCharacterSet"):  # fmt: skip
+            delattr(source, keyword)
+        bare.append(source)
+    for ds in encode(run_info(bare), this.host.emitted):
+        read = dcmread(io.BytesIO(provenance.part10(ds)))
+        assert read.PatientID == this.series[0].PatientID
+        assert "AccessionNumber" in read
+
+
+def test_the_scene_holds_all_labels_and_each_model_its_own(archive: Archive, outcomes: dict[str, Outcome]) -> None:
+    this = outcomes["upright"]
+    store(archive, this.results)
+    models = this.of("M3D")
+    study, series = models[0].StudyInstanceUID, models[0].SeriesInstanceUID
+    both = renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, study, series))
+    one = renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, study, series, models[1].SOPInstanceUID))
+    for scene, labels in ((both, ["Bone", "Teeth"]), (one, ["Teeth"])):
+        assert defects(scene) == []
+        assert re.findall(rb"name=\"SegmentLabel\" value='\"(\w+)\"'", scene) == [label.encode() for label in labels]
+        conform(scene)
+    for uid in (study, series, *(ds.SOPInstanceUID for ds in [*models, *this.of("SEG")])):
+        assert uid.encode() in both
+    assert this.of("SR")[0].SeriesInstanceUID.encode() in both
+    assert b"Phantom" not in both
+    assert b"PHANTOM-CT" not in both
+    bone = this.surfaces[0]
+    points, faces = mesh_of(both)
+    assert np.abs(points.min(axis=0) - bone.vertices.min(axis=0)).max() < 0.1
+    assert enclosed(points, faces) == pytest.approx(enclosed(bone.vertices, bone.faces), rel=2e-3)
+    with pytest.raises(NotFound):
+        renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, study, this.of("SEG")[0].SeriesInstanceUID))
+
+
+def mesh_of(scene: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The first shape of a scene in mm, read without our own code."""
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(scene)
+    transform = root.find("Scene/Transform")
+    assert transform is not None
+    shape = transform.find("Shape/IndexedTriangleSet")
+    assert shape is not None
+    coordinate = shape.find("Coordinate")
+    assert coordinate is not None
+    scale, translation = (np.array(transform.get(key, "").split(), float) for key in ("scale", "translation"))
+    points = np.array(coordinate.get("point", "").split(), float).reshape(-1, 3) * scale + translation
+    return points, np.array(shape.get("index", "").split(), int).reshape(-1, 3)
+
+
+def conform(scene: bytes) -> None:
+    """Valid by the X3D 4.0 schema, where it is at hand."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "tools" / "x3d-schema" / SCHEMA
+    path = Path(os.environ.get("M3DICOM_X3D_XSD", beside))
+    if not path.is_file():
+        return
+    from lxml import etree  # type: ignore[import-untyped]
+
+    schema = etree.XMLSchema(etree.parse(path))
+    document = etree.fromstring(scene, etree.XMLParser(no_network=True, load_dtd=False, huge_tree=True))
+    assert schema.validate(document), schema.error_log
+
+
+def hostile_models() -> dict[str, bytes]:
+    good = binary_stl(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))
+    nan = bytearray(good)
+    nan[100:104] = np.float32("nan").tobytes()
+    far = bytearray(good)
+    far[100:104] = np.float32(3e38).tobytes()
+    return {
+        "no bytes": b"",
+        "cut": good[:-20],
+        "count lies": good[:80] + b"\xff\xff\xff\xff" + good[84:],
+        "count too small": good[:80] + b"\0\0\0\0" + good[84:],
+        "not finite": bytes(nan),
+        "beyond any patient": bytes(far),
+        "text": b"solid x\n facet normal 0 0 1\n" * 30,
+        "no triangles": good[:80] + b"\0\0\0\0",
+    }
+
+
+@pytest.mark.parametrize("name", hostile_models())
+def test_a_hostile_model_is_told_in_words(archive: Archive, outcomes: dict[str, Outcome], name: str) -> None:
+    ds = copy.deepcopy(outcomes["upright"].of("M3D")[0])
+    stl = hostile_models()[name]
+    ds.EncapsulatedDocument = stl + b"\0" * (len(stl) % 2)
+    store(archive, [ds])
+    with pytest.raises(Undecodable):
+        renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, ds.StudyInstanceUID))
+
+
+def test_foreign_labels_cannot_break_out_of_the_scene(archive: Archive, outcomes: dict[str, Outcome]) -> None:
+    ds = copy.deepcopy(outcomes["upright"].of("M3D")[1])
+    ds.TrackingID = 'a\'"><Script/>\\" & \x1b b'
+    ds.RecommendedDisplayCIELabValue = [1, 2]
+    store(archive, [ds])
+    scene = renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, ds.StudyInstanceUID))
+    assert defects(scene) == []
+    assert b"<Script" not in scene
+    conform(scene)
+
+
+def test_too_little_bone_is_refused_in_words() -> None:
+    scan = ct_phantom.volume(PHANTOM, 48, 0.6)
+    soft = type(scan)(
+        **{**{name: getattr(scan, name) for name in scan.__dataclass_fields__}, "data": np.minimum(scan.data, 90)}
+    )
+    with pytest.raises(NotAnalysable, match="dense"):
+        plugin.run(Host({"series": soft}), BoneSurfaceParams())
+    with pytest.raises(NotAnalysable, match="Too little bone"):
+        plugin.run(Host({"series": scan}), BoneSurfaceParams(threshold_hu=2500))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_independent_validators_find_no_error(outcomes: dict[str, Outcome], layout: str, tmp_path: Path) -> None:
+    this = outcomes[layout]
+    for ds in this.results:
+        (tmp_path / f"{ds.Modality}{ds.InstanceNumber}.dcm").write_bytes(provenance.part10(ds))
+    assert {ds.SOPClassUID for ds in this.of("M3D")} == {EncapsulatedSTLStorage}
+    script = Path(__file__).resolve().parents[1] / "validate_results.sh"
+    if layout != "upright":
+        assert shutil.which("dciodvfy"), "dciodvfy is missing: install dicom3tools"
+        for path in tmp_path.iterdir():
+            found = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+            assert "Error" not in found.stdout + found.stderr
+        return
+    found = subprocess.run(["bash", script, tmp_path], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -10,8 +10,16 @@ import dicom_data
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedCTImageStorage, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from analysis import inputs
 from analysis.api import NotAnalysable, Volume
@@ -199,3 +207,19 @@ def test_a_film_saved_in_colour_becomes_grey(read: Read) -> None:
     assert image.spacing is None
     assert image.data.dtype == np.uint16
     assert (image.data[0, 0], image.data[0, 6]) == (200, 76)
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [RLELossless, DeflatedExplicitVRLittleEndian])
+def test_compressed_slices_are_the_same_slices(tmp_path: Path, transfer_syntax_uid: str) -> None:
+    found = []
+    for ds in dicom_data.series(3):
+        if transfer_syntax_uid == RLELossless:
+            ds.file_meta = FileMetaDataset()
+            ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            ds.compress(RLELossless, generate_instance_uid=False)
+        path = tmp_path / f"{ds.InstanceNumber}.dcm"
+        path.write_bytes(dicom_data.part10(ds, transfer_syntax_uid))
+        found.append(inputs.read(path))
+    volume, _ = inputs.volume(found)
+    for z in range(3):
+        assert np.array_equal(volume.data[z], (np.arange(16 * 12).reshape(16, 12) * 7 + z) % 4096 - 1024)

@@ -97,7 +97,7 @@ async def _events(
     archive: Archive, principal: Principal, after: int | None, stopping: anyio.Event | None
 ) -> AsyncIterator[str]:
     """Server-sent events: every change after `after` (None = from now on), and Workitems as they move."""
-    seq = await anyio.to_thread.run_sync(archive.changes.latest) if after is None else after
+    seq = await anyio.to_thread.run_sync(archive.changes.last) if after is None else after
     since = time.time() - 1.0
     seen: dict[str, float] = {}
     version, looked, spoke = -1, 0.0, time.monotonic()

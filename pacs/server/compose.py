@@ -114,7 +114,7 @@ def routes(archive: Archive, parts: Parts) -> Routes:
 def problems(archive: Archive) -> dict[str, str]:
     """What the archive needs and cannot reach, by name; empty when all is well."""
     found = {}
-    for name, check in (("objects", archive.store.check), ("index", archive.changes.latest)):
+    for name, check in (("objects", archive.store.check), ("index", archive.changes.last)):
         try:
             check()
         except ArchiveError as error:

@@ -96,8 +96,12 @@ def open_store(settings: Settings) -> ObjectStore:
     if settings.objects == "memory":
         return MemoryStore()
     if settings.objects.startswith("s3://"):
-        from pacs.storage.cache import CachedStore  # boto3 is an extra: only where it is wanted
-        from pacs.storage.s3 import S3Store
+        from pacs.storage.cache import CachedStore
+
+        try:
+            from pacs.storage.s3 import S3Store  # boto3 is an extra: only where it is wanted
+        except ImportError:
+            raise InvalidInput("setting objects: S3 needs the extra m3dicom[s3]") from None
 
         bucket, _, prefix = settings.objects.removeprefix("s3://").partition("/")
         remote = S3Store(

@@ -8,6 +8,7 @@ tombstone's row while they decide (`pacs.ingest`).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
@@ -23,6 +24,7 @@ from pacs.index.statement import Found
 from pacs.storage.base import ObjectStore
 
 _AT_ONCE = 500
+_OBJECTS_AT_ONCE = 20  # arrivals wait that long
 
 
 class Removal:
@@ -41,8 +43,7 @@ class Removal:
         principal.require(Right.DELETE)
         removed, keys = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
         self._events.publish()
-        for key in keys:
-            self._remove_bytes(key)
+        self._remove_bytes(keys)
         return removed
 
     def sweep(self) -> int:
@@ -50,8 +51,7 @@ class Removal:
         t = schema.tombstone.c
         with self._index.read() as conn:
             keys = conn.execute(select(t.object_key).where(t.state == "pending").distinct()).scalars().all()
-        for key in keys:
-            self._remove_bytes(key)
+        self._remove_bytes(keys)
         return len(keys)
 
     def _delete(
@@ -115,16 +115,19 @@ class Removal:
         changes.append_all(conn, news)
         return len(gone), [each.object_key for each in gone]
 
-    def _remove_bytes(self, key: str) -> None:
+    def _remove_bytes(self, keys: Sequence[str]) -> None:
         t = schema.tombstone
+        for at in range(0, len(keys), _OBJECTS_AT_ONCE):
+            some = sorted(keys[at : at + _OBJECTS_AT_ONCE])
 
-        def work(conn: Connection) -> None:
-            # Within the transaction: on PostgreSQL the row lock, on SQLite the one writer, keeps an arrival waiting.
-            claimed = update(t).where(t.c.object_key == key, t.c.state == "pending").values(state="removed")
-            if conn.execute(claimed).rowcount:
-                self._store.delete(key)
+            def work(conn: Connection, some: list[str] = some) -> None:
+                # Within the transaction: the row lock, or the one writer of SQLite, keeps an arrival waiting.
+                for key in some:
+                    claimed = update(t).where(t.c.object_key == key, t.c.state == "pending").values(state="removed")
+                    if conn.execute(claimed).rowcount:
+                        self._store.delete(key)
 
-        self._index.transact(work)
+            self._index.transact(work)
 
 
 def _recount_series(conn: Connection, series_key: int, study_instance_uid: str, series_instance_uid: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ class Index:
     def transact(self, work: Work[T]) -> T:
         """What `work(connection)` returns, once its changes are durable; whatever it raises, with nothing changed.
 
-        The work may run more than once (PostgreSQL, after a conflict) and on another thread (SQLite): it must touch
-        nothing but the connection. Raises Unavailable or OutOfResources when the database fails.
+        The work may run more than once (after a conflict, or when others spoilt the transaction it shared) and on
+        another thread: it must touch nothing but the connection. Raises Unavailable or OutOfResources when the database
+        fails.
         """
         return self._writer.transact(work)
 
@@ -135,6 +137,8 @@ def _open_postgresql(url: URL) -> Index:
     if url.get_driver_name() != "psycopg":
         url = url.set(drivername="postgresql+psycopg")
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={BUSY_TIMEOUT_MS} -c synchronous_commit=on"
+    if find_spec("psycopg") is None:
+        raise InvalidInput("setting index: PostgreSQL needs the extra m3dicom[postgresql]")
     engine = create_engine(
         url,
         pool_size=8,

@@ -20,6 +20,8 @@ from pacs.errors import OutOfResources, Unavailable
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
+_Waiting = tuple[Work[Any], Future[Any]]
+
 MAX_BATCH = 64
 MAX_TRIES = 20
 _TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # serialisation, deadlock, lock, unique race
@@ -54,7 +56,7 @@ class GroupCommit:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
@@ -96,42 +98,43 @@ class GroupCommit:
                 if last:
                     return
 
-    @staticmethod
-    def _commit(conn: Connection, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
-        answers: list[tuple[Future[Any], Any]] = []
-        failures: list[tuple[Future[Any], BaseException]] = []
-        if len(batch) == 1:  # the transaction itself is all the savepoint that is needed
-            work, future = batch[0]
-            try:
-                with conn.begin():
-                    answer = work(conn)
-            except Exception as error:
-                future.set_exception(translated(error))
-            else:
-                future.set_result(answer)
+    def _commit(self, conn: Connection, batch: list[_Waiting]) -> None:
+        if len(batch) == 1:
+            self._alone(conn, batch[0])
             return
+        outcomes: list[tuple[Any, BaseException | None]] = []
         try:
             with conn.begin():
-                for work, future in batch:
+                for work, _ in batch:
                     conn.exec_driver_sql("SAVEPOINT work")
                     try:
-                        answer = work(conn)
+                        outcomes.append((work(conn), None))
                     except Exception as error:
+                        outcomes.append((None, translated(error)))
                         conn.exec_driver_sql("ROLLBACK TO work")
-                        failures.append((future, translated(error)))
-                    else:
-                        answers.append((future, answer))
                     conn.exec_driver_sql("RELEASE work")
-        except Exception as error:  # the COMMIT itself: nothing of the batch happened
-            reason = translated(error)
-            failures += [(future, reason) for future, _ in answers]
-            answers = []
-            known = {id(future) for future, _ in failures}
-            failures += [(future, reason) for _, future in batch if id(future) not in known]
-        for future, answer in answers:
+        except Exception:
+            # The transaction itself is lost (a full disk ends it): nothing of the batch happened, and whoever is
+            # not to blame gets another chance.
+            for waiting in batch:
+                self._alone(conn, waiting)
+            return
+        for (_, future), (answer, failure) in zip(batch, outcomes, strict=True):
+            if failure is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(failure)
+
+    @staticmethod
+    def _alone(conn: Connection, waiting: _Waiting) -> None:
+        work, future = waiting
+        try:
+            with conn.begin():
+                answer = work(conn)
+        except Exception as error:
+            future.set_exception(translated(error))
+        else:
             future.set_result(answer)
-        for future, failure in failures:
-            future.set_exception(failure)
 
 
 class Pooled:

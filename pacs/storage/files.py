@@ -28,6 +28,7 @@ class FileStore:
             if self._objects.stat().st_dev != self._spool.stat().st_dev:
                 raise Unavailable(f"{self._objects} and {self._spool} must be on one file system")
             _sync_folder(root)
+            _sync_folder(root.resolve().parent)
         except OSError as error:
             raise spooling.failed(error, f"use the folder {root}") from error
         spooling.sweep(self._spool)

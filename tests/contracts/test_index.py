@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 
 from pacs.audit import Audit
 from pacs.auth import SYSTEM
-from pacs.errors import InvalidInput, Unavailable
+from pacs.errors import InvalidInput, OutOfResources, Unavailable
 from pacs.index import changes, schema
 from pacs.index.changes import Changes
 from pacs.index.engine import Index, open_index
@@ -173,6 +173,25 @@ def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
     assert index.transact(lambda conn: conn.execute(text("PRAGMA journal_mode")).scalar_one()) == "wal"
     with index.read() as conn, pytest.raises(Exception, match="readonly"):
         conn.execute(insert(CURSOR).values(name="x", seq=1))
+    index.close()
+
+
+def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+    index = open_index(f"sqlite:///{tmp_path / 'index.db'}")
+
+    def limit(pages: int) -> None:
+        index.transact(lambda conn: conn.execute(text(f"PRAGMA max_page_count={pages}")).scalar_one())
+
+    def fill(conn: Connection) -> None:
+        conn.execute(insert(schema.meta).values(name="big", value="x" * 10_000_000))
+
+    limit(index.transact(lambda conn: conn.execute(text("PRAGMA page_count")).scalar_one()) + 5)
+    with pytest.raises(OutOfResources):
+        index.transact(fill)
+    raised = together(6, lambda number: index.transact(fill if number % 2 else set_cursor(f"c{number}", 1)))
+    assert {type(error) for error in raised} == {OutOfResources}
+    limit(1_000_000)
+    index.transact(fill)
     index.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dicom_data
@@ -414,7 +414,7 @@ def test_what_was_removed_may_come_again(ingest: Ingest, index: Index, memory: M
 
 def test_a_removal_cut_short_is_finished_or_overtaken(ingest: Ingest, index: Index, memory: MemoryStore) -> None:
     class Cut(Removal):
-        def _remove_bytes(self, key: str) -> None:
+        def _remove_bytes(self, keys: Sequence[str]) -> None:
             pass  # killed after the transaction
 
     for ds in (dicom_data.image(0), dicom_data.image(1)):

@@ -144,6 +144,7 @@ class _Child:
         self._process: Any = None
         self._socket: socket.socket | None = None
         self._done = 0
+        self._ended = False
 
     @property
     def pid(self) -> int | None:
@@ -154,29 +155,59 @@ class _Child:
             return None
 
     def run(self, task: Task, arguments: tuple[Any, ...]) -> bytes:
-        if self._process is None or not self._process.is_alive() or self._done >= _RECYCLED_AFTER:
-            self.stop()
-            self._start()
+        if not self._ready() or self._done >= _RECYCLED_AFTER:
+            self._renew()
         request = pickle.dumps((task, arguments), protocol=5)
         until = time.monotonic() + self._deadline_s
         try:
-            self._send(_HEADER.pack(0, len(request)), until)
-            self._send(request, until)
-            outcome, answer = self._receive(until)
-        except (OSError, EOFError) as error:
-            late = isinstance(error, TimeoutError)
-            self.stop()
-            reason = f"not decoded within {self._deadline_s:g} s" if late else "the decoder died of this"
-            raise Undecodable(reason) from None
+            outcome, answer = self._asked(request, until)
+        except EOFError:
+            if not self._done:
+                self.stop()
+                raise Undecodable("the decoder died of this") from None
+            # It may have been dying already, of something else: a fresh one decides.
+            self._renew()
+            return self.run(task, arguments)
         self._done += 1
         if outcome == _DONE:
             return answer
-        report = json.loads(answer)
-        kind = _ERRORS.get(str(report.get("kind")), Undecodable)
-        raise kind(str(report.get("reason"))[:500], about=str(report.get("about", ""))[:64])
+        kind, reason, about = _reported(answer)
+        raise kind(reason, about=about)
+
+    def _asked(self, request: bytes, until: float) -> tuple[int, bytes]:
+        """Outcome and answer. Raises EOFError if the child is gone, Undecodable if it is late; it is ended then."""
+        try:
+            self._send(_HEADER.pack(0, len(request)), until)
+            self._send(request, until)
+            return self._receive(until)
+        except TimeoutError:
+            self.stop()
+            raise Undecodable(f"not decoded within {self._deadline_s:g} s") from None
+        except OSError:
+            raise EOFError from None
+
+    def _renew(self) -> None:
+        self.stop()
+        if self._ended:
+            raise Unavailable("decoders are closed")
+        self._start()
+
+    def _ready(self) -> bool:
+        """Whether the child is there: its end of the socket closes the moment it dies, before anybody reaps it."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False  # the end, or words that nobody asked for
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for it notices."""
+        """End the process at once and for good; whoever waits for it notices."""
+        self._ended = True
         process = self._process
         if process is not None:
             with contextlib.suppress(ValueError):  # closed by its own thread in between
@@ -244,6 +275,15 @@ class _Child:
         return held
 
 
+def _reported(answer: bytes) -> tuple[type[ArchiveError], str, str]:
+    """Kind, reason and subject of an error that a child reports; not even the form of it is trusted."""
+    try:
+        report = json.loads(answer)
+        return _ERRORS[report["kind"]], str(report["reason"])[:500], str(report["about"])[:64]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Undecodable, "the decoder failed", ""
+
+
 def _decoded_and_rendered(data: bytes, info: PixelInfo, metadata: Mapping[str, Any], how: Mapping[str, Any]) -> bytes:
     return render(decode_frame(data, info), info, metadata, **how)
 
@@ -277,9 +317,9 @@ def _result(request: bytearray) -> tuple[int, bytes]:
     except ArchiveError as error:
         report = {"kind": type(error).__name__, "reason": error.reason, "about": error.about}
     except MemoryError:
-        report = {"kind": "Undecodable", "reason": "needs more memory than a decoder may have"}
+        report = {"kind": "Undecodable", "reason": "needs more memory than a decoder may have", "about": ""}
     except Exception as error:
-        report = {"kind": "Undecodable", "reason": f"the decoder failed: {type(error).__name__}"}
+        report = {"kind": "Undecodable", "reason": f"the decoder failed: {type(error).__name__}", "about": ""}
     return _FAILED, json.dumps(report).encode()
 
 

@@ -1,6 +1,6 @@
 // A report beside the images: findings to click through, or measurements as a table, or the document's lines.
 import { el, fill, icon } from './dom';
-import { unitWords } from './form';
+import { readable } from './form';
 import { type Finding, listed, type Report } from './sr';
 
 export interface ReportOf {
@@ -38,7 +38,9 @@ function table(findings: readonly Finding[]): HTMLElement {
           'tr',
           {},
           el('th', { scope: 'col' }, 'Structure'),
-          ...columns.map((c) => el('th', { scope: 'col' }, c.name, c.unit && el('small', {}, unitWords(c.unit)))),
+          ...columns.map((c) =>
+            el('th', { scope: 'col' }, c.name, c.unit && el('small', {}, readable(0, c.unit).unit)),
+          ),
         ),
       ),
       el(
@@ -56,7 +58,7 @@ function table(findings: readonly Finding[]): HTMLElement {
             ),
             ...columns.map((c) => {
               const found = f.measurements.find((m) => m.name === c.name && m.unit === c.unit);
-              return el('td', {}, found ? amount(found.value) : '–');
+              return el('td', {}, found ? amount(readable(found.value, found.unit).value) : '–');
             }),
           ),
         ),
@@ -124,7 +126,10 @@ export class FindingsPanel {
 
   private row(finding: Finding): HTMLElement {
     const place = finding.marks.length > 0 || finding.images.length > 0;
-    const numbers = finding.measurements.map((m) => `${m.name} ${amount(m.value)} ${unitWords(m.unit)}`.trim());
+    const numbers = finding.measurements.map((m) => {
+      const shown = readable(m.value, m.unit);
+      return `${m.name} ${amount(shown.value)} ${shown.unit}`.trim();
+    });
     return el(
       'li',
       { class: finding.parent ? 'finding-child' : '' },

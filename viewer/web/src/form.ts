@@ -69,6 +69,13 @@ export function unitWords(unit: string): string {
   return unit === '1' ? '' : (UNITS[unit] ?? unit);
 }
 
+/** Cubic and square millimetres in the units that organs are spoken of in; anything else as it is. */
+export function readable(value: number, unit: string): { value: number; unit: string } {
+  if (unit === 'mm3') return { value: value / 1000, unit: 'mL' };
+  if (unit === 'mm2') return { value: value / 100, unit: 'cm²' };
+  return { value, unit: unitWords(unit) };
+}
+
 function humanise(name: string): string {
   const words = name.replaceAll('_', ' ').trim();
   return words.charAt(0).toUpperCase() + words.slice(1);

@@ -163,7 +163,7 @@ let started: Promise<void> | undefined;
 /** Once: cornerstone, its tools and the loader. */
 export function startCornerstone(): Promise<void> {
   started ??= (async () => {
-    await coreInit();
+    await coreInit({ rendering: { webGlContextCount: 2 } } as never);
     loader.init({ maxWebWorkers: Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency || 2) / 2))) });
     imageLoader.registerImageLoader('wadors', load as never);
     metaData.addProvider(previewMetadata, 20_000);

@@ -7,6 +7,7 @@ import { listen } from './events';
 import { studiesPage } from './studies';
 import { tasksPage } from './tasks-view';
 import { Uploads } from './upload';
+import { mainOutput } from './workitem';
 
 const root = document.getElementById('app')!;
 const app = new App();
@@ -181,7 +182,7 @@ app.tasks.onEnded = (task) => {
     title();
   }
   const name = task.label || 'Task';
-  const output = task.outputs.find((x) => x.series) ?? task.outputs[0];
+  const output = mainOutput(task);
   if (task.state === 'COMPLETED') {
     const href = studyHash(output?.study || task.study, output?.series || undefined);
     app.notice(`${name}: finished.`, {

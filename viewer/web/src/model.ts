@@ -217,7 +217,9 @@ export function modelView(source: string, downloads: HTMLElement): ModelView & {
         renderer.removeActor(actor);
         actor.delete();
       }
+      const context = window3d.getApiSpecificRenderWindow().getContext?.();
       window3d.delete();
+      (context as WebGL2RenderingContext | undefined)?.getExtension('WEBGL_lose_context')?.loseContext();
     },
   };
 }

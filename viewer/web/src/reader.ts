@@ -40,6 +40,14 @@ const TOOL: Record<ToolName, string> = {
 const { MouseBindings } = ToolEnums;
 const PREFETCH_LIMIT = 600;
 
+/** One engine for the page's life: a browser allows about 16 WebGL contexts, and an engine does not give its own back. */
+function theEngine(): RenderingEngine {
+  const known = getRenderingEngine(ENGINE);
+  if (known) return known as RenderingEngine;
+  for (const tool of [WindowLevelTool, PanTool, ZoomTool, StackScrollTool, LengthTool]) addTool(tool);
+  return new RenderingEngine(ENGINE);
+}
+
 export interface ReaderEvents {
   active(pane: number): void;
   changed(pane: number): void;
@@ -295,8 +303,7 @@ export class Reader {
   }
 
   private constructor(readonly events: ReaderEvents) {
-    this.engine = new RenderingEngine(ENGINE);
-    for (const tool of [WindowLevelTool, PanTool, ZoomTool, StackScrollTool, LengthTool]) addTool(tool);
+    this.engine = theEngine();
     ToolGroupManager.destroyToolGroup(GROUP);
     const group = ToolGroupManager.createToolGroup(GROUP)!;
     for (const name of Object.values(TOOL)) group.addTool(name);
@@ -334,7 +341,8 @@ export class Reader {
     for (const pane of this.panes) pane.disable();
     this.panes.length = 0;
     ToolGroupManager.destroyToolGroup(GROUP);
-    this.engine.destroy();
+    annotation.state.removeAllAnnotations();
+    cache.purgeCache();
   }
 
   /** One, two or four panes; call with the element on the page. */

@@ -46,10 +46,12 @@ export interface Stack {
 }
 
 /**
- * The attributes a loader should see. Projection images without Pixel Spacing get the spacing at the detector, divided
- * by the estimated magnification where it is given (PS3.3 10.7.1.3), so that lengths have a unit.
+ * The attributes a loader should see. Modality is never absent, because the loader fails without one. Projection images
+ * without Pixel Spacing get the spacing at the detector, divided by the estimated magnification where it is given
+ * (PS3.3 10.7.1.3), so that lengths have a unit.
  */
-export function displayAttributes(ds: Dataset): Dataset {
+export function displayAttributes(given: Dataset): Dataset {
+  const ds = text(given, '00080060') ? given : { ...given, '00080060': { vr: 'CS', Value: ['OT'] } };
   if (numbers(ds, '00280030').length === 2) return ds;
   const detector = numbers(ds, '00181164');
   if (detector.length !== 2) return ds;

@@ -226,8 +226,9 @@ class StudyPage implements Page {
           ),
         );
       } else fill(this.title, el('strong', {}, 'This study is not there.'));
+      const asked = this.series.find((series) => series.uid === this.wanted);
       const first =
-        this.series.find((series) => series.uid === this.wanted) ??
+        (asked && !['segmentation', 'other'].includes(asked.kind) ? asked : undefined) ??
         this.series.find((series) => series.kind === 'images') ??
         this.series.find((series) => series.kind === 'capture');
       if (first) await this.show(first);
@@ -571,8 +572,10 @@ class StudyPage implements Page {
     const findings = this.findings.report?.report.findings ?? [];
     const target = findings.flatMap((finding) => [...finding.marks, ...finding.images])[0];
     const series = target && this.seriesOf(target.sopInstance);
-    if (series && !this.isShown(target.sopInstance)) await this.showStack(series, target);
-    else if (this.model) this.closeModel();
+    if (series && (this.model || !this.isShown(target.sopInstance))) await this.showStack(series, target);
+    // A report without a place in an image goes with what is on the stage: its model, or the images.
+    const images = this.series.find((each) => each.kind === 'images');
+    if (!series && images && !this.model && !this.reader) await this.showStack(images);
   }
 
   private isShown(sopInstance: string): boolean {

@@ -1,7 +1,7 @@
 // Tasks on the page: one card each with progress, reason and cancel; of a study, or all.
 import { type App, type Page, studyHash } from './app';
 import { el, fill, icon } from './dom';
-import { isOver, type Task } from './workitem';
+import { isOver, mainOutput, type Task } from './workitem';
 
 const WORDS = { SCHEDULED: 'Waiting', 'IN PROGRESS': 'Running', COMPLETED: 'Finished', CANCELED: 'Stopped' } as const;
 
@@ -17,7 +17,7 @@ function ago(instant: number): string {
 function card(app: App, task: Task, withStudy: boolean): HTMLElement {
   const over = isOver(task);
   const failed = task.state === 'CANCELED';
-  const output = task.outputs.find((each) => each.series) ?? task.outputs[0];
+  const output = mainOutput(task);
   const cancel = el(
     'button',
     {

@@ -1,5 +1,5 @@
 // Unified Procedure Steps as DICOM JSON: the Workitem that asks for a task, and a task read out of one (PS3.4 CC).
-import { code, type Dataset, date, dateTime, formatDateTime, item, items, number, text } from './dicom';
+import { code, type Dataset, dateTime, formatDateTime, item, items, number, text } from './dicom';
 import type { Field, Value } from './form';
 
 export const SCHEME = '99M3DICOM';
@@ -9,6 +9,7 @@ export type TaskState = 'SCHEDULED' | 'IN PROGRESS' | 'COMPLETED' | 'CANCELED';
 export interface Output {
   study: string;
   series: string;
+  sopClass: string;
 }
 
 export interface Task {
@@ -157,6 +158,7 @@ export function readTask(ds: Dataset): Task {
   const outputs = items(item(ds, '00741216'), '00404033').map((output) => ({
     study: text(output, '0020000D'),
     series: text(output, '0020000E'),
+    sopClass: text(item(output, '00081199'), '00081150'),
   }));
   const state = asState(text(ds, '00741000'));
   const input = item(ds, '00404021');
@@ -175,7 +177,14 @@ export function readTask(ds: Dataset): Task {
   };
 }
 
-/** The words of a study for labels: "CT Head, 2026-01-02". */
-export function studyWords(ds: Dataset): string {
-  return [text(ds, '00081030') || 'Study', date(text(ds, '00080020'))].filter(Boolean).join(', ');
+// What a reader wants to see first: a model, a marked image, a report.
+const FIRST_SEEN = [/\.104\.[345]$/, /\.1\.1\.7(\.\d)?$/, /\.1\.1\.88\./];
+
+/** The output to open when a task has ended. */
+export function mainOutput(task: Task): Output | undefined {
+  const rank = (output: Output) => {
+    const found = FIRST_SEEN.findIndex((pattern) => pattern.test(output.sopClass));
+    return found < 0 ? FIRST_SEEN.length : found;
+  };
+  return [...task.outputs].filter((output) => output.series).sort((a, b) => rank(a) - rank(b))[0];
 }

@@ -147,7 +147,7 @@ describe('Workitems', () => {
       progress: 100,
       plugin: 'mammography_calcifications',
     });
-    expect(task.outputs).toEqual([{ study: '1.2', series: '1.9' }]);
+    expect(task.outputs).toEqual([{ study: '1.2', series: '1.9', sopClass: '' }]);
   });
 });
 

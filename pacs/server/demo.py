@@ -29,7 +29,7 @@ class Sizes:
 
 
 FULL = Sizes((200.0, 110.0), 224, 0.45, 1.0)
-SMALL = Sizes((90.0, 60.0), 128, 0.45, 0.55)
+SMALL = Sizes((90.0, 60.0), 160, 0.5, 0.8)
 
 
 def ct_truth(sizes: Sizes) -> ct_phantom.Phantom:

@@ -12,6 +12,10 @@ try:
 except ImportError:  # optional: several times faster than scipy.ndimage
     cc3d = None
 
+HOLDER_MM3 = 2000.0
+HOLDER_SHARE = 0.65
+"""A piece this large whose 99th percentile is below this share of the main bone's median is no bone."""
+
 Array = Any  # of NumPy or CuPy, whichever xp and nd are
 
 
@@ -33,12 +37,40 @@ def volumes(labels: Array, count: int, voxel_volumes: npt.NDArray[np.float64], x
     return sizes
 
 
-def keep_large(mask: Array, least_mm3: float, voxel_volumes: npt.NDArray[np.float64], xp: Any, nd: Any) -> Array:
-    """The boolean volume without its components (26 neighbours) of less than `least_mm3`."""
+def keep_large(
+    mask: Array,
+    least_mm3: float,
+    voxel_volumes: npt.NDArray[np.float64],
+    xp: Any,
+    nd: Any,
+    field: Array | None = None,
+) -> Array:
+    """The boolean volume without its components (26 neighbours) of less than `least_mm3`.
+
+    With a grey `field`, also without large components that are faint all through: head holders and tables of plastic,
+    whose densest part stays well under what is usual in the bone beside them.
+    """
     labels, count = label(mask, xp, nd)
-    keep = volumes(labels, count, voxel_volumes, xp) >= least_mm3
+    sizes = volumes(labels, count, voxel_volumes, xp)
+    sizes[0] = 0
+    keep = sizes >= least_mm3
     keep[0] = False
+    if field is not None:
+        for number in _faint(labels, sizes, field, xp):
+            keep[number] = False
     return keep[labels]
+
+
+def _faint(labels: Array, sizes: Array, field: Array, xp: Any) -> list[int]:
+    large = xp.flatnonzero(sizes >= HOLDER_MM3).tolist()
+    if len(large) < 2:
+        return []
+    densities = {}
+    for number in large:
+        values = field[labels == number].astype(xp.float32)
+        densities[number] = float(xp.percentile(values, 50)), float(xp.percentile(values, 99))
+    usual = densities[max(large, key=lambda number: float(sizes[number]) * densities[number][0])][0]
+    return [number for number in large if densities[number][1] < HOLDER_SHARE * usual]
 
 
 def close_small_cavities(

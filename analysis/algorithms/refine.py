@@ -13,6 +13,7 @@ Array = Any  # of NumPy or CuPy, whichever xp and nd are
 
 _CHUNK = 200_000  # vertices at once
 _AVERAGES = 8
+_PASSES = 2  # the second starts where the profile is centred on the edge
 
 
 def edge_offsets(field: Array, grid: Grid, indices: Array, normals: Array, reach: float, xp: Any, nd: Any) -> Array:
@@ -43,11 +44,15 @@ def refine(
 ) -> Array:
     """(n, 3) float64 mm: `vertices` moved to the edge that they lie on; `indices` are the same points in `field`.
 
-    The move is averaged over neighbours, since a threshold is wrong alike over a patch of bone while noise is not.
+    Moves are averaged over neighbours, since a threshold is wrong alike over a patch of bone while noise is not.
     """
-    normals = vertex_normals(vertices, faces, xp)
     reach = 2.0 * max(grid.spacing)
-    offsets = edge_offsets(field, grid, indices, normals, reach, xp, nd)
-    for _ in range(_AVERAGES):
-        offsets = 0.5 * offsets + 0.5 * neighbours.mean(offsets)
-    return vertices + normals * xp.clip(offsets, -reach / 2, reach / 2)[:, None]
+    for _ in range(_PASSES):
+        normals = vertex_normals(vertices, faces, xp)
+        offsets = edge_offsets(field, grid, indices, normals, reach, xp, nd)
+        for _ in range(_AVERAGES):
+            offsets = 0.5 * offsets + 0.5 * neighbours.mean(offsets)
+        moves = normals * xp.clip(offsets, -reach / 2, reach / 2)[:, None]
+        indices = indices + grid.index_directions(indices, moves, xp)
+        vertices = vertices + moves
+    return vertices

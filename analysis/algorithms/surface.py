@@ -38,7 +38,17 @@ class Mesh:
     area_mm2: float
 
 
-def fine_surface(field: Array, mask: Array, iso: float, grid: Grid, xp: Any, nd: Any, *, refined: bool = True) -> Any:
+def fine_surface(
+    field: Array,
+    mask: Array,
+    iso: float,
+    grid: Grid,
+    xp: Any,
+    nd: Any,
+    *,
+    refined: bool = True,
+    progress: Progress = _silent,
+) -> tuple[Array, Array]:
     """The surface of `mask` before decimation: vertices (n, 3) float64 mm and faces (m, 3) int32, outward.
 
     field: int16 (slices, rows, columns); voxels of `mask` must be above `iso` or be touched only by voxels of it.
@@ -52,8 +62,10 @@ def fine_surface(field: Array, mask: Array, iso: float, grid: Grid, xp: Any, nd:
     indices = indices.astype(xp.float64) - 1
     vertices = grid.to_patient(indices, xp)
     faces = geometry.outward(vertices, faces, xp)
+    progress(0.2, "marched")
     neighbours = Neighbours(faces, len(vertices), xp)
     if refined:
+        progress(0.3, "moving to the edges")
         vertices = refine(field, grid, indices, vertices, faces, neighbours, xp, nd)
     return taubin(vertices, neighbours, 2), faces
 
@@ -75,11 +87,11 @@ def surface(
 
     refined: whether vertices move from the threshold to the middle of the edge. budget: most triangles.
     """
-    vertices, faces = fine_surface(field, mask, iso, grid, xp, nd, refined=refined)
-    progress(0.6, "surface found")
+    vertices, faces = fine_surface(field, mask, iso, grid, xp, nd, refined=refined, progress=progress)
+    progress(0.6, "reducing")
     volume, area = geometry.volume(vertices, faces, xp), geometry.area(vertices, faces, xp)
     points, triangles, bound = decimate(vertices, faces, error_mm, budget, xp)
-    progress(1.0, "surface reduced")
+    progress(1.0, "done")
     host = (lambda a: a.get()) if hasattr(points, "get") else np.asarray
     return Mesh(
         vertices=host(points).astype(np.float32),

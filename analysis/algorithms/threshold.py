@@ -71,12 +71,11 @@ def half_maximum(
     """The value in HU halfway up the edges between bone and its surroundings.
 
     For each voxel on the boundary of `mask`, the middle between the highest and the lowest value within three voxels;
-    of these the median, since one bone is denser than another. Edges towards air (under -300 HU nearby) are left out;
-    where nearly all are of that kind, as in a dry skull, the answer is `guess`, since the middle between air and bone
-    is no density of bone. `step` takes every n-th slice as a sample;
-    `limits` bound the result, `guess` is the answer where there is no boundary.
+    of these the median, since one bone is denser than another. Edges towards air (under -300 HU nearby) are left out
+    while there are enough others, since no single value is right for both; a dry skull has no others. `step` takes
+    every n-th slice as a sample; `limits` bound the result, `guess` is the answer where there is no boundary.
     """
-    soft, edges = [], 0
+    soft, every = [], []
     for k in range(0, values.shape[0], step):
         inside = mask[k]
         boundary = inside & ~nd.binary_erosion(inside, border_value=1)
@@ -85,9 +84,11 @@ def half_maximum(
         low = nd.minimum_filter(values[k], size=7)[boundary].astype(xp.float32)
         high = nd.maximum_filter(values[k], size=7)[boundary].astype(xp.float32)
         middle = (low + high) / 2
-        edges += len(middle)
+        every.append(middle)
         soft.append(middle[low > -300])
-    chosen = xp.concatenate(soft) if soft else xp.zeros(0)
-    if edges == 0 or 5 * len(chosen) < edges:
+    if not every:
         return guess
+    chosen, edges = xp.concatenate(soft), xp.concatenate(every)
+    if 5 * len(chosen) < len(edges):
+        chosen = edges
     return float(np.clip(float(xp.median(chosen)), *limits))

@@ -180,7 +180,9 @@ def _bone(
     field: Any, iso: float, least_mm3: float, grid: Grid, xp: Any, nd: Any
 ) -> tuple[Any, tuple[slice, slice, slice]]:
     """The bone above `iso` in pieces of `least_mm3` or more, cropped, and where it was cropped from."""
-    mask = components.keep_large(field > np.floor(iso) + 0.5, least_mm3, grid.voxel_volumes(), xp, nd)
+    dense = field > np.floor(iso) + 0.5
+    judged = field if iso > 0 else None  # a threshold of the user's for soft tissue keeps all
+    mask = components.keep_large(dense, least_mm3, grid.voxel_volumes(), xp, nd, judged)
     host = xp.asarray(grid.voxel_volumes())
     found = float((mask.sum(axis=(1, 2)) * host).sum())
     if found < _LEAST_BONE_MM3:

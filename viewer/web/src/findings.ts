@@ -1,7 +1,7 @@
 // A report beside the images: findings to click through, or measurements as a table, or the document's lines.
 import { el, fill, icon } from './dom';
 import { readable } from './form';
-import { type Finding, listed, type Report } from './sr';
+import { type Finding, isOfImage, listed, type Report } from './sr';
 
 export interface ReportOf {
   series: string;
@@ -9,6 +9,9 @@ export interface ReportOf {
   label: string;
   report: Report;
 }
+
+// A list of this length is shown whole.
+const SHORT = 10;
 
 function amount(value: number): string {
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
@@ -73,6 +76,7 @@ export class FindingsPanel {
   private current = 0;
   private order: Finding[] = [];
   private selected = '';
+  private readonly opened = new Set<string>();
 
   constructor(
     private readonly choose: (finding: Finding) => void,
@@ -106,19 +110,27 @@ export class FindingsPanel {
     return true;
   }
 
-  /** The finding `by` places on from the selected one. */
+  /** The finding `by` places on from the selected one, among those that the list shows. */
   step(by: number): Finding | undefined {
-    const withMarks = this.order.filter((finding) => finding.marks.length > 0 || finding.images.length > 0);
-    if (withMarks.length === 0) return undefined;
-    const at = withMarks.findIndex((finding) => finding.identifier === this.selected);
-    const next = at < 0 ? (by > 0 ? 0 : withMarks.length - 1) : (at + by + withMarks.length) % withMarks.length;
-    return withMarks[next];
+    const steps = this.order.filter((finding) => finding.marks.length > 0 && this.isListed(finding));
+    if (steps.length === 0) return undefined;
+    const at = steps.findIndex((finding) => finding.key === this.selected);
+    const next = at < 0 ? (by > 0 ? 0 : steps.length - 1) : (at + by + steps.length) % steps.length;
+    return steps[next];
   }
 
-  select(identifier: string): void {
-    this.selected = identifier;
+  private isListed(finding: Finding): boolean {
+    return !finding.parent || this.opened.has(finding.parent);
+  }
+
+  select(finding: Finding): void {
+    this.selected = finding.key;
+    if (finding.parent && !this.opened.has(finding.parent)) {
+      this.opened.add(finding.parent);
+      this.draw();
+    }
     for (const row of this.element.querySelectorAll<HTMLElement>('[data-finding]')) {
-      const chosen = row.dataset.finding === identifier;
+      const chosen = row.dataset.finding === finding.key;
       row.setAttribute('aria-current', String(chosen));
       if (chosen) row.scrollIntoView({ block: 'nearest' });
     }
@@ -126,28 +138,52 @@ export class FindingsPanel {
 
   private row(finding: Finding): HTMLElement {
     const place = finding.marks.length > 0 || finding.images.length > 0;
+    const ofImage = isOfImage(finding);
     const numbers = finding.measurements.map((m) => {
       const shown = readable(m.value, m.unit);
       return `${m.name} ${amount(shown.value)} ${shown.unit}`.trim();
     });
+    const own = this.order.filter((other) => other.parent === finding.key).length;
+    const open = this.opened.has(finding.key);
+    const toggle = el(
+      'button',
+      {
+        type: 'button',
+        class: 'finding-toggle',
+        'aria-expanded': String(open),
+        'aria-label': `${open ? 'Hide' : 'Show'} the ${own} marks in ${finding.identifier}`,
+        onclick: () => {
+          if (open) this.opened.delete(finding.key);
+          else this.opened.add(finding.key);
+          this.draw();
+          this.element.querySelector<HTMLElement>(`[data-toggle="${finding.key}"]`)?.focus();
+        },
+        'data-toggle': finding.key,
+      },
+      `${own}`,
+      icon('next'),
+    );
+    const words = finding.finding || finding.evaluations.map((each) => each.value).join(' · ') || 'Finding';
     return el(
       'li',
-      { class: finding.parent ? 'finding-child' : '' },
+      { class: ofImage ? 'finding-image' : finding.parent ? 'finding-child' : '' },
       el(
         'button',
         {
           type: 'button',
           class: 'finding',
-          'data-finding': finding.identifier,
-          'aria-current': String(finding.identifier === this.selected),
+          'data-finding': finding.key,
+          'data-id': finding.identifier,
+          'aria-current': String(finding.key === this.selected),
           disabled: !place,
           onclick: () => this.choose(finding),
         },
         el('span', { class: 'finding-id' }, finding.identifier),
-        el('span', { class: 'finding-what' }, finding.finding || 'Finding'),
+        el('span', { class: 'finding-what' }, words),
         finding.score !== undefined && score(finding.score),
         numbers.length > 0 && el('small', {}, numbers.join(' · ')),
       ),
+      own > 0 && toggle,
     );
   }
 
@@ -171,7 +207,8 @@ export class FindingsPanel {
     this.order = listed(report.findings);
     const marked = this.order.some((finding) => finding.marks.length > 0);
     const measured = this.order.filter((finding) => finding.measurements.length > 0);
-    const tops = this.order.filter((finding) => !finding.parent).length;
+    const marks = this.order.filter((finding) => finding.marks.length > 0).length;
+    if (this.order.length <= SHORT) for (const finding of this.order) this.opened.add(finding.key);
     const picker =
       this.reports.length > 1 &&
       el(
@@ -182,6 +219,7 @@ export class FindingsPanel {
           onchange: (event: Event) => {
             this.current = Number((event.target as HTMLSelectElement).value);
             this.selected = '';
+            this.opened.clear();
             this.draw();
             this.showReport(this.reports[this.current]);
           },
@@ -198,11 +236,15 @@ export class FindingsPanel {
         el(
           'p',
           { class: 'finding-hint muted' },
-          `${this.order.length} mark${this.order.length === 1 ? '' : 's'}${tops < this.order.length ? ` in ${tops} groups` : ''}`,
+          `${marks} mark${marks === 1 ? '' : 's'}`,
           el('span', { class: 'keys' }, el('kbd', {}, 'N'), ' next ', el('kbd', {}, 'P'), ' previous'),
         ),
       marked
-        ? el('ol', { class: 'finding-list' }, ...this.order.map((finding) => this.row(finding)))
+        ? el(
+            'ol',
+            { class: 'finding-list' },
+            ...this.order.filter((finding) => this.isListed(finding)).map((finding) => this.row(finding)),
+          )
         : measured.length > 0
           ? table(measured)
           : report.findings.length > 0

@@ -88,27 +88,36 @@ export function drawMarks(
   if (!place) return;
   const scale = Math.hypot(place.u[0], place.u[1]);
   const crowded = marks.length > 5;
-  const labels: SVGElement[] = [];
+  const wanted: { finding: Finding; mark: Mark; name: string; rank: number }[] = [];
   for (const { finding, mark } of marks) {
-    const chosen = finding.identifier === selected;
+    const chosen = finding.key === selected;
     const child = finding.parent !== '' || mark.shape === 'POINT' || mark.shape === 'CIRCLE';
     const d = outline(mark, place);
     const name = `mark ${child ? 'mark-child' : 'mark-main'}${chosen ? ' mark-chosen' : ''}`;
     layer.append(
       svg(
         'g',
-        { class: name, 'data-mark': finding.identifier },
+        { class: name, 'data-mark': finding.identifier, 'data-key': finding.key },
         svg('path', { d, class: 'halo' }),
         svg('path', { d, class: 'line' }),
       ),
     );
-    if (chosen || !child || !crowded || scale > 1.5) {
-      const [x, y] = anchor(mark, place);
-      const label = svg('text', { x: (x + 4).toFixed(1), y: (y - 3).toFixed(1), class: `mark-label ${name}` });
-      label.textContent = finding.identifier;
-      label.addEventListener('click', () => choose(finding));
-      labels.push(label);
-    }
+    if (chosen || !child || !crowded || scale > 1.5)
+      wanted.push({ finding, mark, name, rank: chosen ? 0 : child ? 2 : 1 });
+  }
+  // Labels that would lie over each other are left out, the least important first; the list has them all.
+  const taken: [number, number, number][] = [];
+  const labels: SVGElement[] = [];
+  for (const { finding, mark, name } of wanted.sort((a, b) => a.rank - b.rank)) {
+    const [x, y] = anchor(mark, place);
+    const width = finding.identifier.length * 8 + 6;
+    if (taken.some(([left, bottom, other]) => x < left + other && left < x + width && Math.abs(y - bottom) < 15))
+      continue;
+    taken.push([x, y, width]);
+    const label = svg('text', { x: (x + 4).toFixed(1), y: (y - 3).toFixed(1), class: `mark-label ${name}` });
+    label.textContent = finding.identifier;
+    label.addEventListener('click', () => choose(finding));
+    labels.push(label);
   }
   layer.append(...labels);
 }

@@ -50,6 +50,7 @@ function theEngine(): RenderingEngine {
 
 export interface ReaderEvents {
   active(pane: number): void;
+  /** A pane shows another image. */
   changed(pane: number): void;
   chosen(finding: Finding): void;
 }
@@ -128,6 +129,7 @@ class Pane {
       this.message.textContent = '';
       draw();
       this.reader.imageChanged(this);
+      this.reader.events.changed(this.index);
     });
     this.viewportElement.addEventListener(Events.IMAGE_LOAD_ERROR, () => {
       this.message.textContent = 'This image cannot be shown.';
@@ -263,7 +265,6 @@ class Pane {
     const marks = this.marksShown ? (this.marks.get(`${image.sopInstance}/${image.frame}`) ?? []) : [];
     drawMarks(this.layer, marks, this.placement(), this.selected, (finding) => this.reader.events.chosen(finding));
     this.element.dataset.rendered = String(Number(this.element.dataset.rendered ?? 0) + 1);
-    this.reader.events.changed(this.index);
   }
 
   /** Moves and zooms so that a mark is in the middle and well seen. */

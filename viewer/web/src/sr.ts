@@ -25,12 +25,15 @@ export interface Measured {
 }
 
 export interface Finding {
+  /** Unique in the report; identifiers may start anew for each image. */
+  key: string;
   /** Tracking Identifier, as drawn in the picture. */
   identifier: string;
   trackingUID: string;
   finding: string;
   /** 0 to 1 where the report gives a certainty. */
   score: number | undefined;
+  /** The key of the finding it belongs to. */
   parent: string;
   marks: Mark[];
   marks3D: Mark3D[];
@@ -59,11 +62,13 @@ const DCM = {
   probability: '111047',
   algorithmName: '111001',
   algorithmVersion: '111003',
+  algorithmParameters: '111002',
   referencedSegment: '121191',
   segmentationFrame: '121214',
   singleImageFinding: '111059',
 };
 
+const ALGORITHM = new Set([DCM.algorithmName, DCM.algorithmVersion, DCM.algorithmParameters]);
 const CONTENT = '0040A730';
 const children = (node: Dataset): Dataset[] => items(node, CONTENT);
 const conceptOf = (node: Dataset) => code(node, '0040A043');
@@ -123,6 +128,7 @@ function measured(node: Dataset): Measured | undefined {
 
 function emptyFinding(): Finding {
   return {
+    key: '',
     identifier: '',
     trackingUID: '',
     finding: '',
@@ -156,8 +162,7 @@ function collect(node: Dataset, root: Dataset, into: Finding, nested: boolean): 
       } else if (amount) into.measurements.push(amount);
       collect(child, root, into, true);
     } else if (type === 'TEXT' && !nested) {
-      if (key !== DCM.algorithmName && key !== DCM.algorithmVersion)
-        into.evaluations.push({ name: concept?.meaning ?? '', value: text(child, '0040A160') });
+      if (!ALGORITHM.has(key)) into.evaluations.push({ name: concept?.meaning ?? '', value: text(child, '0040A160') });
     } else if (type === 'SCOORD') {
       const mark = readMark(child, root, own);
       if (mark) into.marks.push(mark);
@@ -174,14 +179,6 @@ function collect(node: Dataset, root: Dataset, into: Finding, nested: boolean): 
       else if (target) into.images.push({ sopInstance: target.sopInstance, frame: target.frame });
     }
   }
-}
-
-/** "MC3 (CL1)", "CL1/MC3" and "CL1.MC3" name their parent in the identifier. */
-function parentOf(finding: Finding): string {
-  const named = finding.evaluations.find((x) => /parent|cluster identifier|part of|belongs/i.test(x.name))?.value;
-  if (named) return named;
-  const match = /^(\S+)[/.](\S+)$/.exec(finding.identifier);
-  return match?.[1] ?? '';
 }
 
 function walk(node: Dataset, visit: (node: Dataset, depth: number) => boolean, depth = 0): void {
@@ -236,7 +233,6 @@ export function readReport(root: Dataset): Report {
     if (type === 'CONTAINER' && concept?.value === DCM.measurementGroup) {
       const finding = emptyFinding();
       collect(node, root, finding, false);
-      finding.parent = parentOf(finding);
       report.findings.push(finding);
       return true;
     }
@@ -254,6 +250,7 @@ export function readReport(root: Dataset): Report {
   report.conclusions = conclusions(root);
   report.findings.forEach((finding, i) => {
     finding.identifier ||= `${i + 1}`;
+    finding.key = `${i + 1}`;
   });
   return report;
 }
@@ -321,11 +318,19 @@ function encloses(outer: Mark, column: number, row: number): boolean {
   return inside;
 }
 
-/** Findings without a parent get the smallest other finding of another kind that lies around them, if there is one. */
+/** Whether a finding is of an image as a whole: no mark and no number, only what was made of it. */
+export function isOfImage(finding: Finding): boolean {
+  return (
+    finding.marks.length === 0 &&
+    finding.marks3D.length === 0 &&
+    finding.measurements.length === 0 &&
+    finding.images.length > 0
+  );
+}
+
+/** Every finding gets as parent the smallest finding of another kind that lies around it, if there is one. */
 export function nest(findings: readonly Finding[]): Finding[] {
-  const known = new Set(findings.map((finding) => finding.identifier));
   return findings.map((finding) => {
-    if (finding.parent && known.has(finding.parent)) return finding;
     const mark = finding.marks[0];
     if (!mark) return { ...finding, parent: '' };
     const [column, row] = centre(mark);
@@ -340,13 +345,13 @@ export function nest(findings: readonly Finding[]): Finding[] {
           encloses(outer, column, row),
       )
       .sort((a, b) => extent(a.outer) - extent(b.outer))[0];
-    return { ...finding, parent: around?.other.identifier ?? '' };
+    return { ...finding, parent: around?.other.key ?? '' };
   });
 }
 
-/** Findings in the order of a list: parents with their own after them, best score first as the report has them. */
+/** Findings in the order of a list: as the report has them, each followed by those that belong to it. */
 export function listed(findings: readonly Finding[]): Finding[] {
-  const tops = findings.filter((finding) => !finding.parent);
-  const out = tops.flatMap((top) => [top, ...findings.filter((finding) => finding.parent === top.identifier)]);
-  return [...out, ...findings.filter((finding) => !out.includes(finding))];
+  const known = new Set(findings.map((finding) => finding.key));
+  const tops = findings.filter((finding) => !finding.parent || !known.has(finding.parent));
+  return tops.flatMap((top) => [top, ...findings.filter((finding) => finding.parent === top.key)]);
 }

@@ -334,7 +334,7 @@ class StudyPage implements Page {
       const { Reader } = await import('./reader');
       return Reader.create({
         active: () => this.paneChanged(),
-        changed: () => {},
+        changed: (pane) => this.followCopy(pane),
         chosen: (finding) => void this.jump(finding, false),
       });
     })();
@@ -401,25 +401,46 @@ class StudyPage implements Page {
     this.paneChanged();
   }
 
-  /** A marked copy stands beside the image it was made from. */
+  /** A marked copy stands beside the image it was made from, the one on the stage first. */
   private async showCapture(series: Series): Promise<void> {
-    const metadata = await this.metadata(series);
-    const source = items(metadata[0], '00082112')
-      .map((each) => text(each, '00081155'))
-      .find((sop) => this.seriesOf(sop));
-    const original = source ? this.seriesOf(source) : undefined;
-    const reader = await this.getReader();
+    const [reader, stack] = await Promise.all([this.getReader(), this.stack(series)]);
     this.closeModel();
-    if (!original) {
+    const shown = reader.panes.map((pane) => pane.image?.sopInstance);
+    const copies = stack.images
+      .map((image) => ({ image, source: this.sourceOf(image.ds) }))
+      .filter((copy) => copy.source);
+    const copy = copies.find(({ source }) => shown.includes(source)) ?? copies[0];
+    const original = copy && this.seriesOf(copy.source!);
+    if (!copy || !original) {
       await this.showStack(series);
       return;
     }
-    if (reader.panes.length < 2) this.layout(2);
+    if (reader.panes.length < 2) {
+      reader.layout(2);
+      this.layoutPressed();
+    }
     reader.activate(0);
-    await this.showStack(original, { sopInstance: source!, frame: 1 }, 0);
-    await this.showStack(series, undefined, 1);
+    await this.showStack(original, { sopInstance: copy.source!, frame: 1 }, 0);
+    await this.showStack(series, copy.image, 1);
     reader.align();
     this.markShown();
+  }
+
+  /** The image in this study that an image was derived from (Source Image Sequence). */
+  private sourceOf(ds: Dataset): string | undefined {
+    return items(ds, '00082112')
+      .map((each) => text(each, '00081155'))
+      .find((sop) => this.seriesOf(sop));
+  }
+
+  /** Going through marked copies takes the originals along. */
+  private followCopy(index: number): void {
+    const pane = this.reader?.panes[index];
+    const series = this.series.find((each) => each.uid === pane?.stack?.series);
+    if (!pane?.image || series?.kind !== 'capture' || index === 0) return;
+    const source = this.sourceOf(pane.image.ds);
+    const original = source && this.seriesOf(source);
+    if (original && !this.isShown(source)) void this.showStack(original, { sopInstance: source, frame: 1 }, 0);
   }
 
   private seriesOf(sopInstance: string): Series | undefined {
@@ -583,7 +604,7 @@ class StudyPage implements Page {
   }
 
   private async jump(finding: Finding, centring = true): Promise<void> {
-    this.findings.select(finding.identifier);
+    this.findings.select(finding);
     const target = finding.marks[0] ?? finding.images[0];
     const series = target && this.seriesOf(target.sopInstance);
     if (!target || !series) {
@@ -597,7 +618,7 @@ class StudyPage implements Page {
     if (reader.active !== pane.index) reader.activate(pane.index);
     if (pane.image?.sopInstance !== target.sopInstance || pane.image.frame !== target.frame)
       await this.showStack(series, target, pane.index);
-    reader.select(finding.identifier);
+    reader.select(finding.key);
     const mark = finding.marks[0];
     if (mark && centring) pane.centreOn(mark);
     if (this.isNarrow()) this.drawer('none');

@@ -89,8 +89,23 @@ describe('TID 1500', () => {
 
   it('puts a calcification under the cluster around it, and lists parents first', () => {
     const nested = nest(read.findings);
-    expect(nested.map((each) => each.parent)).toEqual(['CL1', '']);
+    expect(nested.map((each) => each.parent)).toEqual(['2', '']);
     expect(listed(nested).map((each) => each.identifier)).toEqual(['CL1', 'MC1']);
+  });
+
+  it('keeps findings of two images apart that have the same ids', () => {
+    const square = [40, 40, 60, 40, 60, 60, 40, 60, 40, 40];
+    const groups = ['1.2.3', '4.5.6'].flatMap((sop) => [
+      group(tracking('CL1'), finding('Cluster'), scoord('POLYLINE', square, sop)),
+      group(tracking('MC1'), finding('Calcification'), scoord('POINT', [50, 50], sop)),
+    ]);
+    const nested = nest(readReport(node('CONTAINER', coded('126000', 'DCM', 'R'), {}, ...groups)).findings);
+    expect(listed(nested).map((each) => [each.key, each.identifier, each.parent])).toEqual([
+      ['1', 'CL1', ''],
+      ['2', 'MC1', '1'],
+      ['3', 'CL1', ''],
+      ['4', 'MC1', '3'],
+    ]);
   });
 
   it('reads measurements of segments without a place in an image', () => {

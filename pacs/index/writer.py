@@ -81,22 +81,31 @@ class GroupCommit:
         self._thread.join()
 
     def _run(self) -> None:
-        with self._engine.connect() as conn:
-            while (first := self._queue.get()) is not None:
-                batch = [first]
-                last = False
-                while len(batch) < MAX_BATCH:
-                    try:
-                        more = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
-                    if more is None:
-                        last = True
-                        break
-                    batch.append(more)
-                self._commit(conn, batch)
-                if last:
-                    return
+        try:
+            with self._engine.connect() as conn:
+                while (batch := self._next_batch()) is not None:
+                    self._commit(conn, batch)
+        finally:
+            with self._lock:
+                self._closed = True
+            # Nobody may wait for ever, whatever ended this thread.
+            while not self._queue.empty():
+                if (waiting := self._queue.get()) is not None:
+                    waiting[1].set_exception(Unavailable("the index is closed"))
+
+    def _next_batch(self) -> list[_Waiting] | None:
+        """All that waits, at least one and at most `MAX_BATCH`; None at the end."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < MAX_BATCH and not self._queue.empty():
+            following = self._queue.get()
+            if following is None:
+                self._queue.put(None)  # the last one, since nothing is accepted any more
+                break
+            batch.append(following)
+        return batch
 
     def _commit(self, conn: Connection, batch: list[_Waiting]) -> None:
         if len(batch) == 1:

@@ -69,7 +69,9 @@ def _inside_frame(small: Any, xp: Any) -> tuple[int, int, int, int]:
     def depth(fractions: Any) -> int:
         reach = int(fractions.size * FRAME_FRACTION)
         lines = xp.nonzero(fractions[:reach] > 0.6)[0]
-        return int(lines[-1]) + 2 if lines.size and float(fractions[: int(lines[-1]) + 1].max()) > 0.75 else 0
+        # What is still bright at the full reach is tissue at the chest wall, not a frame.
+        ends = lines.size and int(lines[-1]) < reach - 1 and float(fractions[: int(lines[-1]) + 1].max()) > 0.75
+        return int(lines[-1]) + 2 if ends else 0
 
     top, bottom, left, right = depth(by_row), depth(by_row[::-1]), depth(by_column), depth(by_column[::-1])
     return top, rows - bottom, left, columns - right

@@ -21,7 +21,7 @@ SCALES_MM = (0.07, 0.11, 0.17, 0.26, 0.40)
 RATIO = 1.6
 NOISE_BOX_MM = 6.0
 EDGE_MM = 0.8
-"""Nothing is looked for nearer to the skin line or the image border than this."""
+"""Nothing is looked for nearer to the skin line or the image border than this and twice the scale."""
 
 MIN_HEIGHT = 2.6
 """Candidates rise at least so many local root mean squares above their surroundings."""
@@ -166,7 +166,8 @@ def find(field: Field, xp: Any, nd: Any, limit: int = LIMIT, report: Callable[[]
         if rows.size == 0:
             continue
         centres = (xp.stack([rows, columns], axis=1) + 0.5) * reduced
-        far = at(field.edge_mm, centres, field.noise_factor, xp) > EDGE_MM
+        # The step at the skin line reaches as far in as the Gaussian is wide.
+        far = at(field.edge_mm, centres, field.noise_factor, xp) > EDGE_MM + 2 * SCALES_MM[index]
         table = xp.concatenate(
             [centres - 0.5, response[rows, columns][:, None], xp.full((rows.size, 1), index)], axis=1
         )

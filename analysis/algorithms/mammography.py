@@ -16,6 +16,9 @@ CONTEXT_MM = (1.5, 3.0, 5.0)
 MEMBER = 0.15
 """A candidate counts as a calcification from this probability on."""
 
+SHOWN = 0.3
+"""Members below this support their cluster but are not named, as long as the fewest asked for remain."""
+
 FORMAT = 1
 
 
@@ -120,17 +123,37 @@ def context(points: np.ndarray[Any, Any], probability: np.ndarray[Any, Any]) -> 
     return out
 
 
+def separate(
+    points: np.ndarray[Any, Any], probability: np.ndarray[Any, Any], diameter: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Indices of the calcifications: probable enough, and each counted once however many maxima it has.
+
+    A less probable candidate is dropped when it lies within 0.35 mm, or within the more probable one's own size.
+    """
+    likely = np.flatnonzero(probability >= MEMBER)
+    order = likely[np.argsort(-probability[likely], kind="stable")]
+    if not len(order):
+        return order
+    reach = np.clip(0.6 * diameter[order], 0.35, 0.9)
+    alive = np.ones(len(order), bool)
+    for place, near in enumerate(cKDTree(points[order]).query_ball_point(points[order], reach)):
+        if alive[place]:
+            later = np.asarray(near)
+            alive[later[later > place]] = False
+    return np.sort(order[alive])
+
+
 def group(
     points: np.ndarray[Any, Any],
     probability: np.ndarray[Any, Any],
-    height: np.ndarray[Any, Any],
-    model: Model | None,
+    described: Described,
     *,
     minimum: int = 3,
     link: float = 4.0,
 ) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Groups of calcifications (index arrays, most probable first) and one row of features each. points in mm."""
-    likely = np.flatnonzero(probability >= MEMBER)
+    likely = separate(points, probability, described.diameter)
+    height = described.height
     found = [likely[members] for members in clusters.single_link(points[likely], link, minimum)]
     found = [members[np.argsort(-probability[members], kind="stable")] for members in found]
     rows = [clusters.features(points[m], probability[m], height[m], len(likely)) for m in found]
@@ -161,8 +184,11 @@ def detect(
     first = candidates.host(model.first.probability(described.table, xp))
     both = np.concatenate([described.table, context(millimetres, first)], axis=1)
     probability = candidates.host(model.second.probability(both, xp)).astype(np.float64)
-    found, rows = group(millimetres, probability, described.height, model, minimum=minimum, link=link)
+    found, rows = group(millimetres, probability, described, minimum=minimum, link=link)
     scores = clusters.score(rows, model.mean, model.scale, model.weights)
-    named = [clusters.Cluster(tuple(map(int, m)), float(s)) for m, s in zip(found, scores, strict=True)]
+    named = [
+        clusters.Cluster(tuple(map(int, m[: max(minimum, int((probability[m] >= SHOWN).sum()))])), float(s))
+        for m, s in zip(found, scores, strict=True)
+    ]
     report(1.0)
     return Detection(described.points, probability, described.diameter, tuple(clusters.ranked(named)))

@@ -332,7 +332,7 @@ def to_dataset(made: Phantom, *, study: str = "", series: int = 1, number: int =
     ds.Manufacturer, ds.ManufacturerModelName = "m3DICOM", "Synthetic mammogram"
     ds.DeviceSerialNumber, ds.SoftwareVersions = "phantom", "1"
     ds.ReferringPhysicianName = None
-    ds.StudyDescription, ds.SeriesDescription = "Synthetic mammography", f"{made.laterality} {made.view}"
+    ds.StudyDescription, ds.SeriesDescription = "Synthetic mammography", "Synthetic views"
     ds.PatientName, ds.PatientID = "Synthetic^Mammogram", "SYN-MG"
     ds.PatientBirthDate, ds.PatientSex = "19600101", "F"
     ds.BodyPartExamined, ds.BodyPartThickness, ds.CompressionForce = "BREAST", "55", "90"
@@ -356,8 +356,8 @@ def to_dataset(made: Phantom, *, study: str = "", series: int = 1, number: int =
     ds.PresentationLUTShape = "INVERSE" if setup.inverted else "IDENTITY"
     ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
     inside = made.pixels[made.mask]
-    low, high = (float(value) for value in np.percentile(inside[:: max(1, inside.size // 100_000)], [0.5, 99.9]))
-    ds.WindowCenter, ds.WindowWidth = f"{(low + high) / 2:.0f}", f"{1.1 * (high - low):.0f}"
+    low, high = (float(value) for value in np.percentile(inside[:: max(1, inside.size // 100_000)], [4, 99.9]))
+    ds.WindowCenter, ds.WindowWidth = f"{(low + high) / 2:.0f}", f"{1.2 * (high - low):.0f}"
     ds.AcquisitionContextSequence = []
     ds.AnatomicRegionSequence = [_coded("76752008", "SCT", "Breast")]
     view = _coded(_VIEWS[made.view][0], "SCT", _VIEWS[made.view][1])

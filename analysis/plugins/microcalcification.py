@@ -40,7 +40,7 @@ MILLIMETRE = Code("mm", "UCUM", "millimeter")
 
 MODEL_FILE = Path(__file__).with_name("microcalcification_model.npz")
 _OUTLINE_MM = 1.0
-_FINEST_MM, _COARSEST_MM = 0.02, 0.2
+_FINEST_MM, _COARSEST_MM = 0.02, 0.21
 
 
 class MicrocalcificationParams(Params):

@@ -53,9 +53,12 @@ class Canvas:
         left, top, right, bottom = self.draw.multiline_textbbox((0, 0), text, self.font(size), spacing=3 * self.unit)
         return int(right - min(left, 0)) + 1, int(bottom - min(top, 0)) + 1
 
-    def place(self, size: tuple[int, int], near: tuple[float, float], margin: int | None = None) -> Box | None:
-        """The free box of that (width, height) whose middle is nearest to `near` (x, y), or None."""
-        gap = 6 * self.unit if margin is None else margin
+    def place(self, size: tuple[int, int], near: tuple[float, float], level: float = 1.0) -> Box | None:
+        """The free box of that (width, height) whose middle is nearest to `near` (x, y), or None.
+
+        level: how much more a step up or down counts than one to the side; captions keep the order of what they name.
+        """
+        gap = 6 * self.unit
         cells_x, cells_y = (-(-(length + 2 * gap) // _CELL) for length in size)
         rows, columns = self._taken.shape
         if cells_y > rows or cells_x > columns:
@@ -73,7 +76,7 @@ class Canvas:
         if not len(y):
             return None
         middle_x, middle_y = (x + cells_x / 2) * _CELL, (y + cells_y / 2) * _CELL
-        best = int(np.argmin((middle_x - near[0]) ** 2 + (middle_y - near[1]) ** 2))
+        best = int(np.argmin((middle_x - near[0]) ** 2 + level * (middle_y - near[1]) ** 2))
         left, top = int(x[best]) * _CELL + gap, int(y[best]) * _CELL + gap
         return left, top, left + size[0], top + size[1]
 
@@ -95,6 +98,20 @@ class Canvas:
         for grow, fill, line in ((broad + halo, HALO, broad + 2 * halo), (broad, colour, broad)):
             reach = radius + grow
             self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=fill, width=line)
+
+    def restore(self, points: Sequence[Array], radius: float) -> None:
+        """The untouched picture again within `radius` pixels of (x, y) points."""
+        for x, y in points:
+            left, top = max(0, int(x - radius)), max(0, int(y - radius))
+            right, bottom = min(self.width, int(x + radius) + 1), min(self.height, int(y + radius) + 1)
+            if right <= left or bottom <= top:
+                continue
+            part = Image.fromarray(np.repeat(self.grey[top:bottom, left:right, None], 3, axis=2))
+            disc = Image.new("L", part.size, 0)
+            ImageDraw.Draw(disc).ellipse(
+                (x - radius - left, y - radius - top, x + radius - left, y + radius - top), 255
+            )
+            self.image.paste(part, (left, top), disc)
 
     def brackets(self, box: tuple[float, float, float, float], colour: Colour, width: float = 1.5) -> None:
         """The four corners of a rectangle (left, top, right, bottom): open, so that it hides as little as it can."""

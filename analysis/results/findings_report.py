@@ -16,6 +16,9 @@ from analysis.results.provenance import RunInfo
 
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 PERCENT = Code("%", "UCUM", "Percent")
+SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
+WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 
 
 def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
@@ -28,15 +31,19 @@ def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[D
     """The Comprehensive 3D SR (TID 1500), finished.
 
     Every mark is a group (TID 1410) with the id of the picture as Tracking Identifier, its place on the source image
-    as SCOORD, certainty in percent and the algorithm. Images without marks are named in words, so that "nothing found"
-    is said and not left to be guessed. The captures are further evidence.
+    as SCOORD, certainty in percent and the algorithm. Every image has a group (TID 1501) whose qualitative evaluation
+    says with or without findings, so that "nothing found" is never left to be guessed. The captures are further
+    evidence.
     """
     images = [run.source(each.image.sop_instance_uid) for each in findings]
-    groups = [_group(run, each, mark) for each in findings for mark in each.marks]
+    groups: list[Any] = []
+    for number, each in enumerate(findings, 1):
+        groups.append(_whole_image(run, each, number))
+        groups += [_group(run, each, mark) for mark in each.marks]
     return measurement_report.report(
         run,
         groups,
-        evidence=[*images, *captures],
+        evidence=[_named(ds) for ds in (*images, *captures)],
         images=images,
         conclusion=conclusion(findings, images),
         description=f"{run.plugin_title}: findings",
@@ -53,6 +60,30 @@ def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> 
         name = " ".join(filter(None, (str(ds.get("ImageLaterality") or ""), str(ds.get("ViewPosition") or ""))))
         lines.append(f"Image {number}{f' ({name})' if name else ''}: {each.summary}.")
     return " ".join([*lines, f"{secondary_capture.DISCLAIMER}."])
+
+
+def _named(ds: Dataset) -> Dataset:
+    """The UIDs of an instance and nothing else: highdicom parses all dates of its evidence and real ones may be wrong;
+    patient and study are copied from the source as they are when the report is finished."""
+    named = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(named, keyword, ds[keyword].value)
+    return named
+
+
+def _whole_image(run: RunInfo, findings: ImageFindings, number: int) -> Any:
+    source = run.source(findings.image.sop_instance_uid)
+    frames = [findings.image.frame_number] if findings.image.frame_number is not None else None
+    outcome = WITH_FINDINGS if findings.marks else WITHOUT_FINDINGS
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=run.uid("track", findings.image.sop_instance_uid, findings.image.frame_number or 0),
+            identifier=f"Image {number}",
+        ),
+        algorithm_id=measurement_report.algorithm_identification(run),
+        qualitative_evaluations=[sr.QualitativeEvaluation(concept(SUMMARY), concept(outcome))],
+        source_images=[sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID, frames)],
+    )
 
 
 def _group(run: RunInfo, findings: ImageFindings, mark: Mark) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from highdicom import SCImage
-from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom import DataElement, Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from analysis.api import Code, ImageFindings, Mark
 from analysis.results import provenance
@@ -41,29 +42,18 @@ def encode(run: RunInfo, findings: ImageFindings) -> Dataset:
     number = 1 + [str(ds.SOPInstanceUID) for ds in run.sources].index(findings.image.sop_instance_uid)
     laterality = _laterality(source)
     orientation = [str(value) for value in source.get("PatientOrientation") or ()]
-    ds = SCImage(
-        pixel_array=picture,
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        study_instance_uid=source.StudyInstanceUID,
-        series_instance_uid=run.series_uid(KIND),
-        series_number=provenance.SERIES_NUMBERS[KIND],
-        sop_instance_uid=instance_uid(run, findings),
-        instance_number=number,
-        manufacturer=provenance.MANUFACTURER,
-        patient_orientation=tuple(orientation) if len(orientation) == 2 else ("", ""),
-        laterality=laterality or None,
-    )
-    _geometry(ds, source, spacing, factor)
-    # A projection has no place in space, and an unpaired Laterality says nothing that Image Laterality does not.
-    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
-        if keyword in ds:
-            delattr(ds, keyword)
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, instance_uid(run, findings)
+    ds.StudyInstanceUID, ds.InstanceNumber = source.StudyInstanceUID, number
+    ds.PatientOrientation = orientation if len(orientation) == 2 else None
     if laterality:
         ds.ImageLaterality = laterality
-    if len(orientation) != 2:
-        ds.PatientOrientation = None
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.Rows, ds.Columns = picture.shape[:2]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    raw = picture.tobytes()
+    ds["PixelData"] = DataElement("PixelData", "OB", raw + b"\0" * (len(raw) % 2))  # PS3.5 8.1.1: even length
+    _geometry(ds, source, spacing, factor)
     provenance.series(ds, run, KIND, str(source.get("Modality") or "OT"), f"{run.plugin_title}: marked images")
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.ConversionType = "WSD"
@@ -91,9 +81,7 @@ def _geometry(ds: Dataset, source: Dataset, spacing: Sequence[float], factor: in
     """Pixel size as the source states it (PS3.3 10.7.1): never a calibration that the source does not claim."""
     for keyword in ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription"):
         if keyword in source:
-            ds[keyword] = source[keyword]
-        elif keyword in ds:
-            delattr(ds, keyword)
+            ds.add(copy.deepcopy(source[keyword]))
     if source.get("PixelSpacing") and factor > 1:
         ds.PixelSpacing = [f"{mm:.8g}" for mm in spacing]
     if ds.get("PixelSpacingCalibrationType") and not ds.get("PixelSpacingCalibrationDescription"):
@@ -167,6 +155,8 @@ def paint(run: RunInfo, findings: ImageFindings, grey: Array, factor: int, sourc
         else:
             x, y = mark.points[0] / factor
             canvas.circle(float(x), float(y), _CIRCLE_MM / 2 / pitch, CYAN)
+    # Neighbours' circles cross: whatever they are drawn over, the calcifications themselves stay as they were.
+    canvas.restore([m.points[0] / factor for m in findings.marks if m.shape != "polygon"], 0.4 / pitch)
     for place, group in enumerate(groups):
         _caption(
             canvas, group, children[group.identifier], boxes[group.identifier], far, pitch, factor, place < _INSETS
@@ -233,20 +223,21 @@ def _caption(
     text = f"{group.identifier}   {100 * group.score:.0f} %" + (f"   {len(members)} MC" if members else "")
     width, height = canvas.text_size(text, _TEXT)
     box: Box | None = None
-    side_mm = max(12.0, (max(extent[2] - extent[0], extent[3] - extent[1])) * pitch)
-    for share in (0.3, 0.25, 0.2, 0.16) if enlarge else ():
+    block: Box | None = None
+    side_mm = max(8.0, (max(extent[2] - extent[0], extent[3] - extent[1])) * pitch)
+    for share in (0.34, 0.27, 0.21, 0.16) if enlarge else ():
         side = round(share * min(canvas.width, canvas.height))
-        if side < 1.6 * side_mm / pitch:
+        if side < 1.25 * side_mm / pitch:
             break
-        box = canvas.place((max(side, width), side + height + 4 * canvas.unit), middle)
-        if box is not None:
-            _inset(canvas, box, side, group, members, middle, side_mm / pitch, factor)
-            box = (box[0], box[3] - height, box[0] + width, box[3])
+        block = canvas.place((max(side, width), side + height + 4 * canvas.unit), middle, 6.0)
+        if block is not None:
+            _inset(canvas, block, side, group, members, middle, side_mm / pitch, factor)
+            box = (block[0], block[3] - height, block[0] + width, block[3])
             break
     else:
-        box = canvas.place((width, height), middle)
+        box = canvas.place((width, height), middle, 6.0)
     if box is None:
-        box = canvas.place((width, height), middle)
+        box = canvas.place((width, height), middle, 6.0)
     if box is None:  # no air at all: beside the brackets, towards the skin
         x = extent[2] + 4 * canvas.unit if far else extent[0] - width - 4 * canvas.unit
         left = int(min(max(0, x), canvas.width - width))
@@ -254,13 +245,16 @@ def _caption(
         canvas.words((left, top, left + width, top + height), text, AMBER, _TEXT)
         return
     canvas.words(box, text, AMBER, _TEXT)
-    _leader(canvas, box, extent, middle)
+    _leader(canvas, block or box, extent, middle)
 
 
 def _leader(canvas: Canvas, box: Box, extent: tuple[float, float, float, float], middle: tuple[float, float]) -> None:
-    """A thin line from the caption to the nearest side of the brackets, never into them."""
-    start_x = box[0] - 3 * canvas.unit if middle[0] < box[0] else box[2] + 3 * canvas.unit
-    start = (start_x, (box[1] + box[3]) / 2)
+    """A thin line from the side of the caption that faces the brackets to their nearest side, never into them."""
+    gap = 3 * canvas.unit
+    start_x = min(max(middle[0], box[0] - gap), box[2] + gap)
+    inside = box[0] - gap < start_x < box[2] + gap
+    start_y = (box[1] - gap if middle[1] < box[1] else box[3] + gap) if inside else (box[1] + box[3]) / 2
+    start = (start_x, start_y)
     end_x = min(max(start[0], extent[0]), extent[2])
     end_y = min(max(start[1], extent[1]), extent[3])
     canvas.line([start, (end_x, end_y)], AMBER, 0.5)
@@ -284,23 +278,27 @@ def _inset(
     spots = [((m.points[0] / factor - corner) * zoom + square[:2], m) for m in members]
     radius = 4.0 * canvas.unit
     rings = [(x - radius, y - radius, x + radius, y + radius) for (x, y), _ in spots]
-    for (x, y), mark in spots:
+    for (x, y), _ in spots:
         canvas.circle(float(x), float(y), radius, CYAN, 0.6)
+    for (x, y), mark in spots:
         width, height = canvas.text_size(mark.identifier, 8.0)
-        best, least = None, np.inf
-        for turn in range(24):
-            angle, away = turn * np.pi / 8, radius * 1.6 + (0 if turn < 16 else 3 * radius)
+        best, least, far_off = (0.0, 0.0, 0.0, 0.0), np.inf, False
+        for turn in range(64):
+            angle, away = turn * np.pi / 8, radius * (1.4, 3.0, 5.0, 8.0)[turn // 16]
             cx, cy = x + np.cos(angle) * (away + width / 2), y + np.sin(angle) * (away + height / 2)
             place = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
             outside = place[0] < square[0] or place[1] < square[1] or place[2] > square[2] or place[3] > square[3]
-            cost = sum(_overlap(place, other) for other in (*taken, *rings)) + 1e9 * outside + 0.01 * away
+            cost = sum(_overlap(place, other) for other in (*taken, *rings)) + 1e9 * outside + 0.05 * away
             if cost < least:
-                best, least = place, cost
-        if best is not None:
-            taken.append(best)
-            canvas.words(
-                (round(best[0]), round(best[1]), round(best[2]), round(best[3])), mark.identifier, CYAN, 8.0
-            )  # fmt: skip
+                best, least, far_off = place, cost, turn >= 16
+        taken.append(best)
+        if far_off:
+            end = (min(max(x, best[0]), best[2]), min(max(y, best[1]), best[3]))
+            length = max(float(np.hypot(end[0] - x, end[1] - y)), 1.0)
+            start = (x + (end[0] - x) * radius / length, y + (end[1] - y) * radius / length)
+            canvas.line([start, end], CYAN, 0.3)
+        box_of_text = (round(best[0]), round(best[1]), round(best[2]), round(best[3]))
+        canvas.words(box_of_text, mark.identifier, CYAN, 8.0)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -59,9 +59,9 @@ class BoneSurfaceParams(Params):
         description="Width of the Gaussian against noise, in pixels of a slice",
         json_schema_extra={"unit": "px"},
     )  # fmt: skip
-    error_mm: float = Field(
-        default=0.1, ge=0.01, le=2, title="Surface error",
-        description="How far fewer triangles may move the surface",
+    error_mm: float | None = Field(
+        default=None, ge=0.01, le=2, title="Surface error",
+        description="How far fewer triangles may move the surface; left out, 0.1 mm or a tenth of the slice gap",
         json_schema_extra={"unit": "mm"},
     )  # fmt: skip
     min_component_ml: float = Field(
@@ -153,7 +153,7 @@ class BoneSurface:
             report(0.0, "meshing")
             mesh = surface(
                 field, label.mask, label.iso, grid,
-                error_mm=params.error_mm, budget=budget if number == 0 else budget // 3,
+                error_mm=_error_bound(params, grid), budget=budget if number == 0 else budget // 3,
                 refined=params.threshold_hu is None, xp=ctx.xp, nd=ctx.nd, progress=report,
             )  # fmt: skip
             budget -= len(mesh.faces)
@@ -169,6 +169,13 @@ def _check(volume: Volume) -> None:
         raise NotAnalysable("This series has too few slices or too small slices for a surface.")
     if float(volume.data.max()) < 100:
         raise NotAnalysable("Nothing in this series is as dense as bone.")
+
+
+def _error_bound(params: BoneSurfaceParams, grid: Grid) -> float:
+    """The surface between two slices is known no better than a part of their gap: finer triangles would be invented."""
+    if params.error_mm is not None:
+        return params.error_mm
+    return max(0.1, 0.1 * float(np.median(grid.gaps)))
 
 
 def _threshold(field: Any, xp: Any, nd: Any) -> float:

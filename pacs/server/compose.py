@@ -56,6 +56,7 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
 def build(settings: Settings) -> Archive:
     """The archive that `settings` describe, with everything that belongs to it."""
     archive = open_archive(settings)
+    archive.removal.sweep()  # what a crash cut short
     return archive.with_services(
         auth=Auth(archive.index, settings.aes),
         worklist=Worklist(archive.index, archive.events, max_attempts=settings.max_attempts),

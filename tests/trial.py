@@ -199,7 +199,17 @@ def wait_idle(client: httpx.Client, study_uid: str, quiet_s: float, limit_s: flo
         time.sleep(0.3)
 
 
-def judge(client: httpx.Client, study_uid: str, study: Study, folder: Path) -> dict[str, Any]:
+def outputs(items: list[dict[str, Any]]) -> set[str]:
+    """SOP Instance UIDs in the Output Information Sequences of Workitems."""
+    found = set()
+    for item in items:
+        performed = (item.get("00741216", {}).get("Value") or [{}])[0]
+        for series in performed.get("00404033", {}).get("Value") or []:
+            found |= {value(sop, "00081155") for sop in series.get("00081199", {}).get("Value") or []}
+    return found
+
+
+def judge(client: httpx.Client, study_uid: str, study: Study, made: set[str], folder: Path) -> dict[str, Any]:
     """What the study's results hold; each result object is also written to `folder`."""
     out: dict[str, Any] = {"marks": {}, "models": [], "objects": 0}
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +217,7 @@ def judge(client: httpx.Client, study_uid: str, study: Study, folder: Path) -> d
     for instance in answer.json() if answer.status_code == 200 else []:
         sop_class, series = value(instance, "00080016"), value(instance, "0020000E")
         sop_instance = value(instance, "00080018")
-        if (value(instance, "00200011") or 0) < 9000:
+        if sop_instance not in made:
             continue
         out["objects"] += 1
         address = f"/studies/{study_uid}/series/{series}/instances/{sop_instance}"
@@ -237,7 +247,9 @@ def judge(client: httpx.Client, study_uid: str, study: Study, folder: Path) -> d
         for line in text.splitlines():
             if "Tracking Identifier" in line and '="' in line:
                 mark = line.split('="')[1].split('"')[0]
-                out["marks"].setdefault(path.name, []).append(mark)
+                kind = "clusters" if mark.startswith("CL") else "calcifications" if mark.startswith("MC") else "other"
+                counts = out["marks"].setdefault(path.name, {})
+                counts[kind] = counts.get(kind, 0) + 1
     return out
 
 
@@ -264,7 +276,7 @@ def run(server: RunningServer, pid: int, studies: dict[str, Study], data: Path, 
             if study.films:
                 request_films(client, study_uid, study)
             items, last = wait_idle(client, study_uid, quiet_s)
-            result = judge(client, study_uid, study, out / how / f"study-{number}")
+            result = judge(client, study_uid, study, outputs(items), out / how / f"study-{number}")
         states = [(value(i, "00741204"), value(i, "00741000"), value(i, "00741002", "00741238")) for i in items]
         row = {
             "study": name,

@@ -14,11 +14,12 @@ from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
 
-from pydicom import Dataset, dcmwrite
+from pydicom import DataElement, Dataset, config, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import validate_value
 
 from analysis.api import CODE_SCHEME, Code, Params
 from pacs import uids
@@ -228,6 +229,7 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    _deidentified(ds)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -237,10 +239,14 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
 
 
 def patient_and_study(origin: Dataset) -> Iterator[Any]:
-    """Copies of the elements of the Patient, Patient Study, General Study and Clinical Trial modules of an instance."""
+    """Copies of the elements of the Patient, Patient Study, General Study and Clinical Trial modules of an instance.
+
+    Real archives hold values that their VR forbids (PS3.5 6.2), and an object of ours must not: text that is too long
+    is cut to its length, anything else that is wrong is left empty.
+    """
     for tag in origin.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if _belongs_to_patient_or_study(tag):
-            yield copy.deepcopy(origin[tag])
+            yield _lawful(copy.deepcopy(origin[tag]))
 
 
 def with_type_2(source: Dataset) -> Dataset:
@@ -266,13 +272,53 @@ def _belongs_to_patient_or_study(tag: BaseTag) -> bool:
     return tag.group == 0x0010 or tag in _STUDY_TAGS or (tag.group == 0x0012 and tag not in _CLINICAL_TRIAL_SERIES)
 
 
+_LENGTHS = {"SH": 16, "LO": 64, "CS": 16, "AE": 16}
+
+
+def _lawful(element: DataElement) -> DataElement:
+    if element.VR == "SQ":
+        for item in element.value:
+            for inner in item:
+                item[inner.tag] = _lawful(inner)
+        return element
+    values = list(element.value) if element.VM > 1 else [element.value]
+    if element.VR in _LENGTHS:
+        values = [value[: _LENGTHS[element.VR]] if isinstance(value, str) else value for value in values]
+    if not all(_is_lawful(element.VR, value) for value in values):
+        return DataElement(element.tag, element.VR, None)
+    if element.VR in _LENGTHS:
+        element.value = values if len(values) > 1 else values[0]
+    return element
+
+
+def _is_lawful(vr: str, value: Any) -> bool:
+    if value is None or value == "" or not isinstance(value, str):
+        return True
+    try:
+        validate_value(vr, value, config.RAISE)
+        if vr == "DA":
+            datetime.strptime(value, "%Y%m%d")  # 00000000 matches the pattern of DA
+    except ValueError:
+        return False
+    return True
+
+
+def _deidentified(ds: Dataset) -> None:
+    """Say how identity was removed where the source only says that it was (PS3.3 C.7.1.1, Type 1C)."""
+    if ds.get("PatientIdentityRemoved") == "YES" and not (
+        ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
+    ):
+        ds.DeidentificationMethod = "Not stated by the source images"
+
+
 def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
     acquired = Dataset()
     acquired.PurposeOfReferenceCodeSequence = sequence(code(ACQUISITION_EQUIPMENT))
-    acquired.Manufacturer = None
     for keyword in _EQUIPMENT:
-        if keyword in origin:
-            acquired.add(copy.deepcopy(origin[keyword]))
+        if origin.get(keyword):
+            acquired.add(_lawful(copy.deepcopy(origin[keyword])))
+    if not acquired.get("Manufacturer"):  # Type 1 in this sequence (PS3.3 C.12.1)
+        acquired.Manufacturer = "Unknown"
     ours = Dataset()
     ours.PurposeOfReferenceCodeSequence = sequence(code(PROCESSING_EQUIPMENT))
     ours.Manufacturer, ours.ManufacturerModelName = MANUFACTURER, run.plugin_title

@@ -64,6 +64,10 @@ function show(field: Field): Shown {
     return wrong ? undefined : result;
   };
   input.addEventListener('change', read);
+  // A problem goes as soon as it is mended, not when the field is left: nothing may move under a click on Start.
+  input.addEventListener('input', () => {
+    if (input.getAttribute('aria-invalid') === 'true') read();
+  });
   const label = el('label', { for: id }, field.title);
   const help = el('p', { class: 'field-help', id: `${id}-help` }, field.description);
   const isBox = input instanceof HTMLInputElement && input.type === 'checkbox';

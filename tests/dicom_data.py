@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -84,7 +85,7 @@ def series(slices: int, study: int = 0, number: int = 0, **attributes: Any) -> I
 
 def part10(ds: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> bytes:
     """`ds` as a Part 10 file in the given (uncompressed or deflated) transfer syntax; leaves `ds` as it was."""
-    whole = Dataset(ds)
+    whole = copy.deepcopy(ds)  # Dataset(ds) would share its elements
     if transfer_syntax_uid == ExplicitVRBigEndian and ds.BitsAllocated == 16:
         whole.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()  # the writer leaves pixels alone
     whole.file_meta = FileMetaDataset()

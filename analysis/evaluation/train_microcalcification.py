@@ -42,24 +42,46 @@ class Example:
     film: bool = False
 
 
-def examples(seeds: Sequence[int], contrast: tuple[float, float]) -> Iterator[Example]:
-    """Analysed synthetic images, one per seed: 0 to 4 clusters each, detectors and breasts of all kinds."""
+def examples(seeds: Sequence[int], contrast: tuple[float, float], drawn_in: float = 0.5) -> Iterator[Example]:
+    """Analysed synthetic images, one per seed: 0 to 4 clusters each, detectors and breasts of all kinds.
+
+    contrast: of the calcifications. drawn_in: share of the images whose clusters are put into the finished picture
+    (contrast in its own finest detail, as with real backgrounds) and not into the breast before it is imaged.
+    """
     for seed in seeds:
         rng = np.random.default_rng([seed, 7])
         acquisition = mammogram_phantom.random_acquisition(rng)
+        late = bool(rng.random() < drawn_in)
+        count = int(rng.choice([0, 1, 2, 3, 4]))
         phantom = mammogram_phantom.phantom(
             seed,
             size_mm=(float(rng.uniform(80, 130)), float(rng.uniform(45, 85))),
             acquisition=acquisition,
             view="MLO" if rng.random() < 0.4 else "CC",
-            clusters=int(rng.choice([0, 1, 2, 3, 4])),
+            clusters=0 if late else count,
             contrast=contrast,
-            singles=int(rng.integers(0, 4)),
+            singles=0 if late else int(rng.integers(0, 4)),
         )
-        pixels = phantom.pixels.max() - phantom.pixels if acquisition.inverted else phantom.pixels
-        described = mammography.describe(pixels, acquisition.spacing, np, ndimage)
+        pixels, truth = phantom.pixels, phantom.truth
+        if late:
+            pixels, truth = implants.implant(
+                pixels, acquisition.spacing, _well_inside(phantom), rng, inverted=acquisition.inverted,
+                clusters=count, contrast=contrast, singles=int(rng.integers(0, 4)),
+            )  # fmt: skip
+        bright = pixels.max() - pixels if acquisition.inverted else pixels
+        described = mammography.describe(bright, acquisition.spacing, np, ndimage)
         if described is not None:
-            yield Example(described, phantom.truth, acquisition.spacing, acquisition.film)
+            yield Example(described, truth, acquisition.spacing, acquisition.film)
+
+
+def _well_inside(phantom: mammogram_phantom.Phantom) -> Array:
+    """Where clusters may lie: 4 mm from skin and image border."""
+    pitch = 4 * phantom.acquisition.spacing
+    small = np.pad(phantom.mask[::4, ::4], 1)
+    far = ndimage.distance_transform_edt(small)[1:-1, 1:-1] * pitch > 4
+    rows, columns = phantom.mask.shape
+    result: Array = np.repeat(np.repeat(far, 4, axis=0), 4, axis=1)[:rows, :columns]
+    return result
 
 
 def labels(example: Example) -> Array:
@@ -276,9 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = options.out.stat().st_size
     print(f"model of {size / 1000:.0f} kB written after {time.monotonic() - began:.0f} s", flush=True)
     model = mammography.Model.from_arrays(arrays, np)
-    print(f"held out: {options.held_out} images, contrast 5 to 12 deviations of the noise")
+    print(f"held out: {options.held_out} images, contrast 5 to 12 local deviations")
     held = range(start + 50_000, start + 50_000 + options.held_out)
-    unseen = list(examples(held, (5.0, 12.0)))
+    unseen = list(examples(held, (5.0, 12.0), drawn_in=1.0))
     for name, part in (
         ("all", unseen),
         ("detectors", [example for example in unseen if not example.film]),

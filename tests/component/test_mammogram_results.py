@@ -1,0 +1,277 @@
+"""From a mammogram to marked picture and report: the plug-in on phantoms, its objects read back and validated."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from highdicom.sr import MeasurementReport, srread
+from pydicom import Dataset, dcmread
+from pydicom.uid import DigitalMammographyXRayImageStorageForProcessing, SecondaryCaptureImageStorage
+
+from analysis.api import Emitted, Image, ImageFindings, NotAnalysable
+from analysis.evaluation import mammogram_phantom
+from analysis.plugins import microcalcification
+from analysis.plugins.microcalcification import MicrocalcificationParams, plugin
+from analysis.results import findings_report, provenance, secondary_capture
+from analysis.results.encode import encode
+from analysis.results.provenance import RunInfo
+
+SIZE = (130.0, 75.0)
+
+
+@dataclass
+class Host:
+    """What a plug-in needs of its host, kept in a list."""
+
+    inputs: Mapping[str, Any]
+    xp: Any = np
+    nd: Any = scipy.ndimage
+    backend: str = "numpy"
+    emitted: list[tuple[str, Emitted]] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        self.steps.append(fraction)
+
+    def emit(self, output: str, value: Emitted) -> None:
+        self.emitted.append((output, value))
+
+
+@dataclass
+class Outcome:
+    """Phantoms, their data sets, what was found in them, and the results."""
+
+    phantoms: list[mammogram_phantom.Phantom]
+    sources: list[Dataset]
+    host: Host
+    run: RunInfo
+    results: list[Dataset]
+
+    @property
+    def findings(self) -> list[ImageFindings]:
+        return [value for _, value in self.host.emitted if isinstance(value, ImageFindings)]
+
+    @property
+    def report(self) -> Dataset:
+        return next(ds for ds in self.results if ds.Modality == "SR")
+
+
+def conclusion(report: Dataset) -> str:
+    """The words of the report's qualitative evaluation."""
+    return " ".join(str(e.value) for e in report.iterall() if e.keyword == "TextValue")
+
+
+def image(ds: Dataset, **changes: Any) -> Image:
+    """An Image as the host makes it of a data set."""
+    options: dict[str, Any] = {
+        "data": ds.pixel_array,
+        "spacing": tuple(float(mm) for mm in ds.ImagerPixelSpacing),
+        "inverted": ds.PhotometricInterpretation == "MONOCHROME1",
+        "sop_instance_uid": str(ds.SOPInstanceUID),
+        "attributes": ds.to_json_dict(bulk_data_threshold=1024, bulk_data_element_handler=lambda _: "") | {},
+    }
+    return Image(**(options | changes))
+
+
+def dataset(made: mammogram_phantom.Phantom, number: int, **attributes: Any) -> Dataset:
+    ds = mammogram_phantom.to_dataset(made, study="results", number=number, **attributes)
+    ds.file_meta = dcmread(io.BytesIO(_file(ds))).file_meta
+    return ds
+
+
+def _file(ds: Dataset) -> bytes:
+    from pydicom.dataset import FileMetaDataset
+
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    return provenance.part10(ds)
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    """Two views: one with a strong cluster (MONOCHROME1, right MLO), one without any."""
+    phantoms = [
+        mammogram_phantom.phantom(
+            21, size_mm=SIZE, laterality="R", view="MLO", clusters=2, contrast=(16, 18), singles=0,
+            acquisition=mammogram_phantom.Acquisition(inverted=True),
+        ),
+        mammogram_phantom.phantom(22, size_mm=SIZE, clusters=0, singles=0),
+    ]  # fmt: skip
+    sources = [dataset(made, number) for number, made in enumerate(phantoms, 1)]
+    host = Host({"images": tuple(image(ds) for ds in sources)})
+    params = MicrocalcificationParams()
+    plugin.run(host, params)
+    run = RunInfo(
+        task_key="test",
+        workitem_uid="2.25.1",
+        plugin_id=plugin.manifest.id,
+        plugin_version=plugin.manifest.version,
+        plugin_title=plugin.manifest.title,
+        params=provenance.params_dict(params),
+        backend="numpy",
+        when=datetime(2026, 1, 2, 12, 0, tzinfo=UTC),
+        sources=tuple(sources),
+    )
+    return Outcome(phantoms, sources, host, run, encode(run, host.emitted))
+
+
+def test_the_clusters_are_found_and_nothing_else(outcome: Outcome) -> None:
+    with_clusters, without = outcome.findings
+    marks = [mark for mark in with_clusters.marks if mark.parent is None]
+    truth = outcome.phantoms[0].truth
+    assert len(marks) == len(truth.clusters) == 2
+    for cluster in truth.clusters:
+        centres = np.array([mark.points[:-1].mean(axis=0) for mark in marks])
+        distance = np.hypot(centres[:, 0] - 0.5 - cluster.column, centres[:, 1] - 0.5 - cluster.row) * 0.1
+        assert distance.min() < cluster.radius + 1
+    grains = np.array([(c.column, c.row) for c in truth.calcifications]) + 0.5
+    points = np.concatenate([mark.points for mark in with_clusters.marks if mark.shape == "point"])
+    nearest = np.hypot(*(points[:, None] - grains[None]).transpose(2, 0, 1)).min(axis=1) * 0.1
+    assert (nearest < 0.45).mean() > 0.75
+    assert without.marks == ()
+    assert without.summary == "No calcification clusters found"
+    assert outcome.host.steps == sorted(outcome.host.steps)
+
+
+def test_ids_follow_the_score_and_members_name_their_cluster(outcome: Outcome) -> None:
+    marks = outcome.findings[0].marks
+    clusters = [mark for mark in marks if mark.parent is None]
+    assert [mark.identifier for mark in clusters] == [f"CL{n}" for n in range(1, len(clusters) + 1)]
+    assert [mark.score for mark in clusters] == sorted((mark.score for mark in clusters), reverse=True)
+    members = [mark for mark in marks if mark.parent is not None]
+    assert [mark.identifier for mark in members] == [f"MC{n}" for n in range(1, len(members) + 1)]
+    for cluster in clusters:
+        assert cluster.measurements[0].value == sum(mark.parent == cluster.identifier for mark in members) >= 3
+
+
+def test_the_same_run_gives_the_same_bytes(outcome: Outcome) -> None:
+    again = encode(outcome.run, outcome.host.emitted)
+    assert [provenance.part10(ds) for ds in again] == [provenance.part10(ds) for ds in outcome.results]
+
+
+def test_the_picture_shows_marks_and_leaves_the_rest(outcome: Outcome) -> None:
+    captures = [ds for ds in outcome.results if ds.SOPClassUID == SecondaryCaptureImageStorage]
+    assert len(captures) == 2
+    marked, plain = captures
+    source = outcome.sources[0]
+    assert (marked.Rows, marked.Columns) == (source.Rows, source.Columns)
+    assert marked.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert (marked.BurnedInAnnotation, marked.PhotometricInterpretation) == ("YES", "RGB")
+    pixels = dcmread(io.BytesIO(provenance.part10(marked))).pixel_array.astype(int)
+    coloured = pixels.max(axis=2) - pixels.min(axis=2) > 40
+    assert coloured.any()
+    tissue = outcome.phantoms[0].mask
+    assert (coloured & tissue).sum() < 0.05 * tissue.sum()
+    # Away from all marks tissue is as it was, dense bright although the source is MONOCHROME1.
+    grey = secondary_capture.displayed(source.pixel_array, source)
+    same = (pixels == grey[:, :, None]).all(axis=2)
+    assert (same & tissue).sum() > 0.9 * tissue.sum()
+    assert grey[tissue].mean() > grey[~tissue].mean() + 30
+    # No calcification is painted over.
+    for mark in outcome.findings[0].marks:
+        if mark.shape == "point":
+            column, row = np.floor(mark.points[0]).astype(int)
+            assert same[row, column]
+    other = dcmread(io.BytesIO(provenance.part10(plain))).pixel_array.astype(int)
+    assert (other.max(axis=2) == other.min(axis=2)).all()
+    assert str(outcome.sources[0].PatientName) not in str(marked.DerivationDescription)
+
+
+def test_the_report_carries_every_mark_and_says_when_there_is_none(outcome: Outcome) -> None:
+    report = srread(io.BytesIO(provenance.part10(outcome.report)))
+    content = report.content
+    assert isinstance(content, MeasurementReport)
+    groups = content.get_planar_roi_measurement_groups()
+    marks = [mark for findings in outcome.findings for mark in findings.marks]
+    assert [group.tracking_identifier for group in groups] == [mark.identifier for mark in marks]
+    assert len({group.tracking_uid for group in groups}) == len(marks)
+    for group, mark in zip(groups, marks, strict=True):
+        points = np.asarray(group.roi.value)
+        expected = np.clip(mark.points, 0, outcome.findings[0].image.data.shape[::-1])
+        np.testing.assert_allclose(points.reshape(-1, 2), expected, atol=1e-3)
+        certainty = next(m for m in group.get_measurements() if m.name.value == "111012")
+        assert certainty.value == pytest.approx(100 * mark.score, abs=0.06)
+    whole = content.get_image_measurement_groups()
+    assert [group.tracking_identifier for group in whole] == ["Image 1", "Image 2"]
+    outcomes = [group.get_qualitative_evaluations()[0].value.value for group in whole]
+    assert outcomes == [findings_report.WITH_FINDINGS.value, findings_report.WITHOUT_FINDINGS.value]
+    assert "No calcification clusters found" in conclusion(outcome.report)
+
+
+def test_a_report_without_any_finding_is_still_a_report(outcome: Outcome) -> None:
+    results = encode(outcome.run, outcome.host.emitted[1:])
+    assert len(results) == 2
+    assert "No findings on 1 image." in conclusion(results[-1])
+
+
+def test_large_and_wordless_images_are_drawn_too(outcome: Outcome) -> None:
+    findings = outcome.findings[0]
+    grey = secondary_capture.displayed(findings.image.data, outcome.sources[0])
+    # A breast that fills the picture leaves no air for words; nothing may fail.
+    full = np.full_like(grey, 180)
+    assert secondary_capture.paint(outcome.run, findings, full, 1, outcome.sources[0]).shape == (*grey.shape, 3)
+    assert secondary_capture.reduced(grey, 3).shape == (grey.shape[0] // 3, grey.shape[1] // 3)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 1000, "WindowWidth": 1000}, [0, 0, 128, 255]),
+        ({"VOILUTFunction": "SIGMOID", "WindowCenter": 1000, "WindowWidth": 1000}, [5, 30, 128, 250]),
+        ({"WindowCenter": [1000, 3], "WindowWidth": [1001, 4]}, [0, 0, 128, 255]),
+        ({"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": 1000, "WindowWidth": 1001}, [255, 255, 127, 0]),
+    ],
+)
+def test_display_follows_the_window(attributes: dict[str, Any], expected: list[int]) -> None:
+    ds = Dataset()
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    shown = secondary_capture.displayed(np.array([[0, 500, 1000, 2000]], np.uint16), ds)
+    np.testing.assert_allclose(shown[0], expected, atol=2)
+
+
+def test_what_cannot_be_analysed_is_refused_in_words(outcome: Outcome) -> None:
+    ds = outcome.sources[0]
+    with pytest.raises(NotAnalysable, match="pixel_spacing_mm"):
+        plugin.run(Host({"images": (image(ds, spacing=None),)}), MicrocalcificationParams())
+    with pytest.raises(NotAnalysable, match="not square"):
+        plugin.run(Host({"images": (image(ds, spacing=(0.1, 0.2)),)}), MicrocalcificationParams())
+    with pytest.raises(NotAnalysable, match=r"0\.5"):
+        plugin.run(Host({"images": (image(ds, spacing=(0.5, 0.5)),)}), MicrocalcificationParams())
+    with pytest.raises(NotAnalysable, match="tomosynthesis"):
+        plugin.run(Host({"images": (image(ds, frame_number=1),)}), MicrocalcificationParams())
+    empty = Host({"images": (image(ds, data=np.zeros((900, 700), np.uint16)),)})
+    plugin.run(empty, MicrocalcificationParams())
+    [(_, value)] = empty.emitted
+    assert isinstance(value, ImageFindings)
+    assert "No breast found" in value.summary
+
+
+def test_of_a_pair_for_presentation_is_taken_and_films_need_a_pixel_size(outcome: Outcome) -> None:
+    shown = image(outcome.sources[1])
+    raw = image(dataset(outcome.phantoms[1], 2, SOPClassUID=DigitalMammographyXRayImageStorageForProcessing))
+    assert microcalcification.usable([raw, shown]) == [shown]
+    assert microcalcification.usable([raw]) == [raw]
+    film = image(outcome.sources[1], spacing=None, attributes={})
+    assert microcalcification.pixel_spacing(film, MicrocalcificationParams(pixel_spacing_mm=0.1)) == 0.1
+
+
+def test_independent_validators_find_no_error(outcome: Outcome, tmp_path: Path) -> None:
+    assert shutil.which("dciodvfy"), "dciodvfy is missing: install dicom3tools"
+    for number, ds in enumerate([*outcome.sources, *outcome.results]):
+        raw = provenance.part10(ds) if "file_meta" in ds.__dict__ else _file(ds)
+        (tmp_path / f"{ds.Modality}{number}.dcm").write_bytes(raw)
+    script = Path(__file__).resolve().parents[1] / "validate_results.sh"
+    found = subprocess.run(["bash", script, tmp_path], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr

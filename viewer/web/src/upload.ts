@@ -178,9 +178,8 @@ export class Uploads {
       entry.status === 'sending' &&
         el('progress', { max: 1, value: entry.share, 'aria-label': `Progress of ${entry.name}` }),
     );
-    // Trouble is always listed, however long the list.
-    if ((entry.status === 'refused' || entry.status === 'failed') && !entry.row.isConnected)
-      this.list.prepend(entry.row);
+    // Trouble stands on top, however long the list.
+    if (entry.status === 'refused' || entry.status === 'failed') this.list.prepend(entry.row);
   }
 
   private count(): void {

@@ -31,9 +31,13 @@ def _missing(what: str) -> None:
     pytest.skip(what)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium with a software rasteriser, so that pixels are the same everywhere."""
+    """Debian's Chromium with a software rasteriser, so that pixels are the same everywhere.
+
+    Per module: while Playwright's synchronous API is open its event loop counts as running, and no other test in this
+    process could start one.
+    """
     path = shutil.which("chromium") or shutil.which("google-chrome") or ""
     if not path:
         _missing("chromium is not installed")

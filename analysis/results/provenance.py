@@ -250,11 +250,11 @@ def patient_and_study(origin: Dataset) -> Iterator[Any]:
 
 
 def with_type_2(source: Dataset) -> Dataset:
-    """A copy of an instance that shares its elements, with the Type 2 attributes of patient and study empty where they
-    are missing: highdicom insists on them, real archives hold instances without."""
+    """A copy of an instance that shares its elements, those of patient and study as `finish` writes them, the Type 2
+    ones empty where they are missing: highdicom insists on them and reads dates, real archives hold worse."""
     ds = Dataset()  # Dataset.copy() and Dataset(source) would share the elements' dictionary and write through
     for element in source:
-        ds.add(element)
+        ds.add(_lawful(copy.deepcopy(element)) if _belongs_to_patient_or_study(element.tag) else element)
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)

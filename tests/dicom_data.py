@@ -46,6 +46,7 @@ def image(seed: int = 0, rows: int = 16, columns: int = 12, **attributes: Any) -
     ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, seed], [1, 0, 0, 0, 1, 0]
     pixels = (np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns) * 7 + seed) % 4096
     ds.PixelData = pixels.astype("<u2").tobytes()
+    ds["PixelData"].VR = "OW"
     for keyword, value in attributes.items():
         if value is None:
             delattr(ds, keyword)

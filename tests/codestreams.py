@@ -115,6 +115,7 @@ def dataset(frames: list[Array], attributes: dict[str, Any], transfer_syntax_uid
         order = ">" if transfer_syntax_uid == raw.BIG else "<"  # pydicom writes pixel data as it is given
         ds.PixelData = b"".join(frame.astype(frame.dtype.newbyteorder(order)).tobytes() for frame in frames)
         ds.PixelData += b"\0" * (len(ds.PixelData) % 2)
+        ds["PixelData"].VR = "OB" if frames[0].itemsize == 1 else "OW"
         return written(ds, transfer_syntax_uid)
     ds.PixelData = encapsulate([encoded(frame, transfer_syntax_uid, attributes["BitsStored"]) for frame in frames])
     ds["PixelData"].is_undefined_length = True

@@ -13,7 +13,6 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
     DigitalMammographyXRayImageStorageForPresentation,
-    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
 )
 
@@ -85,10 +84,11 @@ def series(slices: int, study: int = 0, number: int = 0, **attributes: Any) -> I
 
 
 def part10(ds: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> bytes:
-    """`ds` as a Part 10 file in the given (uncompressed or deflated) transfer syntax; leaves `ds` as it was."""
+    """`ds` as a Part 10 file in the given (uncompressed or deflated) transfer syntax; leaves `ds` as it was.
+
+    Pixel data is written as it is: for Explicit VR Big Endian give its words swapped.
+    """
     whole = copy.deepcopy(ds)  # Dataset(ds) would share its elements
-    if transfer_syntax_uid == ExplicitVRBigEndian and ds.BitsAllocated == 16:
-        whole.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()  # the writer leaves pixels alone
     whole.file_meta = FileMetaDataset()
     whole.file_meta.TransferSyntaxUID = transfer_syntax_uid
     out = io.BytesIO()

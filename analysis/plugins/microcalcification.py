@@ -47,7 +47,7 @@ class MicrocalcificationParams(Params):
     """What a user may set."""
 
     threshold: float = Field(
-        0.4, ge=0, le=1, title="Threshold",
+        0.3, ge=0, le=1, title="Threshold",
         description="Clusters are shown from this score on; lower finds more and marks more that is nothing",
     )  # fmt: skip
     min_calcifications: int = Field(

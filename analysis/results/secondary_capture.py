@@ -155,12 +155,12 @@ def paint(run: RunInfo, findings: ImageFindings, grey: Array, factor: int, sourc
         else:
             x, y = mark.points[0] / factor
             canvas.circle(float(x), float(y), _CIRCLE_MM / 2 / pitch, CYAN)
-    # Neighbours' circles cross: whatever they are drawn over, the calcifications themselves stay as they were.
-    canvas.restore([m.points[0] / factor for m in findings.marks if m.shape != "polygon"], 0.4 / pitch)
     for place, group in enumerate(groups):
         _caption(
             canvas, group, children[group.identifier], boxes[group.identifier], far, pitch, factor, place < _INSETS
         )
+    # Circles and leader lines cross: whatever they run over, the calcifications themselves stay as they were.
+    canvas.restore([m.points[0] / factor for m in findings.marks if m.shape != "polygon"], 0.4 / pitch)
     return canvas.pixels()
 
 

@@ -272,10 +272,11 @@ def run(server: RunningServer, pid: int, studies: dict[str, Study], data: Path, 
                 for path in study.files:
                     stow(client, path)
             sent = time.monotonic()
-            wait_idle(client, study_uid, quiet_s)
-            if study.films:
-                request_films(client, study_uid, study)
             items, last = wait_idle(client, study_uid, quiet_s)
+            if study.films and not items:  # no rule takes them: ask, and count from the asking
+                sent = time.monotonic()
+                request_films(client, study_uid, study)
+                items, last = wait_idle(client, study_uid, quiet_s)
             result = judge(client, study_uid, study, outputs(items), out / how / f"study-{number}")
         states = [(value(i, "00741204"), value(i, "00741000"), value(i, "00741002", "00741238")) for i in items]
         row = {

@@ -90,6 +90,33 @@ def test_the_reports_carry_measurements_and_marks(results: dict[str, list[Datase
     assert any("CL1" in t for t in text.values())
 
 
+def scoords(item: Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """Referenced SOP Instance UID and points of every coordinate item of a content tree."""
+    for child in item.get("ContentSequence", ()):
+        if child.ValueType == "SCOORD":
+            image = child.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            yield str(image), np.array(child.GraphicData).reshape(-1, 2)
+        yield from scoords(child)
+
+
+def test_every_implanted_cluster_is_found_and_little_else(results: dict[str, list[Dataset]]) -> None:
+    """Each implanted cluster has a mark within its radius and 1 mm; marks elsewhere are at most one."""
+    report = next(ds for ds in results[SR] if "icrocalcification" in str(ds.SeriesDescription))
+    marks = list(scoords(report))
+    stray = 0
+    for made, ds in zip(demo.mammograms(demo.SMALL), demo.studies(demo.SMALL)[0][1], strict=True):
+        spacing = made.acquisition.spacing
+        centres = np.array([points.mean(axis=0) for uid, points in marks if uid == ds.SOPInstanceUID]).reshape(-1, 2)
+        near = np.zeros(len(centres), bool)
+        assert made.truth.clusters
+        for cluster in made.truth.clusters:
+            gaps = np.hypot(centres[:, 0] - cluster.column, centres[:, 1] - cluster.row) * spacing
+            assert (gaps < cluster.radius + 1).any(), f"a cluster of {cluster.count} was missed"
+            near |= gaps < cluster.radius + 1
+        stray += int((~near).sum())
+    assert stray <= 1
+
+
 def test_results_belong_to_the_study_of_their_source(server: RunningServer, results: dict[str, list[Dataset]]) -> None:
     with server.client() as client:
         for objects in (results[SEG], results[SC]):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select, update
 
-from pacs.errors import Forbidden, Unauthenticated
+from pacs.errors import Forbidden, InvalidInput, Unauthenticated
 from pacs.index.schema import credential
 
 if TYPE_CHECKING:
@@ -74,12 +74,13 @@ def _digest(secret: str) -> str:
 class Auth:
     """Credentials and AE titles, on the `credential` table. Safe from any thread.
 
-    A credential that was looked up is remembered for two seconds, so a revocation takes at most that long.
+    A credential that was looked up is remembered for two seconds, so a revocation takes at most that long. Raises
+    InvalidInput for AEs that cannot be.
     """
 
     def __init__(self, index: Index, aes: Sequence[AE] = (), *, clock: Callable[[], float] = time.time) -> None:
         self._index = index
-        self._aes = {ae.title: ae for ae in aes}
+        self._aes = _known(aes)
         self._clock = clock
         self._cache: dict[str, tuple[float, Principal]] = {}
 
@@ -154,10 +155,11 @@ class Auth:
 
     def tokens(self) -> list[tuple[str, float, float | None]]:
         """Name, creation and expiry (seconds since 1970) of every token that is still good."""
+        unexpired = or_(credential.c.expires_at.is_(None), credential.c.expires_at > self._clock())
         with self._index.read() as conn:
             rows = conn.execute(
                 select(credential)
-                .where(credential.c.kind == "token", credential.c.revoked_at.is_(None))
+                .where(credential.c.kind == "token", credential.c.revoked_at.is_(None), unexpired)
                 .order_by(credential.c.created_at)
             ).all()
         return [(row.name, row.created_at, row.expires_at) for row in rows]
@@ -169,12 +171,12 @@ class Auth:
         """
         if not self._aes:
             return Principal(calling, "ae", CLINICAL_RIGHTS)
-        known = self._aes.get(calling)
-        if known is None:
+        if calling not in self._aes:
             raise Forbidden("the calling AE title is not configured", about=called)
+        known, rights = self._aes[calling]
         if known.host and address not in _addresses(known.host):
             raise Forbidden("the calling AE title belongs to another address", about=called)
-        return Principal(calling, "ae", frozenset(Right(right) for right in known.rights))
+        return Principal(calling, "ae", rights)
 
     def _insert(
         self, kind: str, name: str, secret: str, rights: frozenset[Right], scope: str, lifetime_s: float | None
@@ -205,6 +207,20 @@ class Auth:
             or_(credential.c.used_at.is_(None), credential.c.kind != "link"),
             or_(credential.c.expires_at.is_(None), credential.c.expires_at > now),
         )
+
+
+def _known(aes: Sequence[AE]) -> dict[str, tuple[AE, frozenset[Right]]]:
+    """The AEs and their rights by title. Raises InvalidInput naming the one that cannot be."""
+    known: dict[str, tuple[AE, frozenset[Right]]] = {}
+    for ae in aes:
+        title = ae.title.strip()
+        if not 1 <= len(title) <= 16 or title in known:
+            raise InvalidInput(f"setting aes: title {ae.title!r} is given twice or not of 1 to 16 characters")
+        try:
+            known[title] = ae, frozenset(Right(right) for right in ae.rights)
+        except ValueError as error:
+            raise InvalidInput(f"setting aes: {title}: {error}; rights are {', '.join(Right)}") from error
+    return known
 
 
 def _rights(text: str) -> frozenset[Right]:

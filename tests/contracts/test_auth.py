@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pacs.auth import ALL_RIGHTS, CLINICAL_RIGHTS, Auth, Principal, Right
-from pacs.errors import Forbidden, Unauthenticated
+from pacs.errors import Forbidden, InvalidInput, Unauthenticated
 from pacs.index.engine import Index, open_index
 from pacs.settings import AE
 
@@ -54,9 +54,11 @@ def test_wrong_secrets_and_wrong_kinds_are_refused(auth: Auth) -> None:
 def test_expiry_is_kept_also_for_remembered_tokens(auth: Auth, clock: Clock) -> None:
     secret = auth.create_token("guest", lifetime_s=1.0)
     assert auth.authenticate(secret).name == "guest"
+    assert [name for name, _, _ in auth.tokens()] == ["guest"]
     clock.now += 1.5
     with pytest.raises(Unauthenticated):
         auth.authenticate(secret)
+    assert auth.tokens() == []
 
 
 def test_revocation_ends_tokens_and_sessions_of_a_name(auth: Auth) -> None:
@@ -104,6 +106,20 @@ def test_ae_titles(index: Index) -> None:
     for calling, address in (("CT1", "10.0.0.9"), ("CT2", "127.0.0.1")):
         with pytest.raises(Forbidden):
             strict.ae(calling, "M3DICOM", address)
+
+
+@pytest.mark.parametrize(
+    ("aes", "words"),
+    [
+        ([AE("CT1", rights=("fly",))], "CT1: 'fly' is not a valid Right"),
+        ([AE("CT1"), AE("CT1 ")], "given twice"),
+        ([AE("")], "1 to 16"),
+        ([AE("A TITLE OF SEVENTEEN")], "1 to 16"),
+    ],
+)
+def test_aes_that_cannot_be_are_refused(index: Index, aes: list[AE], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Auth(index, aes)
 
 
 def test_rights_are_required() -> None:

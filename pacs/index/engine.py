@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,12 @@ def _migrated(engine: Engine) -> None:
 def _open_sqlite(url: URL) -> Index:
     if not url.database or url.database == ":memory:":
         raise InvalidInput("setting index: SQLite needs a file")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"the index cannot be opened: {error.strerror}") from error
+    with suppress(OSError):  # SQLite says it better
+        Path(url.database).touch(mode=0o600)  # its log beside it gets the same mode
 
     def engine(begin: str, pragmas: tuple[str, ...], **options: Any) -> Engine:
         made = create_engine(url, connect_args={"check_same_thread": False}, **options)

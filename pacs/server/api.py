@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,6 +24,7 @@ MAX_BODY_BYTES = 4096
 POLL_S = 0.2  # how often an event stream looks at the in-process counter, which costs nothing
 LOOK_S = 1.0  # how often it asks the database anyway: other processes do not move our counter
 HEARTBEAT_S = 15.0
+MAX_ID_DIGITS = 18  # what fits the database's integers
 
 
 def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRoute]:
@@ -68,7 +69,8 @@ def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRo
 
     async def events(request: Request) -> Response:
         last = request.headers.get("last-event-id", "")
-        stream = _events(archive, request.state.principal, int(last) if last.isdecimal() else None, stopping)
+        after = int(last) if last.isdecimal() and len(last) <= MAX_ID_DIGITS else None
+        stream = _events(archive, request.state.authenticate, after, stopping)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
@@ -94,9 +96,12 @@ async def _small_json(request: Request) -> dict[str, object]:
 
 
 async def _events(
-    archive: Archive, principal: Principal, after: int | None, stopping: anyio.Event | None
+    archive: Archive, authenticate: Callable[[], Principal], after: int | None, stopping: anyio.Event | None
 ) -> AsyncIterator[str]:
-    """Server-sent events: every change after `after` (None = from now on), and Workitems as they move."""
+    """Server-sent events: every change after `after` (None = from now on), and Workitems as they move.
+
+    They end when `authenticate`, which tells who listens, raises Unauthenticated.
+    """
     seq = await anyio.to_thread.run_sync(archive.changes.last) if after is None else after
     since = time.time() - 1.0
     seen: dict[str, float] = {}
@@ -106,6 +111,10 @@ async def _events(
         now = time.monotonic()
         if archive.events.version != version or now - looked >= LOOK_S:
             version, looked = archive.events.version, now
+            try:
+                principal = await anyio.to_thread.run_sync(authenticate)
+            except Unauthenticated:
+                return
             for change in await anyio.to_thread.run_sync(archive.changes.after, seq, 200):
                 seq = change.seq
                 if principal.scope and change.scope != principal.scope:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -78,12 +79,12 @@ class Authentication:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        kind, _, secret = headers.get("authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         try:
-            if kind:
-                if kind.lower() != "bearer":
+            if scheme:
+                if scheme.lower() != "bearer":
                     raise Unauthenticated("only bearer tokens are understood")
-                principal = await anyio.to_thread.run_sync(self.auth.authenticate, secret.strip(), "token")
+                credential = (token.strip(), "token")
             else:
                 session = session_of(headers)
                 if session is None:
@@ -91,12 +92,14 @@ class Authentication:
                 if scope["method"] not in SAFE_METHODS and not from_same_origin(headers):
                     await problem(403, "Forbidden", "the request comes from another site")(scope, receive, send)
                     return
-                principal = await anyio.to_thread.run_sync(self.auth.authenticate, session, "session")
+                credential = (session, "session")
+            principal = await anyio.to_thread.run_sync(self.auth.authenticate, *credential)
         except Unauthenticated as error:
             challenge = {"WWW-Authenticate": 'Bearer realm="m3dicom"'}
             await problem(401, "Unauthorized", error.reason, challenge)(scope, receive, send)
             return
-        scope.setdefault("state", {})["principal"] = principal
+        again = partial(self.auth.authenticate, *credential)  # for answers that outlive a revocation
+        scope.setdefault("state", {}).update(principal=principal, authenticate=again)
         await self.app(scope, receive, send)
 
 

@@ -60,11 +60,13 @@ class Running:
 def sole_owner(settings: Settings) -> Iterator[None]:
     """Hold the data folder: two servers on the same local files or SQLite index would undo one another's work.
 
-    Raises InvalidInput when another server holds it.
+    Raises InvalidInput when another server holds it, or it cannot be used.
     """
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = settings.data / "server.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(settings.data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidInput(f"setting data: {settings.data} cannot be used: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,6 +122,8 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
     Raises InvalidInput for settings that cannot work together and for doors that cannot be opened.
     """
     compose.refuse_impossible(settings)
+    if ready_file is not None and not ready_file.absolute().parent.is_dir():
+        raise InvalidInput(f"no folder for the ready file {ready_file}")
     _allow_many_files()
     with ExitStack() as stack:
         stack.enter_context(sole_owner(settings))

@@ -29,6 +29,7 @@ def test_start_to_stop(start: ServerStarter) -> None:
     assert "dcmsend" in text
     assert "curl" in text
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in server.data.glob("index.db*"))
     assert server.stop(signal.SIGINT) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.http}/health/live")
@@ -110,3 +111,29 @@ def test_a_taken_port_is_told_in_words(running_server: RunningServer, tmp_path: 
     assert run.returncode == 1
     assert "cannot listen on" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_folders_that_cannot_be_used_are_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for given, words in (
+        (["--data", str(tmp_path / "file")], "setting data"),
+        (["--data", str(tmp_path / "d"), "--ready-file", str(tmp_path / "no" / "ready")], "no folder for"),
+    ):
+        run = subprocess.run(
+            [COMMAND, "serve", *given, "--http", "127.0.0.1:0", "--dimse", ""],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert words in run.stderr
+        assert "Traceback" not in run.stderr
+
+
+def test_events_end_with_the_token(running_server: RunningServer) -> None:
+    token = running_server.command("token", "create", "--name", "listener").strip().splitlines()[-1]
+    headers = {"Authorization": f"Bearer {token}", "Last-Event-ID": "9" * 30}
+    with httpx.stream("GET", f"{running_server.http}/api/events", headers=headers, timeout=10) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:")
+        running_server.command("token", "revoke", "--name", "listener")
+        for _ in lines:
+            pass  # ends, where a read would time out

@@ -7,6 +7,7 @@ instances in one body do complete ones become visible before its end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from dicomweb.media_types import (
 )  # fmt: skip
 from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
 from dicomweb.store_results import Failure, failure, file, response_module, status_of
+from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.dicom.json_model import dumps
 from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
@@ -34,6 +36,8 @@ from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.ingest import Prepared, Receiving, Stored
+
+log = logging.getLogger("m3dicom.dicomweb")
 
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 BATCH_BYTES = 1 << 20
@@ -64,6 +68,10 @@ async def store(call: Call) -> Answer:
             results = await _objects(call, Intake(call.archive, principal, study), parser)
     if not results:
         raise InvalidInput("the body holds no instance")
+    for each in results:
+        if isinstance(each, Failure):
+            uid = each.sop_instance_uid if uids.is_valid(each.sop_instance_uid) else "an instance without a valid UID"
+            log.warning("STOW-RS of %s by %r refused: %s", uid, principal.name, each.error.reason)
     body = response_module(results, root)
     if offer.media_type == DICOM_XML:
         return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])

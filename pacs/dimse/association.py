@@ -111,6 +111,8 @@ class Association(threading.Thread):
         except _Released:
             last = RELEASE_RESPONSE
         except _Refused as refused:
+            calling, called = self._request.calling_ae_title, self._request.called_ae_title
+            log.warning("association %r to %r from %s rejected: %s", calling, called, self.address, refused)
             last = encode_reject(refused.rejection)
         except ProtocolError as error:
             log.warning("association aborted: %s", error, extra={"address": self.address})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from pacs.errors import InvalidUID
 if TYPE_CHECKING:
     from pacs.ingest import Receiving
 
+log = logging.getLogger(__name__)
+
 DISCARD_LIMIT = 256 << 20
 """How much of a data set is still read after it was refused; a peer that sends more is cut off."""
 
@@ -26,6 +29,7 @@ class StoreOperation:
 
     def __init__(self, peer: Peer, context: Context, command: Command) -> None:
         self._peer = peer
+        self._sop_instance_uid = command.sop_instance_uid
         self._receiving: Receiving | None = None
         self._discarded = 0
         self._failure = self._refusal(context, command)
@@ -60,6 +64,10 @@ class StoreOperation:
             except Exception as error:
                 self._failure = status.failure(error)
                 receiving.abort()
+        if self._failure is not None:
+            uid = self._sop_instance_uid if uids.is_valid(self._sop_instance_uid) else "an instance without a valid UID"
+            source, why = self._peer.calling_ae_title, self._failure.comment
+            log.warning("C-STORE of %s from %r refused: %04XH %s", uid, source, self._failure.status, why)
         yield self._failure or Response(status.SUCCESS)
 
     def abort(self) -> None:

@@ -93,7 +93,7 @@ def test_echo_and_release(door: Door) -> None:
         assert [assoc.echo() for _ in range(3)] == [0, 0, 0]
 
 
-def test_titles(door: Door) -> None:
+def test_titles(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     acceptor = door(aes=(AE("FRIEND"), AE("ELSEWHERE", host="192.0.2.1")))
     with Association(acceptor.address, calling="FRIEND") as assoc:
         assert assoc.echo() == 0
@@ -107,6 +107,7 @@ def test_titles(door: Door) -> None:
         with pytest.raises(Rejected) as caught:
             Association(acceptor.address, **request)
         assert caught.value.args == why
+    assert "'STRANGER' to 'M3DICOM' from 127.0.0.1 rejected: CALLING_AE_TITLE" in caplog.text
 
 
 def test_refused_contexts_leave_the_others(door: Door) -> None:

@@ -110,7 +110,7 @@ def test_the_same_again_is_success_and_other_content_is_not(door: Door, archive:
     assert kept(archive, ds) == data
 
 
-def test_statuses_and_the_association_goes_on(door: Door, archive: Archive) -> None:
+def test_statuses_and_the_association_goes_on(door: Door, archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
     ds = dicom_data.image(1)
     data = dicom_data.dataset_bytes(ds)
     with Association(door().address, contexts=CONTEXTS) as assoc:
@@ -123,6 +123,10 @@ def test_statuses_and_the_association_goes_on(door: Door, archive: Archive) -> N
         assert assoc.store(CT, "", data)[0x0900] == 0x0117
         assert assoc.echo() == 0
         assert not list(archive.store.keys())
+        assert f"C-STORE of {ds.SOPInstanceUID} from 'TESTER' refused: C000H" in caplog.text
+        assert "C-STORE of an instance without a valid UID" in caplog.text
+        assert "passwd" not in caplog.text
+        assert str(ds.PatientName) not in caplog.text
         assert assoc.store(CT, ds.SOPInstanceUID, data)[0x0900] == 0
 
 

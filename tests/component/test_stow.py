@@ -100,12 +100,14 @@ def test_another_study_than_addressed(web: Web) -> None:
     assert web.get(study_of(other) + "/metadata").status_code == 404
 
 
-def test_the_same_again_and_other_content(web: Web) -> None:
+def test_the_same_again_and_other_content(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     assert web.store(fresh(5)).status_code == 200
     before = web.get(study_of(fresh(5)) + "/metadata").content
     assert web.store(fresh(5)).status_code == 200
     other = web.store(fresh(5, PatientComments="changed"), fresh(6))
     assert (other.status_code, reasons(other)) == (202, [0x0111])
+    assert f"STOW-RS of {fresh(5).SOPInstanceUID} by " in caplog.text
+    assert "changed" not in caplog.text
     assert web.store(fresh(5, PatientComments="changed")).status_code == 409
     assert web.get(study_of(fresh(5)) + "/metadata").content == before
     assert len(web.get(study_of(fresh(5)) + "/instances").json()) == 1

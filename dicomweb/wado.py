@@ -136,7 +136,7 @@ async def metadata(call: Call) -> Answer:
         locations = locate(call)
         tag = entity_tag(root, offer, locations)
         headers = [("ETag", tag)]
-        if tag in [each.strip() for each in call.headers.get("if-none-match", "").split(",")]:
+        if matches(call.headers.get("if-none-match", ""), tag):
             return Answer(304, headers=headers)
         documents = [
             raw.replace(HERE, address(root, location).encode("ascii"))
@@ -148,6 +148,12 @@ async def metadata(call: Call) -> Answer:
         return call.text(b"[" + b",".join(documents) + b"]", DICOM_JSON, headers)
 
     return await call.io(answer)
+
+
+def matches(header: str, tag: str) -> bool:
+    """Whether an If-None-Match header names `tag`, by weak comparison, or any (RFC 9110 13.1.2)."""
+    named = [each.strip().removeprefix("W/") for each in header.split(",")]
+    return "*" in named or tag.removeprefix("W/") in named
 
 
 def entity_tag(root: str, offer: Offer, locations: Sequence[InstanceLocation]) -> str:

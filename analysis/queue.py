@@ -13,7 +13,7 @@ import logging
 import queue
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pacs.auth import SYSTEM
@@ -316,9 +316,19 @@ class _ArqBell:
 class Dispatcher:
     """Announces what waits, reaps leases that ran out, takes back what was cancelled. Idempotent: any process may."""
 
-    def __init__(self, archive: Archive, port: Queue, *, again_after_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        port: Queue,
+        *,
+        again_after_s: float = 10.0,
+        known: Collection[str] | None = None,
+    ) -> None:
+        """`known` names every plug-in there is: a Workitem for another one is cancelled with that reason. None = other
+        processes may know more than this one."""
         self._archive = archive
         self._queue = port
+        self._known = known
         self._again_after_s = again_after_s
         self._seq = archive.changes.last()
 
@@ -327,7 +337,10 @@ class Dispatcher:
         worklist = self._archive.worklist
         worklist.reap(now)
         for offer in worklist.due_offers(now, self._again_after_s):
-            self._queue.offer(offer)
+            if self._known is not None and offer.plugin not in self._known:
+                worklist.request_cancel(offer.uid, f"no plug-in named {offer.plugin} is installed here", SYSTEM)
+            else:
+                self._queue.offer(offer)
         news = self._archive.changes.after(self._seq, 500)
         if not news:
             return

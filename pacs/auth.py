@@ -105,7 +105,7 @@ class Auth:
         """
         now = self._clock()
 
-        def redeem(conn: Connection) -> tuple[str, frozenset[Right], str]:
+        def redeem(conn: Connection) -> tuple[str, frozenset[Right], str, float]:
             row = conn.execute(self._valid(secret, now).where(credential.c.kind.in_(("link", "token")))).first()
             if row is None:
                 raise Unauthenticated("the login link or token is unknown, used or expired")
@@ -117,11 +117,13 @@ class Auth:
                 )
                 if taken.rowcount != 1:
                     raise Unauthenticated("the login link is unknown, used or expired")
-            return row.name, _rights(row.rights), row.scope
+            ends = row.expires_at if row.kind == "token" else None  # a session never outlives its token
+            lasts_s = lifetime_s if ends is None else min(lifetime_s, ends - now)
+            return row.name, _rights(row.rights), row.scope, lasts_s
 
-        name, rights, scope = self._index.transact(redeem)
+        name, rights, scope, lasts_s = self._index.transact(redeem)
         session = secrets.token_urlsafe(32)
-        self._insert("session", name, session, rights, scope, lifetime_s)
+        self._insert("session", name, session, rights, scope, lasts_s)
         return session
 
     def authenticate(self, secret: str, kind: str = "token") -> Principal:

@@ -78,10 +78,11 @@ def _value(name: str, kind: str, raw: Any) -> Any:
         match kind:
             case "Path":
                 return Path(str(raw)).expanduser()
-            case "int" if not isinstance(raw, bool):
-                return int(raw)
-            case "float" if not isinstance(raw, bool):
-                return float(raw)
+            case "int" | "float" if not isinstance(raw, bool):
+                number = int(raw) if kind == "int" else float(raw)
+                if not 0 <= number < float("inf"):
+                    raise ValueError(f"{raw!r} must not be negative or without end")
+                return number
             case "str" if isinstance(raw, str):
                 return raw
             case "bool" if isinstance(raw, bool) or str(raw).lower() in ("true", "false", "1", "0"):

@@ -102,6 +102,7 @@ def _welcome(running: Running, settings: Settings) -> None:
     site = running.dicomweb.removesuffix("/dicom-web")
     command = f"{os.path.relpath(sys.argv[0])}" if os.path.isfile(sys.argv[0]) else "m3dicom"
     data = f"--data {settings.data}"
+    send = f"dcmsend -aec {running.aet} {host.strip('[]')} {port} +sd +r FOLDER" if running.dimse else "(no DIMSE door)"
     print(
         f"""
 m3DICOM is running.
@@ -112,7 +113,7 @@ m3DICOM is running.
   DIMSE      {running.aet} at {running.dimse or "(no DIMSE door)"}
 
 Try:
-  dcmsend -aec {running.aet} {host.strip("[]")} {port} +sd +r FOLDER
+  {send}
   curl -H "Authorization: Bearer $({command} token create {data} --name me | tail -n 1)" {running.dicomweb}/studies
   {command} demo {data}     # synthetic studies, if you have no data at hand
 
@@ -138,6 +139,8 @@ def _token_create(chosen: argparse.Namespace) -> int:
         rights = frozenset(Right(word) for word in chosen.rights.split(",")) if chosen.rights else CLINICAL_RIGHTS
     except ValueError as error:
         raise InvalidInput(f"unknown right: {error}") from error
+    if not chosen.name.strip() or (chosen.days is not None and not chosen.days > 0):
+        raise InvalidInput("a token needs a name, and more than 0 days where days are given")
     with beside.credentials(_settings(chosen)) as auth:
         secret = auth.create_token(chosen.name, rights, lifetime_s=chosen.days and chosen.days * 86400)
     print(f"Token for {chosen.name}; it is shown this once:", file=sys.stderr)

@@ -79,7 +79,8 @@ class Parts:
         self.plugin_ids = plugins or self.registry.ids
         self._trigger = Trigger(archive, self.registry)
         self._queue = open_queue(settings.queue, archive.events)
-        self._dispatcher = Dispatcher(archive, self._queue)
+        known = self.registry.ids if settings.queue == "local" else None  # on Redis, workers elsewhere may know others
+        self._dispatcher = Dispatcher(archive, self._queue, known=known)
         self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
         self._worker.start()
 

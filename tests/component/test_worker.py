@@ -376,6 +376,16 @@ def test_a_lost_lease_files_nothing_and_the_next_worker_does(archive: Archive, r
     assert [c.kind for c in archive.changes.after(0, 1000)].count("result") == 2
 
 
+def test_a_task_for_a_plug_in_that_is_not_there_ends_with_that_reason(archive: Archive, registry: Registry) -> None:
+    store(archive, dicom_data.series(3))
+    uid = ask(archive, "nope")
+    queue = LocalQueue(archive.events)
+    Dispatcher(archive, queue).step(time.time())  # another process may know it
+    assert state(archive, uid) == "SCHEDULED"
+    Dispatcher(archive, queue, known=registry.ids, again_after_s=0).step(time.time() + 1)
+    assert ended(archive, uid) == ("CANCELED", "no plug-in named nope is installed here")
+
+
 def test_warm_processes_are_used_again_and_leave_nothing_behind(archive: Archive, registry: Registry) -> None:
     store(archive, dicom_data.series(3))
     runner = Runner(archive, registry)

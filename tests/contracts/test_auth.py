@@ -97,6 +97,15 @@ def test_a_login_link_opens_one_session(auth: Auth, clock: Clock) -> None:
         auth.authenticate(session, "session")
 
 
+def test_a_session_does_not_outlive_its_token(auth: Auth, clock: Clock) -> None:
+    session = auth.open_session(auth.create_token("guest", lifetime_s=10), 3600)
+    clock.now += 9
+    assert auth.authenticate(session, "session").name == "guest"
+    clock.now += 2
+    with pytest.raises(Unauthenticated):
+        auth.authenticate(session, "session")
+
+
 def test_ae_titles(index: Index) -> None:
     open_house = Auth(index)
     assert open_house.ae("ANY", "M3DICOM", "127.0.0.1") == Principal("ANY", "ae", CLINICAL_RIGHTS)

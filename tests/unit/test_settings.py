@@ -26,6 +26,8 @@ def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
     [
         ({"M3DICOM_STABEL_AFTER_S": "1"}, "unknown setting 'stabel_after_s'"),
         ({"M3DICOM_WORKERS": "many"}, "setting workers"),
+        ({"M3DICOM_STABLE_AFTER_S": "-1"}, "setting stable_after_s"),
+        ({"M3DICOM_LEASE_S": "nan"}, "setting lease_s"),
         ({"M3DICOM_AET": "A TITLE OF SEVENTEEN"}, "setting aet"),
         ({"M3DICOM_BEHIND_TLS_PROXY": "maybe"}, "setting behind_tls_proxy"),
     ],

@@ -22,12 +22,16 @@ const NO_PIXELS = new Set([
   'STAIN',
 ]);
 
-/** What a series holds, from its Modality and the SOP Class of an instance. */
-export function kindOf(modality: string, sopClass: string): Kind {
+/**
+ * What a series holds, from its Modality, the SOP Class of an instance and its Series Number.
+ *
+ * A digitised film is a Secondary Capture too: marked copies of ours are told from it by their Series Number, 9000 up.
+ */
+export function kindOf(modality: string, sopClass: string, seriesNumber: number): Kind {
   if (/\.88\.(?!59$)/.test(sopClass) || modality === 'SR') return 'report';
   if (/\.104\.[345]$/.test(sopClass) || modality === 'M3D') return 'model';
   if (modality === 'SEG') return 'segmentation';
-  if (CAPTURE.test(sopClass)) return 'capture';
+  if (CAPTURE.test(sopClass)) return seriesNumber >= 9000 ? 'capture' : 'images';
   return NO_PIXELS.has(modality) ? 'other' : 'images';
 }
 

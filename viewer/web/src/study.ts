@@ -250,7 +250,7 @@ class StudyPage implements Page {
         const count = number(ds, '00201209');
         if (before && (count === undefined || count === before.instances.length)) return before;
         const instances = await findInstances(this.uid, uid);
-        const kind = kindOf(text(ds, '00080060'), text(instances[0], '00080016'));
+        const kind = kindOf(text(ds, '00080060'), text(instances[0], '00080016'), number(ds, '00200011') ?? 0);
         const series: Series = { uid, ds, kind, instances, card: el('button') };
         series.card = this.card(series);
         return series;

@@ -129,6 +129,7 @@ class Child:
             for message in self._messages():
                 if "ready" in message:
                     self.backend = str(message["ready"])
+                    log.info("plug-in %s computes with %s", self.target, self.backend)
                     return
                 raise self._internal_error(message["failed"])
         raise TaskFailed("The analysis process did not start.")

@@ -146,14 +146,16 @@ def all_workitems(archive: Archive) -> list[dict[str, Any]]:
 
 
 def test_a_study_that_arrives_is_analysed_and_its_results_are_filed(
-    archive: Archive, registry: Registry, worker: Worker
+    archive: Archive, registry: Registry, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     store(archive, dicom_data.series(4))
     assert settle(archive, registry) == 1
     [made] = all_workitems(archive)
     uid = ups.value(made, ups.SOP_INSTANCE_UID)
     assert ups.value(made, ups.LABEL) == "Count: Series 1: Synthetic series (4 images)"
     assert ended(archive, uid) == ("COMPLETED", "")
+    assert "computes with numpy" in caplog.text
     seg, sr = results(archive, uid)
     assert (seg.Modality, sr.Modality) == ("SEG", "SR")
     expected = sum(((np.arange(192) * 7 + z) % 4096 - 1024 > 300).sum() for z in range(4))

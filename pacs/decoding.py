@@ -130,9 +130,11 @@ class DecodingPool:
             self._closed.set()
         for child in self._children:
             child.kill()
-        for _ in self._children:
-            # Whoever still holds one gives it back now that its process is gone; none can start another.
-            self._idle.get(timeout=_START_S).stop()
+        # Whoever still holds one gives it back now that its process is gone; none can start another.
+        held = [self._idle.get(timeout=_START_S) for _ in self._children]
+        for child in held:
+            child.stop()
+            self._idle.put(child)  # for those who wait for one: they see that it is too late
 
 
 class _Child:
@@ -212,6 +214,10 @@ class _Child:
         if process is not None:
             with contextlib.suppress(ValueError):  # closed by its own thread in between
                 process.kill()
+        channel = self._socket
+        if channel is not None:
+            with contextlib.suppress(OSError):  # wakes whoever waits for an answer, whatever became of the process
+                channel.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
         """End the process and let go of everything that belongs to it."""
@@ -240,6 +246,9 @@ class _Child:
         self._process, self._done = process, 0
         self._socket = socket.socket(fileno=os.dup(ours.fileno()))
         ours.close()
+        if self._ended:  # `kill` came while the process was being made, and did not see it
+            self.stop()
+            raise Unavailable("decoders are closed")
         try:
             _, answer = self._receive(time.monotonic() + _START_S)
         except (OSError, EOFError):

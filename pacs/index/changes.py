@@ -97,8 +97,6 @@ class Changes:
         with self._index.read() as conn:
             return int(conn.execute(select(func.coalesce(func.max(schema.change.c.seq), 0))).scalar_one())
 
-    latest = last
-
     def cursor(self, name: str) -> int:
         """Where the reader `name` stands; 0 for one that never advanced."""
         with self._index.read() as conn:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -121,7 +123,7 @@ def _open_sqlite(url: URL) -> Index:
         def _connected(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # transactions are begun by us, below
             for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "temp_store=MEMORY", *pragmas):
-                connection.execute(f"PRAGMA {pragma}").close()
+                _execute_patiently(connection, f"PRAGMA {pragma}")
 
         @event.listens_for(made, "begin")
         def _begun(conn: Connection) -> None:
@@ -136,6 +138,25 @@ def _open_sqlite(url: URL) -> Index:
     fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
     reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
     return Index(reading, GroupCommit(writing), (reading, writing))
+
+
+def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Run a statement, tried again while the database is locked, for as long as the busy timeout.
+
+    A change of the journal mode needs the file for itself and does not ask the busy handler: of several processes that
+    open a new database at once, one makes the change and the others have to come again.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute(statement).close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311  jitter needs no secrecy
 
 
 def _open_postgresql(url: URL) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -151,9 +152,20 @@ def test_a_newer_schema_is_refused(index_url: str) -> None:
 
 def test_several_processes_may_open_an_empty_database_at_once(index_url: str) -> None:
     opened: list[Index] = []
-    assert together(4, lambda _: opened.append(open_index(index_url))) == []
+    assert together(8, lambda _: opened.append(open_index(index_url))) == []
     for index in opened:
         index.close()
+
+
+def test_a_database_that_another_process_holds_is_waited_for_when_opened(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)  # not yet in WAL mode
+    holder.execute("BEGIN EXCLUSIVE")
+    letting_go = threading.Timer(0.5, lambda: holder.execute("COMMIT"))
+    letting_go.start()
+    open_index(f"sqlite:///{path}").close()
+    letting_go.join()
+    holder.close()
 
 
 def test_other_databases_are_refused_in_words(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from pacs import settings as settings_module
 from pacs.errors import ArchiveError
+from pacs.server import commands
+from pacs.server.commands import common
 
 if TYPE_CHECKING:
     from pacs.server.processes import Running
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = verbs.add_parser("serve", help="start the server: HTTP, DIMSE, scheduler and worker")
-    _common(serve)
+    common(serve)
     serve.add_argument("--http", metavar="HOST:PORT", help="HTTP door; port 0 = any free one")
     serve.add_argument("--dimse", metavar="HOST:PORT", help="DIMSE door; port 0 = any free one")
     serve.add_argument("--aet", metavar="TITLE", help="our AE title")
@@ -45,44 +47,40 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     worker = verbs.add_parser("worker", help="run analysis tasks only, beside servers on the same index and store")
-    _common(worker)
+    common(worker)
     worker.add_argument("--plugins", metavar="ID,ID", default="", help="only these plug-ins; default: all installed")
     worker.add_argument("--device", choices=("auto", "cpu", "gpu"), help="where arrays are computed")
     worker.set_defaults(run=_worker)
 
     token = verbs.add_parser("token", help="bearer tokens for programs").add_subparsers(required=True, metavar="VERB")
     create = token.add_parser("create", help="print a new token, as the last line")
-    _common(create)
+    common(create)
     create.add_argument("--name", required=True, help="whose it is; recorded with all that is done with it")
     create.add_argument("--rights", default="", metavar="R,R", help="query,read,store,delete,process,admin")
     create.add_argument("--days", type=float, help="expires after so many days; default: never")
     create.set_defaults(run=_token_create)
     revoke = token.add_parser("revoke", help="end every token and session of a name")
-    _common(revoke)
+    common(revoke)
     revoke.add_argument("--name", required=True)
     revoke.set_defaults(run=_token_revoke)
     listing = token.add_parser("list", help="the tokens that are good")
-    _common(listing)
+    common(listing)
     listing.set_defaults(run=_token_list)
 
     link = verbs.add_parser("login-link", help="print a new one-time login link for the viewer")
-    _common(link)
+    common(link)
     link.set_defaults(run=_login_link)
 
     demo = verbs.add_parser("demo", help="make synthetic studies and send them to the running server")
-    _common(demo)
+    common(demo)
     demo.add_argument(
         "--dimse", metavar="HOST:PORT", help="the server's DIMSE door; default: the one running on --data"
     )
     demo.add_argument("--aet", metavar="TITLE", help="the server's AE title")
     demo.add_argument("--small", action="store_true", help="smaller studies, for tests and slow machines")
     demo.set_defaults(run=_demo)
+    commands.add_all(verbs)
     return parser
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="DIR", type=Path, help="folder for objects, index and spool")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML (docs/settings.md)")
 
 
 def _settings(chosen: argparse.Namespace, *names: str) -> Settings:

@@ -23,12 +23,18 @@ def _setting(default: Any, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class AE:
-    """A DICOM application entity that may talk to us: its title and, where given, its address and rights."""
+    """A DICOM application entity that talks to us or is talked to: its title and, where given, all that binds it."""
 
     title: str
-    host: str = ""
-    port: int = 0
-    rights: tuple[str, ...] = ("query", "read", "store", "process")
+    host: str = _setting("", "where it listens; unless `addresses` are given, also where it calls from")
+    port: int = _setting(0, "where it listens; 0 = it is never called")
+    rights: tuple[str, ...] = _setting(
+        ("query", "read", "store", "process"), "services it may use: query, read, store, process, delete, admin"
+    )
+    addresses: tuple[str, ...] = _setting((), 'where it may call from: names, addresses, networks like "10.1.0.0/16"')
+    tls: bool = _setting(False, "called with TLS, and answered on the TLS door only")
+    certificate: str = _setting("", "SHA-256 fingerprint of its TLS certificate, as `openssl x509 -fingerprint` has it")
+    other_content: str = _setting("", 'other content under a known UID: "refuse", "quarantine", "replace"')
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class Settings:
     data: Path = _setting(Path("data"), "Folder for everything kept locally: objects, index, spool.")
     http: str = _setting("127.0.0.1:8080", "HTTP door as HOST:PORT; port 0 takes any free one.")
     dimse: str = _setting("127.0.0.1:11112", "DIMSE door as HOST:PORT; port 0 takes any free one; empty = none.")
+    dimse_tls: str = _setting("", "DIMSE door with TLS as HOST:PORT (2762 is the registered one); empty = none.")
+    tls_certificate: str = _setting("", "PEM file of our TLS certificate and its chain, for both directions of DIMSE.")
+    tls_key: str = _setting("", "PEM file of the certificate's private key, without a passphrase.")
+    tls_ca: str = _setting("", "PEM file of the authorities whose certificates peers may show; empty = the system's.")
+    tls_clients: str = _setting("required", 'Certificates of callers on the TLS door: "required" or "optional".')
     aet: str = _setting("M3DICOM", "Our application entity title, at most 16 characters.")
     aes: tuple[AE, ...] = _setting((), "Known AEs; once any is given, all others are refused. TOML: [[aes]] tables.")
     behind_tls_proxy: bool = _setting(False, "A TLS proxy stands in front of the HTTP door, which may then be open.")
@@ -89,10 +100,31 @@ def _value(name: str, kind: str, raw: Any) -> Any:
                 return str(raw).lower() in ("true", "1")
             case "tuple[AE, ...]":
                 entries = tomllib.loads(f"aes = {raw}")["aes"] if isinstance(raw, str) else raw
-                return tuple(AE(**{**entry, "rights": tuple(entry.get("rights", AE.rights))}) for entry in entries)
+                return tuple(_ae(entry) for entry in entries)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"setting {name}: {error}") from error
     raise InvalidInput(f"setting {name}: {raw!r} is no {kind}")
+
+
+def _ae(entry: Mapping[str, Any]) -> AE:
+    """One [[aes]] table. Raises TypeError for a key nobody knows and ValueError for a value of the wrong type."""
+    known = {f.name: str(f.type) for f in fields(AE)}
+    for name, raw in entry.items():
+        match known.get(name, ""), raw:
+            case ("str", str()) | ("bool", bool()):
+                pass
+            case ("int", int()) if not isinstance(raw, bool) and 0 <= raw < 65536:
+                pass
+            case (kind, list() | tuple()) if kind.startswith("tuple") and all(isinstance(each, str) for each in raw):
+                pass
+            case ("", _):
+                raise TypeError(f"unknown key {name!r}; known are {', '.join(known)}")
+            case (kind, _):
+                raise ValueError(f"{name}: {raw!r} is no {kind}")
+    if "title" not in entry:
+        raise TypeError("an AE without a title")
+    values: dict[str, Any] = {name: tuple(raw) if isinstance(raw, list) else raw for name, raw in entry.items()}
+    return AE(**values)
 
 
 def load(

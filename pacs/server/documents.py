@@ -39,12 +39,19 @@ def settings_page() -> str:
         "```toml",
         "[[aes]]",
         'title = "MODALITY1"',
-        'host = "10.1.2.3"                     # optional: the title is then bound to this address',
-        "port = 104                            # optional: where it listens",
-        f"rights = {list(AE.rights)!r}".replace("'", '"'),
+        'host = "10.1.2.3"',
+        "port = 104",
+        'rights = ["query", "store"]',
         "```",
         "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+        "| `title` | | its application entity title |",
     ]
+    for key in fields(AE)[1:]:
+        shown = ", ".join(key.default) if isinstance(key.default, tuple) else str(key.default)
+        lines.append(f"| `{key.name}` | `{shown or '(empty)'}` | {key.metadata['doc']} |")
+    lines.append("")
     return "\n".join(lines)
 
 

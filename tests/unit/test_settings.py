@@ -40,10 +40,26 @@ def test_refusals_name_the_culprit(environment: dict[str, str], words: str) -> N
 def test_aes_from_toml_and_from_a_variable(tmp_path: Path) -> None:
     toml = tmp_path / "m3dicom.toml"
     toml.write_text('[[aes]]\ntitle = "CT1"\nhost = "127.0.0.1"\nport = 104\nrights = ["store"]\n')
-    expected = (AE("CT1", "127.0.0.1", 104, ("store",)),)
+    expected = (AE("CT1", "127.0.0.1", 104, rights=("store",)),)
     assert load(toml).aes == expected
     inline = '[{title = "CT1", host = "127.0.0.1", port = 104, rights = ["store"]}]'
     assert load(None, {"M3DICOM_AES": inline}).aes == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{title = "CT1", prot = 104}', "unknown key 'prot'"),
+        ('{title = "CT1", port = "104"}', "port: '104' is no int"),
+        ('{title = "CT1", port = 70000}', "port: 70000"),
+        ('{title = "CT1", rights = "store"}', "rights: 'store'"),
+        ('{title = "CT1", tls = 1}', "tls: 1 is no bool"),
+        ('{host = "127.0.0.1"}', "without a title"),
+    ],
+)
+def test_an_ae_that_is_mistyped_is_refused_in_words(entry: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        load(None, {"M3DICOM_AES": f"[{entry}]"})
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@
     ├── TooLarge
     ├── OutOfResources               no space left
     ├── Unavailable                  a store, index or queue cannot be reached
+    │   └── PeerUnreachable          another system does not answer, or no longer
+    ├── PeerRefused                  another system answers, and says no
+    ├── PeerFailed                   another system breaks the protocol or fails
     ├── Undecodable                  pixel data that no decoder here can read
     └── Corrupt                      stored bytes no longer match their digest
 
@@ -106,6 +109,18 @@ class OutOfResources(ArchiveError):
 
 class Unavailable(ArchiveError):
     """A part that is needed cannot be reached now; asking again later may work."""
+
+
+class PeerUnreachable(Unavailable):
+    """Another system cannot be connected to, does not answer in time, or the connection broke."""
+
+
+class PeerRefused(ArchiveError):
+    """Another system answers and says no: to the connection, to what was proposed on it, or to the request."""
+
+
+class PeerFailed(ArchiveError):
+    """Another system aborted, broke the protocol or reported a failure of its own."""
 
 
 class Undecodable(ArchiveError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pacs.dimse.upper_layer import AbortReason, AbortSource, PDUType, ProtocolError
@@ -36,11 +36,19 @@ class Tag(IntEnum):
     ERROR_ID = 0x0903
     AFFECTED_SOP_INSTANCE_UID = 0x1000
     REQUESTED_SOP_INSTANCE_UID = 0x1001
+    EVENT_TYPE_ID = 0x1002
+    ATTRIBUTE_IDENTIFIER_LIST = 0x1005
+    ACTION_TYPE_ID = 0x1008
+    REMAINING_SUB_OPERATIONS = 0x1020
+    COMPLETED_SUB_OPERATIONS = 0x1021
+    FAILED_SUB_OPERATIONS = 0x1022
+    WARNING_SUB_OPERATIONS = 0x1023
     MOVE_ORIGINATOR_AE_TITLE = 0x1030
     MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
 
 
 _UID_TAGS = frozenset({0x0002, 0x0003, 0x1000, 0x1001})
+_AE_TAGS = frozenset({0x0600, 0x1030})
 _US_TAGS = frozenset(
     {0x0100, 0x0110, 0x0120, 0x0700, 0x0800, 0x0900, 0x0903, 0x1002, 0x1008, 0x1031, *range(0x1020, 0x1024)}
 )
@@ -68,7 +76,10 @@ RESPONSE = 0x8000
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command set as received; an absent or mistyped number is None, an absent or mistyped text empty."""
+    """A command set as received; an absent or mistyped number is None, an absent or mistyped text empty.
+
+    `numbers` and `texts` hold every element that could be read, for those that only one service has.
+    """
 
     field: int
     message_id: int | None
@@ -79,6 +90,8 @@ class Command:
     status: int | None
     comment: str
     mistyped: tuple[int, ...]
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    texts: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +132,17 @@ def decode_command(raw: bytes | bytearray | memoryview) -> Command:
                 texts[element] = text.decode("ascii")
             else:
                 mistyped.append(element)
-    field, message_id = numbers.get(Tag.COMMAND_FIELD), numbers.get(Tag.MESSAGE_ID)
-    if field is None:
+        elif element in _AE_TAGS:
+            texts[element] = value.decode("latin-1").strip(" \0")[:16]
+    command_field, message_id = numbers.get(Tag.COMMAND_FIELD), numbers.get(Tag.MESSAGE_ID)
+    if command_field is None:
         raise _unusable("command set without Command Field")
     responded_to = numbers.get(Tag.MESSAGE_ID_BEING_RESPONDED_TO)
-    if (responded_to if field & RESPONSE or field == CommandField.C_CANCEL else message_id) is None:
+    about_another = command_field & RESPONSE or command_field == CommandField.C_CANCEL
+    if (responded_to if about_another else message_id) is None:
         raise _unusable("command set without Message ID")
     return Command(
-        field,
+        command_field,
         message_id,
         responded_to,
         numbers.get(Tag.DATASET_TYPE, NO_DATASET) != NO_DATASET,
@@ -135,6 +151,8 @@ def decode_command(raw: bytes | bytearray | memoryview) -> Command:
         numbers.get(Tag.STATUS),
         texts.get(Tag.ERROR_COMMENT, ""),
         tuple(mistyped),
+        numbers,
+        texts,
     )
 
 

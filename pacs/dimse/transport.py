@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 TICK_S = 1.0
@@ -18,6 +19,7 @@ SMALL_BUFFER = 16 << 10
 LARGE_BUFFER = 256 << 10  # fits the second-level cache, and holds what loopback and 10 GbE deliver at a time
 
 SEND_STALL_S = 20.0
+MAX_PARTS = 1000  # what the kernel takes in one call (IOV_MAX is 1024)
 MIN_BYTES_PER_S = 10_000
 RATE_WINDOW_S = 30.0
 
@@ -101,6 +103,33 @@ class Transport:
             rest = rest[sent:]
             if rest:
                 deadline = time.monotonic() + SEND_STALL_S
+
+    def send_all(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Every part in order, none of them copied or joined. Raises Stalled and Disconnected as `send` does."""
+        if isinstance(self._sock, ssl.SSLSocket):  # which encrypts piece by piece anyway
+            self.send(b"".join(parts))
+            return
+        first, rest = 0, memoryview(b"")  # `rest` is what is left of the part before `first`
+        deadline = time.monotonic() + SEND_STALL_S
+        while rest or first < len(parts):
+            batch = [rest, *parts[first : first + MAX_PARTS]] if rest else parts[first : first + MAX_PARTS]
+            try:
+                sent = self._sock.sendmsg(batch)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise Stalled from None
+                continue
+            except OSError as error:
+                raise Disconnected from error
+            deadline = time.monotonic() + SEND_STALL_S
+            if rest:
+                taken = min(sent, len(rest))
+                rest, sent = rest[taken:], sent - taken
+            while first < len(parts) and sent >= len(parts[first]) and not rest:
+                sent -= len(parts[first])
+                first += 1
+            if sent:
+                rest, first = memoryview(parts[first])[sent:], first + 1
 
     def linger(self, seconds: float, *, sending: bool) -> None:
         """Wait for the peer to close, reading and forgetting what it still sends; close at the latest after `seconds`.

@@ -96,12 +96,16 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a service answers: a status, whatever says more about it, and an encoded data set where there is one."""
+    """What a service answers: a status, whatever says more about it, and an encoded data set where there is one.
+
+    `fields` are further elements of the command set, such as the counts of sub-operations.
+    """
 
     status: int
     comment: str = ""
     offending: tuple[int, ...] = ()
     dataset: bytes | None = None
+    fields: Mapping[int, int | str | bytes] = field(default_factory=dict)
 
 
 def decode_command(raw: bytes | bytearray | memoryview) -> Command:
@@ -189,6 +193,7 @@ def response_command(request: Command, response: Response) -> bytes:
         fields[Tag.OFFENDING_ELEMENT] = struct.pack(f"<{2 * len(response.offending)}H", *pairs)
     if response.comment:
         fields[Tag.ERROR_COMMENT] = response.comment
+    fields.update(response.fields)
     return encode_command(fields)
 
 

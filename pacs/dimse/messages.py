@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from enum import IntEnum
 
 from pacs.dimse.upper_layer import AbortReason, AbortSource, PDUType, ProtocolError
@@ -90,8 +91,8 @@ class Command:
     status: int | None
     comment: str
     mistyped: tuple[int, ...]
-    numbers: Mapping[int, int] = field(default_factory=dict)
-    texts: Mapping[int, str] = field(default_factory=dict)
+    numbers: Mapping[int, int] = attribute(default_factory=dict)
+    texts: Mapping[int, str] = attribute(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Response:
     comment: str = ""
     offending: tuple[int, ...] = ()
     dataset: bytes | None = None
-    fields: Mapping[int, int | str | bytes] = field(default_factory=dict)
+    fields: Mapping[int, int | str | bytes] = attribute(default_factory=dict)
 
 
 def decode_command(raw: bytes | bytearray | memoryview) -> Command:

@@ -23,6 +23,7 @@ from pacs.dicom.sop_classes import STORAGE_SOP_CLASSES
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dimse.association import ARTIM_S, Association
 from pacs.dimse.negotiation import Policy, is_verification_only
+from pacs.dimse.services import SERVICES
 from pacs.dimse.states import Action, State, on_pdu
 from pacs.dimse.transport import Transport
 from pacs.dimse.upper_layer import (
@@ -289,5 +290,7 @@ def serve(archive: Archive, *, host: str, port: int, ae_title: str, unknown_stor
     """
     family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)  # with SO_REUSEADDR
-    policy = Policy(ae_title.strip(), STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage)
+    policy = Policy(
+        ae_title.strip(), STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=unknown_storage, services=SERVICES
+    )
     return Acceptor(archive, listener, policy)

@@ -5,27 +5,32 @@ from __future__ import annotations
 import logging
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pacs.dimse import negotiation, status
-from pacs.dimse.find_scp import FindOperation
+from pacs.dimse.link import Piece, message_parts
 from pacs.dimse.messages import (
     MAX_COMMAND_LENGTH,
+    MAX_SENT_LENGTH,
+    NO_DATASET,
     RESPONSE,
     Command,
     CommandField,
-    Response,
+    Tag,
     decode_command,
+    encode_command,
     response_command,
     to_pdus,
 )
-from pacs.dimse.negotiation import FIND_CLASSES, VERIFICATION, Context, Negotiated, Policy
-from pacs.dimse.services import Answer, Operation, Peer
+from pacs.dimse.negotiation import Context, Negotiated, Policy
+from pacs.dimse.operation import Fields, Operation, Peer, Request
+from pacs.dimse.outgoing import Outgoing
+from pacs.dimse.services import begin
 from pacs.dimse.states import Action, State, on_pdu
-from pacs.dimse.store_scp import StoreOperation
-from pacs.dimse.transport import MIN_BYTES_PER_S, Disconnected, Stalled, Transport
+from pacs.dimse.transport import MIN_BYTES_PER_S, TICK_S, Disconnected, Stalled, Transport
 from pacs.dimse.upper_layer import (
     HEADER_LENGTH,
     RELEASE_RESPONSE,
@@ -55,6 +60,9 @@ SILENCE_S = 30.0
 
 ARTIM_S = 2.0
 """How long the peer has to close the connection after its association has ended (PS3.8 9.1.5)."""
+
+ANSWER_S = 120.0
+"""How long a peer may take to answer a request that it asked for itself, such as a sub-operation of C-GET."""
 
 BATCH_LENGTH = 32 << 10
 """Pending responses are sent together once they are this long; between two sends a C-CANCEL is looked for."""
@@ -91,6 +99,42 @@ class Association(threading.Thread):
         self._contexts: dict[int, Context] = {}
         self._pdu_left = 0
         self._operation: Operation | None = None
+        self._outgoing = Outgoing()
+        self._last_message_id = 0
+        self._running: Command | None = None
+        self._cancel_seen = False
+
+    # --- what operations ask of it (pacs.dimse.operation.Line) ---
+
+    def accepted(self, sop_class_uid: str, *, peer_is_scp: bool = True) -> dict[str, int]:
+        """Transfer syntax: id of the contexts accepted for this SOP class in which the peer has that role."""
+        return {
+            context.transfer_syntax: context.id
+            for context in self._contexts.values()
+            if context.abstract_syntax == sop_class_uid and (context.scp if peer_is_scp else context.scu)
+        }
+
+    def offer(self, request: Request) -> bool:
+        """From any thread: whether the association will send `request` when it is between messages."""
+        contexts = self.accepted(request.sop_class_uid, peer_is_scp=_asks_scp(request.field))
+        return bool(contexts) and self._outgoing.offer(request)
+
+    def request(
+        self,
+        context_id: int,
+        command_field: CommandField,
+        fields: Fields,
+        pieces: Iterable[Piece] = (),
+        length: int | None = None,
+    ) -> Command:
+        """The peer's response to a request sent from within an operation; its data set, if any, is read and dropped."""
+        number = self._send_request(context_id, command_field, fields, pieces, length)
+        while True:
+            context, command = self._read_command(ANSWER_S)
+            if command.field & RESPONSE and command.responded_to == number:
+                self._drop_dataset(context, command)
+                return command
+            self._take_while_running(context, command)
 
     def drain(self) -> None:
         """From another thread: finish the message being performed, if any, then abort."""
@@ -127,20 +171,24 @@ class Association(threading.Thread):
             last = encode_abort(AbortSource.PROVIDER)
         finally:
             self._abort_operation()
+            self._outgoing.close()
             self._say_goodbye(last)
 
     def _converse(self) -> None:
         negotiated, peer = self._negotiate()
         self._contexts = negotiated.contexts
         self._transport.send(encode_accept(negotiated.accept))
+        has_events = any(context.service and context.service.events for context in self._contexts.values())
         while True:
             self.busy = False
             if self._draining:
                 raise Disconnected
+            if has_events:
+                self._send_offered()
             context, command = self._read_command(self._idle_s)
-            if (
-                command.field != CommandField.C_CANCEL
-            ):  # PS3.7 9.3.2.3: without an operation to cancel, it means nothing
+            if command.field & RESPONSE:
+                self._take_response(context, command)
+            elif command.field != CommandField.C_CANCEL:  # PS3.7 9.3.2.3: with nothing to cancel, it means nothing
                 self._perform(peer, context, command)
 
     def _negotiate(self) -> tuple[Negotiated, Peer]:
@@ -163,11 +211,36 @@ class Association(threading.Thread):
             request.calling_ae_title,
             negotiated.relational,
             negotiated.fuzzy,
+            negotiated.extended,
+            self,
         )
         return negotiated, peer
 
+    def _send_offered(self) -> None:
+        """Send what others want to be asked here, until the peer says something itself or is silent for too long."""
+        deadline = time.monotonic() + self._idle_s
+        while not self._pdu_left:
+            self._outgoing.expire()
+            if (request := self._outgoing.next()) is not None:
+                self.busy = True
+                contexts = self.accepted(request.sop_class_uid, peer_is_scp=_asks_scp(request.field))
+                syntax, context_id = next(iter(contexts.items()))
+                dataset = None if request.dataset is None else request.dataset(syntax)
+                # Noted before it is sent: whoever waits hears of an association that breaks meanwhile
+                self._outgoing.sent(self._last_message_id % 0xFFFF + 1, request)
+                pieces, length = ((), None) if dataset is None else ((dataset,), len(dataset))
+                self._send_request(context_id, request.field, request.fields, pieces, length)
+                self.busy = False
+            if self._transport.readable(self._outgoing.bell(), min(TICK_S, deadline - time.monotonic())):
+                return
+            if self._draining:
+                raise Disconnected
+            if time.monotonic() >= deadline:
+                raise Stalled
+
     def _perform(self, peer: Peer, context: Context, command: Command) -> None:
         operation = self._operation = begin(peer, context, command)
+        self._running, self._cancel_seen = command, False
         if command.has_dataset:
             write, pump = operation.write, self._transport.pump
             self._transport.meter(True)
@@ -180,15 +253,30 @@ class Association(threading.Thread):
                 last = bool(control & 2)
             self._transport.meter(False)
         out = bytearray()
-        for response in operation.finish(lambda: self._cancelled(command)):
+        for response in operation.finish(self._cancelled):
             out += to_pdus(
                 context.id, response_command(command, response), response.dataset, self._request.user.max_length
             )
             if len(out) >= BATCH_LENGTH:
                 self._transport.send(out)
                 out = bytearray()
-        self._operation = None
+        self._operation = self._running = None
         self._transport.send(out)
+
+    def _send_request(
+        self, context_id: int, command_field: CommandField, fields: Fields, pieces: Iterable[Piece], length: int | None
+    ) -> int:
+        self._last_message_id = self._last_message_id % 0xFFFF + 1
+        whole = {
+            **fields,
+            Tag.COMMAND_FIELD: command_field,
+            Tag.MESSAGE_ID: self._last_message_id,
+            Tag.DATASET_TYPE: NO_DATASET if length is None else 0x0001,
+        }
+        limit = min(self._request.user.max_length or MAX_SENT_LENGTH, MAX_SENT_LENGTH)
+        for parts in message_parts(context_id, encode_command(whole), pieces, length, limit):
+            self._transport.send_all(parts)
+        return self._last_message_id
 
     def _read_command(self, wait_s: float) -> tuple[Context, Command]:
         raw = bytearray()
@@ -208,10 +296,31 @@ class Association(threading.Thread):
             self._transport.pump(length, raw.extend)
             last = bool(control & 2)
         self._transport.meter(False)
-        command = decode_command(raw)
-        if command.field & RESPONSE:
+        return self._contexts[first], decode_command(raw)
+
+    def _drop_dataset(self, context: Context, command: Command) -> None:
+        last = not command.has_dataset
+        while not last:
+            context_id, control, length = self._next_fragment(SILENCE_S)
+            if context_id != context.id or control & 1:
+                raise ProtocolError("a data set fragment was due", AbortReason.UNEXPECTED_PARAMETER)
+            self._transport.pump(length, len)
+            last = bool(control & 2)
+
+    def _take_response(self, context: Context, command: Command) -> None:
+        self._drop_dataset(context, command)
+        if not self._outgoing.answered(command):
             raise ProtocolError("a response to nothing", AbortReason.NOT_SPECIFIED, AbortSource.USER)
-        return self._contexts[first], command
+
+    def _take_while_running(self, context: Context, command: Command) -> None:
+        """What may come besides what is waited for: a C-CANCEL, or the response to an event."""
+        if command.field & RESPONSE:
+            self._take_response(context, command)
+        elif command.field != CommandField.C_CANCEL:
+            # PS3.7 D.3.3.3: one operation at a time was agreed
+            raise ProtocolError("a second operation", AbortReason.NOT_SPECIFIED, AbortSource.USER)
+        elif self._running is not None and command.responded_to == self._running.message_id:
+            self._cancel_seen = True
 
     def _next_fragment(self, wait_s: float) -> tuple[int, int, int]:
         """The context, control header and length of the next fragment; its bytes are the next to be taken."""
@@ -239,16 +348,11 @@ class Association(threading.Thread):
         self._pdu_left -= length + 4
         return context_id, control, length - 2
 
-    def _cancelled(self, running: Command) -> bool:
-        """Whether the peer has sent a C-CANCEL for `running`; anything else it could send now breaks the rules."""
-        while self._pdu_left or self._transport.pending():
-            _, command = self._read_command(PDU_S)
-            if command.field != CommandField.C_CANCEL:
-                # PS3.7 D.3.3.3: one operation at a time was agreed
-                raise ProtocolError("a second operation", AbortReason.NOT_SPECIFIED, AbortSource.USER)
-            if command.responded_to == running.message_id:
-                return True
-        return False
+    def _cancelled(self) -> bool:
+        """Whether the peer has sent a C-CANCEL for what runs; little else may come now."""
+        while not self._cancel_seen and (self._pdu_left or self._transport.pending()):
+            self._take_while_running(*self._read_command(PDU_S))
+        return self._cancel_seen
 
     def _abort_operation(self) -> None:
         operation, self._operation = self._operation, None
@@ -268,26 +372,14 @@ class Association(threading.Thread):
         self._transport.close()
 
 
+def _asks_scp(field: CommandField) -> bool:
+    # An event goes from the SCP to the SCU, anything else from the SCU to the SCP
+    return field != CommandField.N_EVENT_REPORT
+
+
 class _Refused(Exception):
     """The association is not accepted."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection.name)
         self.rejection = rejection
-
-
-def begin(peer: Peer, context: Context, command: Command) -> Operation:
-    """The operation that `command` asks for on `context`, or one that answers why there is none (PS3.7 annex C)."""
-    abstract = context.abstract_syntax
-    match command.field:
-        case CommandField.C_ECHO if abstract == VERIFICATION:
-            same = command.sop_class_uid == VERIFICATION
-            return Answer(Response(status.SUCCESS) if same else _WRONG_CLASS)
-        case CommandField.C_FIND if abstract in FIND_CLASSES:
-            return FindOperation(peer, context, command) if command.sop_class_uid == abstract else Answer(_WRONG_CLASS)
-        case CommandField.C_STORE if abstract not in FIND_CLASSES and abstract != VERIFICATION:
-            return StoreOperation(peer, context, command)
-    return Answer(Response(status.UNRECOGNISED_OPERATION, "not an operation of this presentation context"))
-
-
-_WRONG_CLASS = Response(status.SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")

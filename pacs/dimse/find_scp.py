@@ -11,7 +11,7 @@ from pacs.dicom.matching import Query
 from pacs.dimse import identifiers, status
 from pacs.dimse.messages import Command, Response, Tag
 from pacs.dimse.negotiation import Context
-from pacs.dimse.services import Peer
+from pacs.dimse.operation import Peer
 from pacs.errors import TooLarge
 
 if TYPE_CHECKING:

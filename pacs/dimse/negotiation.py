@@ -6,8 +6,9 @@ operations window and user identity (PS3.7 D.3.3).
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pacs.dimse.upper_layer import (
     APPLICATION_CONTEXT,
@@ -22,6 +23,9 @@ from pacs.dimse.upper_layer import (
     UserInformation,
 )
 from pacs.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+if TYPE_CHECKING:
+    from pacs.dimse.operation import Service
 
 VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
@@ -51,15 +55,19 @@ class Policy:
     max_length: int = 256 << 10
     relational: bool = True
     fuzzy: bool = False
+    services: tuple[Service, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """An accepted presentation context."""
+    """An accepted presentation context; `scu` and `scp` are the requestor's roles in it (PS3.7 D.3.3.4)."""
 
     id: int
     abstract_syntax: str
     transfer_syntax: str
+    service: Service | None = None
+    scu: bool = True
+    scp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,30 @@ class Negotiated:
     contexts: dict[int, Context]
     relational: frozenset[str]
     fuzzy: frozenset[str]
+    extended: dict[str, bytes] = field(default_factory=dict)
+
+
+Extended = Callable[[bytes, Policy], bytes]
+"""The Service-class-application-information to answer with, never longer than what was asked; empty = no answer."""
+
+
+def no_answer(asked: bytes, policy: Policy) -> bytes:
+    """The service has no extended negotiation: no answer (PS3.7 D.3.3.5)."""
+    return b""
+
+
+def extended_query(asked: bytes, policy: Policy) -> bytes:
+    """Relational queries, combined date-time matching, fuzzy matching of names, timezone, enhanced conversion.
+
+    PS3.4 C.5.1.1.
+    """
+    able = bytes((policy.relational, 0, policy.fuzzy, 0, 0))
+    return bytes(a & b for a, b in zip(asked, able, strict=False))
+
+
+def extended_storage(asked: bytes, policy: Policy) -> bytes:
+    """Level 2 (full) storage, no level of digital signature support stated, no element coerced (PS3.4 B.3.1)."""
+    return bytes((2, 0, 0, 0, 0, 0))
 
 
 def refusal(request: AssociateRequest, ae_title: str) -> Rejection | None:
@@ -100,72 +132,62 @@ def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
         if common.service_class_uid == STORAGE_SERVICE_CLASS
     }
     roles = {role.sop_class_uid: role for role in request.user.roles}
-    answers = [_answer(proposed, policy, related, roles) for proposed in request.contexts]
-    contexts = {
-        answer.id: Context(answer.id, proposed.abstract_syntax, answer.transfer_syntax)
-        for proposed, answer in zip(request.contexts, answers, strict=True)
-        if answer.result is ContextResult.ACCEPTANCE
+    answers, contexts = list[ContextAnswer](), dict[int, Context]()
+    for proposed in request.contexts:
+        result = _context(proposed, policy, related, roles.get(proposed.abstract_syntax))
+        if isinstance(result, Context):
+            contexts[result.id] = result
+            answers.append(ContextAnswer(result.id, ContextResult.ACCEPTANCE, result.transfer_syntax))
+        else:
+            # PS3.8 9.3.3.2: a transfer syntax has to be there even where it means nothing; the default may be
+            answers.append(ContextAnswer(proposed.id, result, IMPLICIT_LE))
+    served = {context.abstract_syntax: context for context in contexts.values()}
+    extended = {
+        uid: answer
+        for uid, asked in request.user.extended
+        if uid in served and (service := served[uid].service) and (answer := service.extended(asked, policy))
     }
-    served = {context.abstract_syntax for context in contexts.values()}
-    extended = tuple((uid, _extended(uid, asked, policy)) for uid, asked in request.user.extended if uid in served)
-    options = {uid: information for uid, information in extended if uid in FIND_CLASSES}
     user = UserInformation(
         max_length=policy.max_length,
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
         asynchronous_operations=(1, 1) if request.user.asynchronous_operations else None,
-        # The requestor is the SCU of everything that is served here; nobody is asked to be an SCP (PS3.7 D.3.3.4)
-        roles=tuple(Role(uid, role.scu, False) for uid, role in roles.items() if uid in served),
-        extended=extended,
+        # PS3.7 D.3.3.4: each role that was offered is taken or not; none that was not offered
+        roles=tuple(Role(uid, served[uid].scu, served[uid].scp) for uid in roles if uid in served),
+        extended=tuple(extended.items()),
         # PS3.7 D.3.3.7: user identity gets no answer from an acceptor that does not use it; D.3.3.6 knows none
     )
     accept = AssociateAccept(request.called_ae_title, request.calling_ae_title, tuple(answers), user)
+    options = {uid: flags for uid, flags in extended.items() if uid in FIND_CLASSES}
     return Negotiated(
         accept,
         contexts,
         frozenset(uid for uid, flags in options.items() if flags[:1] == b"\1"),
         frozenset(uid for uid, flags in options.items() if flags[2:3] == b"\1"),
+        extended,
     )
 
 
-def _answer(
-    proposed: ProposedContext, policy: Policy, related: dict[str, tuple[str, ...]], roles: dict[str, Role]
-) -> ContextAnswer:
+def _context(
+    proposed: ProposedContext, policy: Policy, related: dict[str, tuple[str, ...]], role: Role | None
+) -> Context | ContextResult:
+    """The context as accepted, or why it is not."""
     uid = proposed.abstract_syntax
-    if uid == VERIFICATION or uid in FIND_CLASSES:
-        readable: Collection[str] = MESSAGE_SYNTAXES
-    elif _is_storage(uid, policy) or any(name in policy.storage for name in related.get(uid, ())):
-        readable = policy.transfer_syntaxes
-    else:
-        return _no(proposed, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)
-    if uid in roles and not roles[uid].scu:
-        return _no(proposed, ContextResult.USER_REJECTION)
+    service = next((each for each in policy.services if each.claims(uid, policy)), None) or next(
+        # PS3.4 B.3.1.4: a SOP class that specialises one we store is stored as well
+        (each for each in policy.services for name in related.get(uid, ()) if each.also(name, policy)),
+        None,
+    )
+    if service is None:
+        return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
+    scu, scp = (role.scu and service.scu, role.scp and service.scp) if role else (service.scu, False)
+    if not scu and not scp:
+        return ContextResult.USER_REJECTION
+    readable = service.syntaxes(policy)
     for syntax in proposed.transfer_syntaxes:
         if syntax in readable:
-            return ContextAnswer(proposed.id, ContextResult.ACCEPTANCE, syntax)
-    return _no(proposed, ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED)
-
-
-def _is_storage(uid: str, policy: Policy) -> bool:
-    # Of those in no table: private ones, and newer ones under the arc of the Storage SOP Classes
-    unknown = not uid.startswith("1.2.840.10008.") or uid.startswith("1.2.840.10008.5.1.4.1.1.")
-    return uid in policy.storage or (policy.unknown_storage and unknown)
-
-
-def _no(proposed: ProposedContext, result: ContextResult) -> ContextAnswer:
-    # PS3.8 9.3.3.2: a transfer syntax has to be there even where it means nothing; the default one always may be
-    return ContextAnswer(proposed.id, result, IMPLICIT_LE)
-
-
-def _extended(uid: str, asked: bytes, policy: Policy) -> bytes:
-    """The Service-class-application-information to answer with, never longer than what was asked."""
-    if uid in FIND_CLASSES:
-        # PS3.4 C.5.1.1: relational queries, combined date-time matching, fuzzy matching of names, timezone adjustment,
-        # enhanced multi-frame conversion
-        able = bytes((policy.relational, 0, policy.fuzzy, 0, 0))
-        return bytes(a & b for a, b in zip(asked, able, strict=False))
-    # PS3.4 B.3.1: Level 2 (full) storage, no level of digital signature support stated, no element coerced
-    return bytes((2, 0, 0, 0, 0, 0))
+            return Context(proposed.id, uid, syntax, service, scu, scp)
+    return ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED
 
 
 def _is_ae_title(text: str) -> bool:

@@ -1,55 +1,51 @@
-"""What the DIMSE services have in common: who asks, one operation per request, and the one that only answers."""
+"""The DIMSE services of the acceptor, a row each: what is negotiated and what is performed are read from here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from pacs.auth import Principal
-from pacs.dimse.messages import Response
-
-if TYPE_CHECKING:
-    from pacs.archive import Archive
+from pacs.dimse import status
+from pacs.dimse.find_scp import FindOperation
+from pacs.dimse.messages import Command, CommandField, Response
+from pacs.dimse.negotiation import FIND_CLASSES, VERIFICATION, Context, Policy, extended_query, extended_storage
+from pacs.dimse.operation import Answer, Operation, Peer, Service
+from pacs.dimse.store_scp import StoreOperation
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of an association, and what was agreed with them."""
-
-    archive: Archive
-    principal: Principal
-    ae_title: str
-    calling_ae_title: str
-    relational: frozenset[str] = frozenset()
-    fuzzy: frozenset[str] = frozenset()
+def _echo(peer: Peer, context: Context, command: Command) -> Operation:
+    return Answer(Response(status.SUCCESS))
 
 
-class Operation(Protocol):
-    """One request being performed. `write` gets the data set as it comes; then `finish` or, if broken off, `abort`."""
-
-    def write(self, piece: memoryview) -> None:
-        """Take the next bytes of the data set; they are gone afterwards. Never raises an ArchiveError."""
-
-    def finish(self, cancelled: Callable[[], bool]) -> Iterator[Response]:
-        """The responses; the last one is final. `cancelled` tells whether the peer has sent a C-CANCEL meanwhile."""
-
-    def abort(self) -> None:
-        """Undo what was begun: there will be no answer. Safe to call after `finish`."""
+def _is_storage(uid: str, policy: Policy) -> bool:
+    # Of those in no table: private ones, and newer ones under the arc of the Storage SOP Classes
+    unknown = not uid.startswith("1.2.840.10008.") or uid.startswith("1.2.840.10008.5.1.4.1.1.")
+    return uid in policy.storage or (policy.unknown_storage and unknown)
 
 
-class Answer:
-    """An operation that ignores its data set, if any, and answers one status."""
+STORAGE = Service(
+    "storage",
+    frozenset(),
+    {CommandField.C_STORE: StoreOperation},
+    scp=True,  # of C-GET's sub-operations
+    extended=extended_storage,
+    also=_is_storage,
+    syntaxes=lambda policy: frozenset(policy.transfer_syntaxes),
+    checks_class=False,  # StoreOperation does
+)
 
-    def __init__(self, response: Response) -> None:
-        self._response = response
+SERVICES: tuple[Service, ...] = (
+    Service("verification", frozenset({VERIFICATION}), {CommandField.C_ECHO: _echo}),
+    Service("query", FIND_CLASSES, {CommandField.C_FIND: FindOperation}, extended=extended_query),
+    STORAGE,  # the last: with unknown SOP classes it takes what nobody else claims
+)
 
-    def write(self, piece: memoryview) -> None:
-        """Forget `piece`."""
 
-    def finish(self, cancelled: Callable[[], bool]) -> Iterator[Response]:
-        """The one response."""
-        yield self._response
-
-    def abort(self) -> None:
-        """Nothing was begun."""
+def begin(peer: Peer, context: Context, command: Command) -> Operation:
+    """The operation that `command` asks for on `context`, or one that answers why there is none (PS3.7 annex C)."""
+    service = context.service
+    operation = service.operations.get(command.field) if service else None  # type: ignore[call-overload]
+    asks_as_scp = command.field == CommandField.N_EVENT_REPORT
+    if service is None or operation is None or not (context.scp if asks_as_scp else context.scu):
+        return Answer(Response(status.UNRECOGNISED_OPERATION, "not an operation of this presentation context"))
+    if service.checks_class and command.sop_class_uid != context.abstract_syntax:
+        return Answer(Response(status.SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context"))
+    begun: Operation = operation(peer, context, command)
+    return begun

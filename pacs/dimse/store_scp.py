@@ -11,7 +11,7 @@ from pacs.auth import Right
 from pacs.dimse import status
 from pacs.dimse.messages import Command, Response, Tag
 from pacs.dimse.negotiation import Context
-from pacs.dimse.services import Peer
+from pacs.dimse.operation import Peer
 from pacs.dimse.upper_layer import AbortReason, AbortSource, ProtocolError
 from pacs.errors import InvalidUID
 

@@ -78,14 +78,44 @@ class Transport:
 
     def pending(self) -> bool:
         """Whether something has come that was not taken yet. Raises Disconnected where the socket is gone."""
+        return self.readable(None, 0)
+
+    def readable(self, bell: int | None, within_s: float) -> bool:
+        """Whether something of the peer's comes within this time, or has come; the descriptor `bell` ends the wait.
+
+        The end of the connection counts as something. Raises Disconnected where the socket is gone.
+        """
         if self._start < self._end:
+            return True
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             return True
         poll = select.poll()
         try:
             poll.register(self._sock, select.POLLIN)
         except (OSError, ValueError) as error:
             raise Disconnected from error
-        return bool(poll.poll(0))
+        if bell is not None:
+            poll.register(bell, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(max(0.0, within_s) * 1000)}
+        if self._sock.fileno() not in ready:
+            return False
+        return self._read_record() if isinstance(self._sock, ssl.SSLSocket) else True
+
+    def _read_record(self) -> bool:
+        """Whether what TLS has received holds bytes for us: it may be a part of a record, or a session ticket."""
+        self._start = self._end = 0
+        self._sock.settimeout(0)
+        try:
+            self._end = self._sock.recv_into(self._view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            raise Disconnected from error
+        finally:
+            self._sock.settimeout(TICK_S)
+        if not self._end:
+            raise Disconnected
+        return True
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """All of `data` to the peer. Raises Stalled where it reads nothing for SEND_STALL_S, and Disconnected."""

@@ -16,10 +16,11 @@ from pacs.dicom.sop_classes import STORAGE_SOP_CLASSES
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dimse import upper_layer as ul
 from pacs.dimse.negotiation import Policy, is_verification_only, negotiate, refusal
+from pacs.dimse.services import SERVICES
 from pacs.dimse.states import Action, State, on_pdu
 from pacs.uids import IMPLEMENTATION_CLASS_UID
 
-POLICY = Policy("M3DICOM", STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES)
+POLICY = Policy("M3DICOM", STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, services=SERVICES)
 PRIVATE = "1.2.840.113619.4.30"
 
 
@@ -242,7 +243,7 @@ def test_first_supported_syntax_of_the_proposer() -> None:
 
 
 def test_unknown_storage_by_policy_or_by_what_it_specialises() -> None:
-    generous = Policy("M3DICOM", STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=True)
+    generous = Policy("M3DICOM", STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=True, services=SERVICES)
     unknown = ((PRIVATE, (IMPLICIT,)), ("1.2.840.10008.5.1.4.1.1.999", (IMPLICIT,)))
     retrieval = ("1.2.840.10008.5.1.4.1.2.2.2", (IMPLICIT,))
     assert results(proposing(*unknown, retrieval)) == [3, 3, 3]
@@ -277,7 +278,10 @@ def test_negotiated_items() -> None:
 def test_requestor_that_wants_to_be_the_scp_only() -> None:
     only_scp = item(0x54, struct.pack(">H", len(CT)) + CT.encode() + b"\0\1")
     proposed = proposing((CT, (EXPLICIT,)), (VERIFICATION, (IMPLICIT,)), user_items=only_scp)
-    assert results(proposed) == [1, 0]
+    assert results(proposed) == [0, 0]  # as C-GET has it: the sub-operations are C-STOREs to the requestor
+    assert negotiate(proposed, POLICY).accept.user.roles == (ul.Role(CT, False, True),)
+    not_an_scp = item(0x54, struct.pack(">H", len(STUDY_FIND)) + STUDY_FIND.encode() + b"\0\1")
+    assert results(proposing((STUDY_FIND, (IMPLICIT,)), user_items=not_an_scp)) == [1]
 
 
 def test_verification_only() -> None:

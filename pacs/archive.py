@@ -86,10 +86,11 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
     )
 
 
-def open_store(settings: Settings) -> ObjectStore:
+def open_store(settings: Settings, *, cached: bool = True) -> ObjectStore:
     """The store of the setting `objects`: "files", "s3://BUCKET/PREFIX", or "memory" for trying things out.
 
-    Raises InvalidInput for anything else and Unavailable where it cannot be reached.
+    With `cached` reads from S3 go through the local cache. Raises InvalidInput for anything else and Unavailable where
+    it cannot be reached.
     """
     if settings.objects == "files":
         return FileStore(settings.data)
@@ -112,5 +113,5 @@ def open_store(settings: Settings) -> ObjectStore:
             region=settings.s3_region,
             sse=settings.s3_sse,
         )
-        return CachedStore(remote, settings.data / "cache", settings.s3_cache_bytes)
+        return CachedStore(remote, settings.data / "cache", settings.s3_cache_bytes) if cached else remote
     raise InvalidInput(f'setting objects: {settings.objects!r} is neither "files" nor "s3://BUCKET/PREFIX"')

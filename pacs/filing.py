@@ -65,7 +65,7 @@ def _select(wanted: Select[*tuple[Any, ...]]) -> tuple[Statement, Statement]:
 
 _s, _r, _i = schema.study.c, schema.series.c, schema.instance.c
 _HELD = Statement(
-    select(_i.digest, _s.scope)
+    select(_i.digest, _i.object_key, _i.object_offset, _i.object_length, _s.scope)
     .join_from(schema.instance, schema.study, _s.id == _i.study_key)
     .where(_i.sop_instance_uid == bindparam("uid"))
 )
@@ -103,7 +103,7 @@ _COUNT_UNSTABLE = Statement(
 
 
 def held(index: Index, sop_instance_uid: str) -> Found | None:
-    """Digest and access scope of the instance under this UID, if one is here."""
+    """Digest, place and access scope of the instance under this UID, if one is here."""
     found = index.fetch(_HELD, {"uid": sop_instance_uid})
     return found[0] if found else None
 

@@ -19,7 +19,7 @@ from pacs.auth import Principal, Right
 from pacs.dicom import scanner
 from pacs.dicom.part10 import HeaderReader
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from pacs.errors import DatasetMismatch, NotFound, Unavailable, UnsupportedTransferSyntax
+from pacs.errors import DatasetMismatch, Unavailable, UnsupportedTransferSyntax
 from pacs.events import Events
 from pacs.index import changes, schema
 from pacs.index.engine import Index
@@ -30,7 +30,9 @@ from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, object_key
 
 _tombstones = select(schema.tombstone.c.id).where(
-    schema.tombstone.c.object_key == bindparam("key"), schema.tombstone.c.state != "kept"
+    schema.tombstone.c.object_key == bindparam("key"),
+    schema.tombstone.c.object_offset == bindparam("offset"),
+    schema.tombstone.c.state != "kept",
 )
 _TOMBSTONES = (Statement(_tombstones), Statement(_tombstones.with_for_update()))
 
@@ -130,7 +132,7 @@ class Ingest:
         return Receiving(self._spool(), "", header=HeaderReader())
 
     def _spool(self) -> Spool:
-        return Spool(self._store.spool_dir, reserve=HEAD_BYTES, limit=self._settings.max_object_bytes)
+        return self._store.spool(HEAD_BYTES, self._settings.max_object_bytes)
 
     def prepare(
         self,
@@ -170,13 +172,15 @@ class Ingest:
         digest = spool.digest(content_suffix(ts))
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
-        entry = filing.Entry(scan, ts, digest, Locator(key, 0, spool.size), HEAD_BYTES, arrival)
         found = filing.held(self._index, scan.sop_instance_uid)
         if found is not None and filing.is_same(found, digest, scan.sop_instance_uid):
-            return Prepared(entry, principal)  # its bytes are durable already
+            locator = Locator(found.object_key, found.object_offset, found.object_length)
+            self._store.settle(locator)
+            return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
-        self._store.put(key, spool)
-        return Prepared(entry, principal)
+        placed = self._store.put(key, spool)
+        placed.wait()
+        return Prepared(filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival), principal)
 
     @staticmethod
     def _expect(name: str, got: str, expected: str | None) -> None:
@@ -207,19 +211,19 @@ class Ingest:
     def _file(self, conn: Connection, prepared: Prepared) -> str | None:
         scope = filing.file(conn, prepared.entry)
         if scope is not None:
-            self._outlive_removal(conn, prepared.entry.locator.object_key)
+            self._outlive_removal(conn, prepared.entry.locator)
         return scope
 
-    def _outlive_removal(self, conn: Connection, key: str) -> None:
+    def _outlive_removal(self, conn: Connection, locator: Locator) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
         t = schema.tombstone
-        if not _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, {"key": key}):
+        here = {"key": locator.object_key, "offset": locator.offset}
+        if not _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, here):
             return
-        try:
-            self._store.size(key)  # a removal may have taken them after our put
-        except NotFound:
-            raise Unavailable("the same instance was being removed; send it again") from None
-        conn.execute(update(t).where(t.c.object_key == key).values(state="kept"))
+        if not self._store.holds(locator):  # a removal may have taken them after our put
+            raise Unavailable("the same instance was being removed; send it again")
+        ours = (t.c.object_key == locator.object_key, t.c.object_offset == locator.offset)
+        conn.execute(update(t).where(*ours).values(state="kept"))
 
     def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
         """What became of one instance, durable and visible: `prepare` and `file` in one."""

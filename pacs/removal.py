@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
@@ -21,7 +22,7 @@ from pacs.events import Events
 from pacs.index import changes, rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found
-from pacs.storage.base import ObjectStore
+from pacs.storage.base import Locator, ObjectStore
 
 _AT_ONCE = 500
 _OBJECTS_AT_ONCE = 20  # arrivals wait that long
@@ -41,22 +42,23 @@ class Removal:
         Raises NotFound when there are none that the principal may see, and Forbidden.
         """
         principal.require(Right.DELETE)
-        removed, keys = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
+        removed, gone = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
         self._events.publish()
-        self._remove_bytes(keys)
+        self._remove_bytes(gone)
         return removed
 
     def sweep(self) -> int:
         """How many objects were removed whose removal had been cut short."""
         t = schema.tombstone.c
         with self._index.read() as conn:
-            keys = conn.execute(select(t.object_key).where(t.state == "pending").distinct()).scalars().all()
-        self._remove_bytes(keys)
-        return len(keys)
+            wanted = select(t.object_key, t.object_offset, t.object_length).where(t.state == "pending").distinct()
+            gone = [Locator(*found) for found in conn.execute(wanted)]
+        self._remove_bytes(gone)
+        return len(gone)
 
     def _delete(
         self, conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None
-    ) -> tuple[int, list[str]]:
+    ) -> tuple[int, list[Locator]]:
         s, r, i = schema.study.c, schema.series.c, schema.instance.c
         owner = select(s.id, s.scope, s.row).where(s.study_instance_uid == study)
         if principal.scope:
@@ -71,7 +73,16 @@ class Removal:
             ()
             if held is None
             else conn.execute(
-                select(i.id, i.series_key, i.sop_instance_uid, i.digest, i.object_key, r.series_instance_uid)
+                select(
+                    i.id,
+                    i.series_key,
+                    i.sop_instance_uid,
+                    i.digest,
+                    i.object_key,
+                    i.object_offset,
+                    i.object_length,
+                    r.series_instance_uid,
+                )
                 .join_from(schema.instance, schema.series, r.id == i.series_key)
                 .where(i.study_key == held.id, *conditions)
             ).all()
@@ -99,6 +110,8 @@ class Removal:
                 "at": now,
                 "digest": each.digest,
                 "object_key": each.object_key,
+                "object_offset": each.object_offset,
+                "object_length": each.object_length,
                 "state": "pending",
             }
             for name, each in zip(names, gone, strict=True)
@@ -113,19 +126,22 @@ class Removal:
         audit.record_all(conn, [whole])
         news = [changes.row("deleted", at=now, principal=principal.name, scope=held.scope, **name) for name in names]
         changes.append_all(conn, news)
-        return len(gone), [each.object_key for each in gone]
+        return len(gone), [Locator(each.object_key, each.object_offset, each.object_length) for each in gone]
 
-    def _remove_bytes(self, keys: Sequence[str]) -> None:
+    def _remove_bytes(self, gone: Sequence[Locator]) -> None:
         t = schema.tombstone
-        for at in range(0, len(keys), _OBJECTS_AT_ONCE):
-            some = sorted(keys[at : at + _OBJECTS_AT_ONCE])
+        for at in range(0, len(gone), _OBJECTS_AT_ONCE):
+            some = sorted(gone[at : at + _OBJECTS_AT_ONCE], key=astuple)
 
-            def work(conn: Connection, some: list[str] = some) -> None:
+            def work(conn: Connection, some: list[Locator] = some) -> None:
                 # Within the transaction: the row lock, or the one writer of SQLite, keeps an arrival waiting.
-                for key in some:
-                    claimed = update(t).where(t.c.object_key == key, t.c.state == "pending").values(state="removed")
+                mine = []
+                for locator in some:
+                    here = (t.c.object_key == locator.object_key, t.c.object_offset == locator.offset)
+                    claimed = update(t).where(*here, t.c.state == "pending").values(state="removed")
                     if conn.execute(claimed).rowcount:
-                        self._store.delete(key)
+                        mine.append(locator)
+                self._store.delete(*mine)
 
             self._index.transact(work)
 

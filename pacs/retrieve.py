@@ -122,8 +122,8 @@ class Retrieve:
         header = part10.header(
             location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
         )
-        start, length = location.locator.offset + location.dataset_offset, location.size
-        return self._verified(location, header, self._store.chunks(location.locator.object_key, start, length))
+        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
+        return self._verified(location, header, chunks)
 
     @staticmethod
     def _verified(location: InstanceLocation, header: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -154,8 +154,7 @@ class Retrieve:
         return self._stored(location, offset, length)
 
     def _stored(self, location: InstanceLocation, offset: int, length: int) -> bytes:
-        start = location.locator.offset + location.dataset_offset + offset
-        data = self._store.read(location.locator.object_key, start, length)
+        data = self._store.read(location.locator, location.dataset_offset + offset, length)
         if len(data) != length or offset + length > location.size:
             raise _corrupt(location)
         return data

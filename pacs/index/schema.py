@@ -119,6 +119,7 @@ instance = Table(
     Column("result_of", _TEXT),  # Workitem UID of our own results
     Column("created_at", Double, nullable=False),
     Index("instance_study", "study_key", "sop_class_uid"),
+    Index("instance_object", "object_key", "object_offset"),  # who owns these bytes
 )
 
 instance_metadata = Table(
@@ -180,6 +181,8 @@ tombstone = Table(
     Column("study_instance_uid", _TEXT, nullable=False),
     Column("digest", _TEXT, nullable=False),
     Column("object_key", _TEXT, nullable=False, index=True),
+    Column("object_offset", BigInteger, nullable=False),
+    Column("object_length", BigInteger, nullable=False),
     Column("state", _TEXT, nullable=False, index=True),  # "pending", "removed", or "kept": stored again in between
     Column("principal", _TEXT, nullable=False),
     Column("at", Double, nullable=False),

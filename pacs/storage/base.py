@@ -1,8 +1,9 @@
-"""What an object store is: durable, write-once bytes under keys that say nothing about a patient."""
+"""What an object store is: durable, write-once bytes at places that say nothing about a patient."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Protocol
 from pacs.spool import Spool
 
 CHUNK = 1 << 20
+SMALL_PREFIX = "small/"
+_SMALL_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Where bytes lie: `length` bytes from `offset` on within one object, so that objects may share a segment."""
+    """Where an object lies: `length` bytes from `offset` on under a key, which objects in one segment share."""
 
     object_key: str
     offset: int
@@ -34,37 +37,92 @@ def object_key(study_instance_uid: str, series_instance_uid: str, sop_instance_u
     return f"{study}/{series}/{sop}-{digest}"
 
 
-class ObjectStore(Protocol):
-    """Bytes under keys. Safe from any thread. Keys are made by `object_key`.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What `ObjectStore.put` did: the bytes can be read at `locator`, and are durable once `wait` returns.
 
-    Every method raises Unavailable when the store cannot be reached; reading raises NotFound for a key that is not
-    there and writing OutOfResources when there is no space left.
+    This base is for stores whose `put` returns only when the bytes are durable, at a key that equal content shares.
+    """
+
+    locator: Locator
+
+    def wait(self) -> None:
+        """Return when the bytes are durable. Raises OutOfResources or Unavailable when they are not and never will."""
+
+    def withdraw(self) -> None:
+        """Give the bytes back: their instance is not filed. Where equal content shares its place, they stay."""
+
+
+def small_name(name: str) -> str:
+    """The name of a small object, or ValueError where it is not lower-case words between slashes."""
+    if not _SMALL_NAME.fullmatch(name):
+        raise ValueError(f"not the name of a small object: {name!r}")
+    return name
+
+
+class ObjectStore(Protocol):
+    """Bytes that never change, found by their locator. Safe from any thread. Keys are made by `object_key`.
+
+    Every method raises Unavailable when the store cannot be reached; reading raises NotFound for what is not there, or
+    no longer, and writing OutOfResources when there is no space left.
     """
 
     @property
     def spool_dir(self) -> Path:
-        """A folder for arriving bytes, on the same file system where that saves a copy."""
+        """A folder for arriving bytes that are too many for memory."""
 
-    def put(self, key: str, spool: Spool) -> None:
-        """Store the spooled bytes, durable on return. Uses the spool up; putting the same content again is harmless."""
+    def spool(self, reserve: int, limit: int | None) -> Spool:
+        """A place for arriving bytes that `put` can take over with the fewest copies; the arguments are Spool's."""
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `offset` on, or all that follows; fewer at the end of the object."""
+    def put(self, key: str, spool: Spool) -> Placed:
+        """Store the spooled bytes: readable on return, durable after `Placed.wait`. Uses the spool up.
 
-    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+        Putting the same content again is harmless; it may be kept twice, each time at a locator of its own.
+        """
+
+    def settle(self, locator: Locator) -> None:
+        """Return when bytes that somebody else has put are durable. Raises Unavailable when they never will be."""
+
+    def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset` of the object on, or all that follows; fewer at the end of the object."""
+
+    def chunks(
+        self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
         """The same range in pieces of at most `size` bytes. NotFound is raised by the call, not while iterating."""
 
-    def size(self, key: str) -> int:
-        """The length of the object in bytes."""
+    def holds(self, locator: Locator) -> bool:
+        """Whether an object of that length is there. Its bytes are not looked at."""
 
-    def delete(self, key: str) -> None:
-        """Remove the object; nothing happens when it is not there."""
+    def delete(self, *locators: Locator) -> None:
+        """Remove objects, durably on return; nothing happens for those that are not there."""
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys that start with `prefix`, in no order."""
+    def walk(self, prefix: str = "") -> Iterator[Locator]:
+        """Every stored object whose `object_key` starts with `prefix`, those that share a segment too.
+
+        In no order, and without reading them; what is put or deleted meanwhile may or may not be among them.
+        """
+
+    def put_small(self, name: str, data: bytes) -> None:
+        """Store some bytes under a name, durable on return; they replace what had that name."""
+
+    def read_small(self, name: str) -> bytes:
+        """The bytes of that name. Raises NotFound."""
+
+    def small(self, prefix: str = "") -> Iterator[str]:
+        """The names that start with `prefix`, sorted."""
+
+    def delete_small(self, name: str) -> None:
+        """Remove what has that name, if anything does."""
 
     def check(self) -> None:
         """Nothing, or Unavailable with the reason why the store cannot be used."""
 
     def close(self) -> None:
-        """Let go of connections and descriptors."""
+        """Make durable what was put and let go of connections and descriptors."""
+
+
+def span(locator: Locator, offset: int, length: int | None) -> tuple[int, int]:
+    """Offset and length of a range within an object, the length cut where the object ends."""
+    left = max(locator.length - offset, 0)
+    return offset, left if length is None else min(length, left)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK, ObjectStore
+from pacs.storage.base import CHUNK, Locator, ObjectStore, Placed, span
 
 BLOCK = 1 << 20
 
@@ -47,42 +47,51 @@ class CachedStore:
         with self._lock:
             return self._total
 
-    def put(self, key: str, spool: Spool) -> None:
-        """Hand the bytes on."""
-        self._remote.put(key, spool)
+    def spool(self, reserve: int, limit: int | None) -> Spool:
+        """The remote store's."""
+        return self._remote.spool(reserve, limit)
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def put(self, key: str, spool: Spool) -> Placed:
+        """Hand the bytes on."""
+        return self._remote.put(key, spool)
+
+    def settle(self, locator: Locator) -> None:
+        """The remote store knows."""
+        self._remote.settle(locator)
+
+    def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on, from whole blocks; blocks next to each other are fetched at once."""
-        if length is None:
-            length = max(self._remote.size(key) - offset, 0)
+        offset, length = span(locator, offset, length)
         if length == 0:
-            return self._remote.read(key, offset, 0)
+            return self._remote.read(locator, offset, 0)
         first, last = offset // self._block, (offset + length - 1) // self._block
         blocks: dict[int, bytes] = {}
         missing: list[int] = []
         for number in range(first, last + 1):
-            held = self._held(key, number)
+            held = self._held(locator, number)
             if held is None:
                 missing.append(number)
             else:
                 blocks[number] = held
         if missing:
             start = missing[0]
-            data = self._remote.read(key, start * self._block, (missing[-1] + 1 - start) * self._block)
+            data = self._remote.read(locator, start * self._block, (missing[-1] + 1 - start) * self._block)
             for number in range(start, missing[-1] + 1):
                 at = (number - start) * self._block
                 blocks[number] = data[at : at + self._block]
                 if number in missing and blocks[number]:
-                    self._keep(key, number, blocks[number])
+                    self._keep(locator, number, blocks[number])
         whole = b"".join(blocks[number] for number in range(first, last + 1))
         skipped = offset - first * self._block
         return whole[skipped : skipped + length]
 
-    def _name(self, key: str, number: int) -> str:
-        return f"{hashlib.sha256(key.encode()).hexdigest()[:40]}-{number}"
+    @staticmethod
+    def _name(locator: Locator, number: int) -> str:
+        where = f"{locator.object_key} {locator.offset}"
+        return f"{hashlib.sha256(where.encode()).hexdigest()[:40]}-{number}"
 
-    def _held(self, key: str, number: int) -> bytes | None:
-        name = self._name(key, number)
+    def _held(self, locator: Locator, number: int) -> bytes | None:
+        name = self._name(locator, number)
         with self._lock:
             size = self._sizes.get(name)
             if size is None:
@@ -94,8 +103,8 @@ class CachedStore:
             return None
         return data if len(data) == size else None
 
-    def _keep(self, key: str, number: int, data: bytes) -> None:
-        name = self._name(key, number)
+    def _keep(self, locator: Locator, number: int, data: bytes) -> None:
+        name = self._name(locator, number)
         path = self._folder / f"{name}.{uuid.uuid4().hex}"
         try:
             path.write_bytes(data)
@@ -115,33 +124,50 @@ class CachedStore:
         with suppress(OSError):
             (self._folder / name).unlink(missing_ok=True)
 
-    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(
+        self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
         """The same range in pieces, through the cache."""
-        end = self.size(key) if length is None else offset + length
-        first = self.read(key, offset, max(min(size, end - offset), 0))
-        return self._pieces(first, key, offset, end, size)
+        offset, length = span(locator, offset, length)
+        return self._pieces(self.read(locator, offset, min(size, length)), locator, offset, length, size)
 
-    def _pieces(self, piece: bytes, key: str, offset: int, end: int, size: int) -> Iterator[bytes]:
+    def _pieces(self, piece: bytes, locator: Locator, offset: int, length: int, size: int) -> Iterator[bytes]:
         while piece:
             yield piece
-            offset += len(piece)
-            piece = self.read(key, offset, min(size, end - offset)) if offset < end else b""
+            offset, length = offset + len(piece), length - len(piece)
+            piece = self.read(locator, offset, min(size, length)) if length else b""
 
-    def size(self, key: str) -> int:
-        """The length of the object."""
-        return self._remote.size(key)
+    def holds(self, locator: Locator) -> bool:
+        """The remote store knows."""
+        return self._remote.holds(locator)
 
-    def delete(self, key: str) -> None:
-        """Remove the object there and here."""
-        self._remote.delete(key)
-        start = self._name(key, 0).removesuffix("0")
+    def delete(self, *locators: Locator) -> None:
+        """Remove the objects there and here."""
+        self._remote.delete(*locators)
+        starts = tuple(self._name(locator, 0).removesuffix("0") for locator in locators)
         with self._lock:
-            for name in [name for name in self._sizes if name.startswith(start)]:
+            for name in [name for name in self._sizes if name.startswith(starts)]:
                 self._drop(name)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """The remote store's keys."""
-        return self._remote.keys(prefix)
+    def walk(self, prefix: str = "") -> Iterator[Locator]:
+        """What the remote store has."""
+        return self._remote.walk(prefix)
+
+    def put_small(self, name: str, data: bytes) -> None:
+        """Hand the bytes on."""
+        self._remote.put_small(name, data)
+
+    def read_small(self, name: str) -> bytes:
+        """Always from the remote store: small objects may change."""
+        return self._remote.read_small(name)
+
+    def small(self, prefix: str = "") -> Iterator[str]:
+        """What the remote store has."""
+        return self._remote.small(prefix)
+
+    def delete_small(self, name: str) -> None:
+        """Remove it there."""
+        self._remote.delete_small(name)
 
     def check(self) -> None:
         """The remote store's check."""

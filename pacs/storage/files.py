@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pacs import spool as spooling
 from pacs.errors import NotFound, Unavailable
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK
+from pacs.storage.base import CHUNK, Locator, Placed, small_name, span
 
 _KNOWN_FOLDERS = 100_000
 _ATTEMPTS = 5
 
 
 class FileStore:
-    """Objects under `root/objects`, arriving bytes under `root/spool`, both on one file system."""
+    """Objects under `root/objects`, small ones under `root/small`, arriving bytes under `root/spool`."""
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
+        self._small = root / "small"
         self._spool = root / "spool"
         try:
-            for folder in (self._objects, self._spool):
+            for folder in (self._objects, self._small, self._spool):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._objects.stat().st_dev != self._spool.stat().st_dev:
                 raise Unavailable(f"{self._objects} and {self._spool} must be on one file system")
@@ -33,16 +35,27 @@ class FileStore:
             raise spooling.failed(error, f"use the folder {root}") from error
         spooling.sweep(self._spool)
         self._folders = threading.Lock()  # an empty folder is not removed while an object moves into it
-        self._durable = {self._objects}  # folders whose own entries are known to be on the disk
+        self._durable = {self._objects, self._small}  # folders whose own entries are known to be on the disk
 
     @property
     def spool_dir(self) -> Path:
         """The spool folder."""
         return self._spool
 
-    def put(self, key: str, spool: Spool) -> None:
+    def spool(self, reserve: int, limit: int | None) -> Spool:
+        """A spool in that folder."""
+        return Spool(self._spool, reserve=reserve, limit=limit)
+
+    def put(self, key: str, spool: Spool) -> Placed:
         """Store the bytes; on return file, name and every new folder above it are on the disk."""
-        target = self._objects / key
+        length = spool.size
+        self._put_file(self._objects / key, spool)
+        return Placed(Locator(key, 0, length))
+
+    def settle(self, locator: Locator) -> None:
+        """What is here is on the disk."""
+
+    def _put_file(self, target: Path, spool: Spool) -> None:
         path = spool.persist()
         try:
             for attempt in range(_ATTEMPTS):
@@ -68,48 +81,36 @@ class FileStore:
         _sync_folder(folder.parent)
         self._sync_above(folder.parent)
         if len(self._durable) > _KNOWN_FOLDERS:
-            self._durable = {self._objects}
+            self._durable = {self._objects, self._small}
         self._durable.add(folder)
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on."""
-        fd = self._open(key)
-        try:
-            wanted = max(os.fstat(fd).st_size - offset, 0) if length is None else length
-            first = os.pread(fd, wanted, offset)
-            if len(first) == wanted or not first:
-                return first
-            pieces = [first]
-            got = len(first)
-            while got < wanted and (more := os.pread(fd, wanted - got, offset + got)):
-                pieces.append(more)
-                got += len(more)
-            return b"".join(pieces)
-        except OSError as error:
-            raise Unavailable(f"cannot read an object: {os.strerror(error.errno or 5)}") from error
-        finally:
-            os.close(fd)
+        return b"".join(self.chunks(locator, offset, length, max(locator.length, 1)))
 
-    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(
+        self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
         """The same range in pieces."""
-        pieces = self._pieces(self._open(key), offset, length, size)
+        offset, length = span(locator, offset, length)
+        pieces = self._pieces(self._open(locator.object_key), locator.offset + offset, length, size)
         next(pieces)  # started, so that it closes the file even if nobody ever reads on
         return pieces
 
     @staticmethod
-    def _pieces(fd: int, offset: int, length: int | None, size: int) -> Iterator[bytes]:
+    def _pieces(fd: int, offset: int, length: int, size: int) -> Iterator[bytes]:
         try:
             yield b""
-            while length is None or length > 0:
+            while length > 0:
                 try:
-                    piece = os.pread(fd, size if length is None else min(size, length), offset)
+                    piece = os.pread(fd, min(size, length), offset)
                 except OSError as error:
                     raise Unavailable(f"cannot read an object: {os.strerror(error.errno or 5)}") from error
                 if not piece:
                     return
                 yield piece
                 offset += len(piece)
-                length = None if length is None else length - len(piece)
+                length -= len(piece)
         finally:
             os.close(fd)
 
@@ -121,35 +122,61 @@ class FileStore:
         except OSError as error:
             raise Unavailable(f"cannot open an object: {os.strerror(error.errno or 5)}") from error
 
-    def size(self, key: str) -> int:
-        """The length of the object."""
-        fd = self._open(key)
+    def holds(self, locator: Locator) -> bool:
+        """Whether it is here, in its length."""
         try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+            return (self._objects / locator.object_key).stat().st_size >= locator.offset + locator.length
+        except OSError:
+            return False
 
-    def delete(self, key: str) -> None:
-        """Remove the file, and its folders when they are empty."""
-        path = self._objects / key
+    def delete(self, *locators: Locator) -> None:
+        """Remove the files, and their folders when they are empty."""
+        for locator in locators:
+            self._delete(self._objects / locator.object_key, above=2)
+
+    def _delete(self, path: Path, above: int = 0) -> None:
         try:
             path.unlink(missing_ok=True)
             with self._folders:
-                for folder in (path.parent, path.parent.parent):
+                for folder in list(path.parents)[:above]:
                     folder.rmdir()
                     self._durable.discard(folder)
         except OSError as error:
             if not isinstance(error, FileNotFoundError) and path.exists():
                 raise spooling.failed(error, "remove an object") from error
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys that start with `prefix`."""
+    def walk(self, prefix: str = "") -> Iterator[Locator]:
+        """All files whose key starts with `prefix`."""
         for study in sorted(os.listdir(self._objects)):
             if not (study.startswith(prefix) or prefix.startswith(study)):
                 continue
-            for folder, _, names in os.walk(self._objects / study):
-                inside = Path(folder).relative_to(self._objects).as_posix()
-                yield from (key for name in names if (key := f"{inside}/{name}").startswith(prefix))
+            for key in _files_below(self._objects / study, self._objects):
+                if key.startswith(prefix):
+                    with suppress(FileNotFoundError):
+                        yield Locator(key, 0, (self._objects / key).stat().st_size)
+
+    def put_small(self, name: str, data: bytes) -> None:
+        """Store the bytes; on return file and name are on the disk."""
+        with Spool(self._spool) as spool:
+            spool.write(data)
+            self._put_file(self._small / small_name(name), spool)
+
+    def read_small(self, name: str) -> bytes:
+        """The bytes of that name."""
+        try:
+            return (self._small / small_name(name)).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound("no such small object", about=name) from None
+        except OSError as error:
+            raise Unavailable(f"cannot read an object: {os.strerror(error.errno or 5)}") from error
+
+    def small(self, prefix: str = "") -> Iterator[str]:
+        """The names, sorted."""
+        return iter(sorted(name for name in _files_below(self._small, self._small) if name.startswith(prefix)))
+
+    def delete_small(self, name: str) -> None:
+        """Remove what has that name."""
+        self._delete(self._small / small_name(name))
 
     def check(self) -> None:
         """Nothing, or Unavailable or OutOfResources when nothing can be written."""
@@ -159,6 +186,13 @@ class FileStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _files_below(folder: Path, root: Path) -> Iterator[str]:
+    """The path of every file below `folder`, relative to `root`."""
+    for at, _, names in os.walk(folder):
+        inside = Path(at).relative_to(root).as_posix()
+        yield from (name if inside == "." else f"{inside}/{name}" for name in names)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pacs.errors import NotFound
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK
+from pacs.storage.base import CHUNK, Locator, Placed, small_name, span
 
 
 class MemoryStore:
@@ -18,6 +18,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
+        self._small: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._folder = Path(tempfile.mkdtemp(prefix="m3dicom-"))
 
@@ -26,42 +27,75 @@ class MemoryStore:
         """A temporary folder, removed by `close`."""
         return self._folder
 
-    def put(self, key: str, spool: Spool) -> None:
+    def spool(self, reserve: int, limit: int | None) -> Spool:
+        """A spool in that folder."""
+        return Spool(self._folder, reserve=reserve, limit=limit)
+
+    def put(self, key: str, spool: Spool) -> Placed:
         """Keep the bytes."""
         with spool.view() as view:
             data = bytes(view)
         spool.discard()
         with self._lock:
             self._objects[key] = data
+        return Placed(Locator(key, 0, len(data)))
 
-    def _get(self, key: str) -> bytes:
-        with self._lock:
-            if (data := self._objects.get(key)) is None:
-                raise NotFound("no such object", about=key)
-            return data
+    def settle(self, locator: Locator) -> None:
+        """What is here is here."""
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on."""
-        return self._get(key)[offset : None if length is None else offset + length]
+        offset, length = span(locator, offset, length)
+        at = locator.offset + offset
+        with self._lock:
+            if (data := self._objects.get(locator.object_key)) is None:
+                raise NotFound("no such object", about=locator.object_key)
+        return data[at : at + length]
 
-    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(
+        self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
         """The same range in pieces."""
-        data = self.read(key, offset, length)
+        data = self.read(locator, offset, length)
         return (data[at : at + size] for at in range(0, len(data), size))
 
-    def size(self, key: str) -> int:
-        """The length of the object."""
-        return len(self._get(key))
-
-    def delete(self, key: str) -> None:
-        """Forget the object."""
+    def holds(self, locator: Locator) -> bool:
+        """Whether it is here."""
         with self._lock:
-            self._objects.pop(key, None)
+            return len(self._objects.get(locator.object_key, b"")) >= locator.offset + locator.length > 0
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys that start with `prefix`."""
+    def delete(self, *locators: Locator) -> None:
+        """Forget the objects."""
         with self._lock:
-            return iter([key for key in self._objects if key.startswith(prefix)])
+            for locator in locators:
+                self._objects.pop(locator.object_key, None)
+
+    def walk(self, prefix: str = "") -> Iterator[Locator]:
+        """All that is kept."""
+        with self._lock:
+            return iter([Locator(k, 0, len(data)) for k, data in self._objects.items() if k.startswith(prefix)])
+
+    def put_small(self, name: str, data: bytes) -> None:
+        """Keep the bytes."""
+        with self._lock:
+            self._small[small_name(name)] = bytes(data)
+
+    def read_small(self, name: str) -> bytes:
+        """The bytes of that name."""
+        with self._lock:
+            if (data := self._small.get(name)) is None:
+                raise NotFound("no such small object", about=name)
+            return data
+
+    def small(self, prefix: str = "") -> Iterator[str]:
+        """The names, sorted."""
+        with self._lock:
+            return iter(sorted(name for name in self._small if name.startswith(prefix)))
+
+    def delete_small(self, name: str) -> None:
+        """Forget what has that name."""
+        with self._lock:
+            self._small.pop(name, None)
 
     def check(self) -> None:
         """Memory is always there."""
@@ -70,4 +104,5 @@ class MemoryStore:
         """Forget everything."""
         with self._lock:
             self._objects.clear()
+            self._small.clear()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pacs import spool as spooling
 from pacs.errors import ArchiveError, NotFound, OutOfResources, Unavailable
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK
+from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, small_name, span
 
 T = TypeVar("T")
 
@@ -104,16 +104,27 @@ class S3Store:
                 self._slots.release()
             time.sleep(pause)
 
-    def put(self, key: str, spool: Spool) -> None:
+    def spool(self, reserve: int, limit: int | None) -> Spool:
+        """A spool in that folder."""
+        return Spool(self._spool, reserve=reserve, limit=limit)
+
+    def put(self, key: str, spool: Spool) -> Placed:
         """Send the bytes; the store has acknowledged them, with their checksum, on return."""
+        length = spool.size
         with spool.view() as view:
             if len(view) <= PART_BYTES:
-                send = partial(self._client.put_object, Bucket=self._bucket, Key=self._prefix + key)
-                arguments = {"ContentType": "application/dicom", **self._put_arguments, **_checked(bytes(view))}
-                self._call(partial(send, **arguments))
+                self._put_whole(key, bytes(view), "application/dicom")
             else:
                 self._put_parts(key, view)
         spool.discard()
+        return Placed(Locator(key, 0, length))
+
+    def _put_whole(self, key: str, body: bytes, kind: str) -> None:
+        send = partial(self._client.put_object, Bucket=self._bucket, Key=self._prefix + key)
+        self._call(partial(send, ContentType=kind, **self._put_arguments, **_checked(body)))
+
+    def settle(self, locator: Locator) -> None:
+        """What is here was acknowledged."""
 
     def _put_parts(self, key: str, view: memoryview) -> None:
         where = {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -133,15 +144,22 @@ class S3Store:
                 self._client.abort_multipart_upload(**where, UploadId=upload)
             raise
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on, in one request."""
+        offset, length = span(locator, offset, length)
         if length == 0:
-            self.size(key)
+            self._size(locator.object_key)
             return b""
+        return self._read(locator.object_key, locator.offset + offset, length)
+
+    def _read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        where: dict[str, str] = {"Bucket": self._bucket, "Key": self._prefix + key}
+        if length is not None:
+            where["Range"] = f"bytes={start}-{start + length - 1}"
 
         def request() -> bytes:
             try:
-                with self._get(key, offset, length)["Body"] as body:
+                with self._client.get_object(**where)["Body"] as body:
                     data: bytes = body.read()
                     return data
             except ClientError as error:
@@ -151,46 +169,72 @@ class S3Store:
 
         return self._call(request)
 
-    def _get(self, key: str, offset: int, length: int | None) -> Any:
-        span = {}
-        if offset or length is not None:
-            span["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
-        return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **span)
-
-    def chunks(self, key: str, offset: int = 0, length: int | None = None, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(
+        self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
         """The same range in pieces, each a request of its own: an interruption costs one piece."""
-        first = self.read(key, offset, size if length is None else min(size, length))
-        return self._pieces(first, key, offset, length, size)
+        offset, length = span(locator, offset, length)
+        return self._pieces(self.read(locator, offset, min(size, length)), locator, offset, length, size)
 
-    def _pieces(self, piece: bytes, key: str, offset: int, length: int | None, size: int) -> Iterator[bytes]:
+    def _pieces(self, piece: bytes, locator: Locator, offset: int, length: int, size: int) -> Iterator[bytes]:
         while piece:
             yield piece
-            offset += len(piece)
-            length = None if length is None else length - len(piece)
-            if len(piece) < size or length == 0:
+            offset, length = offset + len(piece), length - len(piece)
+            if not length:
                 return
-            piece = self.read(key, offset, size if length is None else min(size, length))
+            piece = self.read(locator, offset, min(size, length))
 
-    def size(self, key: str) -> int:
-        """The length of the object."""
+    def _size(self, key: str) -> int:
         found = self._call(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + key))
         return int(found["ContentLength"])
 
-    def delete(self, key: str) -> None:
-        """Remove the object."""
+    def holds(self, locator: Locator) -> bool:
+        """Whether the bucket has it, in its length."""
+        try:
+            return self._size(locator.object_key) >= locator.offset + locator.length
+        except NotFound:
+            return False
+
+    def delete(self, *locators: Locator) -> None:
+        """Remove the objects, a request for each: not every server knows how to remove many at once."""
+        for locator in locators:
+            self._delete(locator.object_key)
+
+    def _delete(self, key: str) -> None:
         with suppress(NotFound):
             self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key))
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys that start with `prefix`, a page for each request."""
+    def walk(self, prefix: str = "") -> Iterator[Locator]:
+        """All objects whose key starts with `prefix`, a page for each request."""
+        for key, length in self._list(prefix):
+            if not key.startswith(SMALL_PREFIX):
+                yield Locator(key, 0, length)
+
+    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
         after: dict[str, str] = {}
         while True:
             where = {"Bucket": self._bucket, "Prefix": self._prefix + prefix, **after}
             page = self._call(partial(self._client.list_objects_v2, **where))
-            yield from (each["Key"].removeprefix(self._prefix) for each in page.get("Contents", ()))
+            yield from ((each["Key"].removeprefix(self._prefix), each["Size"]) for each in page.get("Contents", ()))
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def put_small(self, name: str, data: bytes) -> None:
+        """Send the bytes; acknowledged on return."""
+        self._put_whole(SMALL_PREFIX + small_name(name), data, "application/octet-stream")
+
+    def read_small(self, name: str) -> bytes:
+        """The bytes of that name."""
+        return self._read(SMALL_PREFIX + small_name(name))
+
+    def small(self, prefix: str = "") -> Iterator[str]:
+        """The names, sorted."""
+        return iter(sorted(key.removeprefix(SMALL_PREFIX) for key, _ in self._list(SMALL_PREFIX + prefix)))
+
+    def delete_small(self, name: str) -> None:
+        """Remove what has that name."""
+        self._delete(SMALL_PREFIX + small_name(name))
 
     def check(self) -> None:
         """Nothing, or Unavailable when the bucket cannot be reached."""

@@ -56,7 +56,7 @@ def test_embedded(tmp_path: Path) -> None:
     again = open_archive(settings)
     assert len(again.retrieve.locate(SYSTEM, uids.derived("study", 0))) == 4
     assert again.removal.delete(SYSTEM, uids.derived("study", 0)) == 4
-    assert list(again.store.keys()) == []
+    assert list(again.store.walk()) == []
     again.close()
 
 
@@ -69,7 +69,7 @@ def test_scaled_in_two_processes_worth_of_archives(tmp_path: Path, scaled: dict[
     assert second.settle.claim_stable(4e9) == []
     assert second.removal.delete(SYSTEM, uids.derived("study", 0)) == 4
     assert first.query.search(Query(Level.STUDY), SYSTEM).rows == []
-    assert list(first.store.keys()) == []
+    assert list(first.store.walk()) == []
     for archive in (first, second):
         archive.close()
 

@@ -77,7 +77,7 @@ def echoes(acceptor: Acceptor) -> None:
 
 def stored_objects(archive: Archive) -> tuple[int, int]:
     """How many objects there are, and how many half ones."""
-    return len(list(archive.store.keys())), sum(path.is_file() for path in archive.store.spool_dir.rglob("*"))
+    return len(list(archive.store.walk())), sum(path.is_file() for path in archive.store.spool_dir.rglob("*"))
 
 
 def slice_bytes(seed: int = 0, size: int = 64) -> tuple[str, bytes]:

@@ -122,7 +122,7 @@ def test_statuses_and_the_association_goes_on(door: Door, archive: Archive, capl
         assert assoc.store(CT, "../../etc/passwd", data)[0x0900] == 0x0117
         assert assoc.store(CT, "", data)[0x0900] == 0x0117
         assert assoc.echo() == 0
-        assert not list(archive.store.keys())
+        assert not list(archive.store.walk())
         assert f"C-STORE of {ds.SOPInstanceUID} from 'TESTER' refused: C000H" in caplog.text
         assert "C-STORE of an instance without a valid UID" in caplog.text
         assert "passwd" not in caplog.text

@@ -42,6 +42,7 @@ from pacs.retrieve import Retrieve
 from pacs.settings import Settings
 from pacs.settle import Settle
 from pacs.storage.arrival import HEAD_BYTES, arrival, content_digest
+from pacs.storage.base import Locator
 from pacs.storage.memory import MemoryStore
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -93,8 +94,8 @@ def test_a_stored_instance_is_whole(ingest: Ingest, index: Index, memory: Memory
 
 def test_a_stored_object_is_a_part10_file_that_tells_how_it_came(ingest: Ingest, memory: MemoryStore) -> None:
     store(ingest, dicom_data.image(), Principal("CT1", "ae", scope="ward"))
-    (key,) = memory.keys()
-    raw = memory.read(key)
+    (here,) = memory.walk()
+    key, raw = here.object_key, memory.read(here)
     assert raw[:128] == bytes(128)
     assert part10.split(memoryview(raw)) == (EXPLICIT, HEAD_BYTES)
     facts = arrival(raw)
@@ -126,7 +127,7 @@ def test_the_same_again_is_success_without_rows(ingest: Ingest, index: Index, me
     before = count(index, *EVERYTHING)
     assert store(ingest, dicom_data.image()).outcome == "same"
     assert count(index, *EVERYTHING) == before
-    assert len(list(memory.keys())) == 1
+    assert len(list(memory.walk())) == 1
 
 
 def test_other_content_under_a_known_uid_is_refused_and_the_first_stays(
@@ -139,7 +140,7 @@ def test_other_content_under_a_known_uid_is_refused_and_the_first_stays(
     assert refused.value.about == other.SOPInstanceUID
     retrieve = Retrieve(memory, index)
     assert retrieve.dataset(retrieve.locate(SYSTEM, STUDY)[0]) == dicom_data.dataset_bytes(dicom_data.image())
-    assert len(list(memory.keys())) == 1
+    assert len(list(memory.walk())) == 1
 
 
 def test_of_many_contents_at_once_one_wins(ingest: Ingest, index: Index, memory: MemoryStore) -> None:
@@ -212,7 +213,7 @@ def test_what_is_no_instance_leaves_nothing(
     with pytest.raises(error):
         ingest.store(receiving, principal=AE)
     assert count(index, *EVERYTHING) == [0] * 7
-    assert list(memory.keys()) == []
+    assert list(memory.walk()) == []
     assert list(memory.spool_dir.iterdir()) == []
 
 
@@ -236,7 +237,7 @@ def test_what_contradicts_its_command_or_address_is_refused(ingest: Ingest, memo
     receiving.write(b"no part 10")
     with pytest.raises(MalformedDataset):
         ingest.store(receiving, principal=AE)
-    assert len(list(memory.keys())) == 1
+    assert len(list(memory.walk())) == 1
 
 
 def test_too_large_is_noticed_while_it_comes(memory: MemoryStore, index: Index) -> None:
@@ -344,7 +345,7 @@ def test_a_study_is_told_stable_once_and_again_after_a_late_instance(ingest: Ing
 class MemoryStoreLike:
     """A store in which there is nothing to delete."""
 
-    def delete(self, key: str) -> None:
+    def delete(self, *locators: Locator) -> None:
         pass
 
 
@@ -394,7 +395,7 @@ def test_removal_keeps_the_counts_true_and_leaves_a_tombstone(
     assert series.attributes["00201209"]["Value"] == [2]
     assert removal.delete(SYSTEM, STUDY) == 2
     assert query.search(Query(Level.STUDY), SYSTEM).rows == []
-    assert list(memory.keys()) == []
+    assert list(memory.walk()) == []
     assert count(index, *EVERYTHING[:5], "tombstone") == [0, 0, 0, 0, 0, 4]
     assert [c.kind for c in Changes(index).after(0)].count("deleted") == 4
     events = [e.event for e in Audit(index).query()]
@@ -414,19 +415,19 @@ def test_what_was_removed_may_come_again(ingest: Ingest, index: Index, memory: M
 
 def test_a_removal_cut_short_is_finished_or_overtaken(ingest: Ingest, index: Index, memory: MemoryStore) -> None:
     class Cut(Removal):
-        def _remove_bytes(self, keys: Sequence[str]) -> None:
+        def _remove_bytes(self, gone: Sequence[Locator]) -> None:
             pass  # killed after the transaction
 
     for ds in (dicom_data.image(0), dicom_data.image(1)):
         store(ingest, ds)
     Cut(memory, index, Events()).delete(SYSTEM, STUDY)
-    assert len(list(memory.keys())) == 2
+    assert len(list(memory.walk())) == 2
     store(ingest, dicom_data.image(0))
     assert Removal(memory, index, Events()).sweep() == 1
     retrieve = Retrieve(memory, index)
     (location,) = retrieve.locate(SYSTEM, STUDY)
     assert retrieve.dataset(location) == dicom_data.dataset_bytes(dicom_data.image(0))
-    assert len(list(memory.keys())) == 1
+    assert len(list(memory.walk())) == 1
 
 
 def test_bytes_removed_under_an_arrival_are_asked_for_again(ingest: Ingest, index: Index, memory: MemoryStore) -> None:
@@ -434,7 +435,7 @@ def test_bytes_removed_under_an_arrival_are_asked_for_again(ingest: Ingest, inde
     store(ingest, dicom_data.image())
     removal.delete(SYSTEM, STUDY)
     prepared = prepare(ingest, dicom_data.image())
-    memory.delete(prepared.entry.locator.object_key)
+    memory.delete(prepared.entry.locator)
     with pytest.raises(Unavailable, match="send it again"):
         ingest.file([prepared])
     assert store(ingest, dicom_data.image()).outcome == "stored"

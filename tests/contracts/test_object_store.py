@@ -12,7 +12,7 @@ from servers import FaultyProxy, S3Server, free_port
 
 from pacs.errors import NotFound, Unavailable
 from pacs.spool import Spool
-from pacs.storage.base import ObjectStore, object_key
+from pacs.storage.base import Locator, ObjectStore, object_key
 from pacs.storage.cache import CachedStore
 from pacs.storage.files import FileStore
 from pacs.storage.memory import MemoryStore
@@ -21,11 +21,16 @@ from pacs.storage.s3 import PART_BYTES, S3Store
 KEY = object_key("1.2", "1.2.3", "1.2.3.4", "0" * 64)
 
 
-def put(store: ObjectStore, key: str, data: bytes) -> None:
-    spool = Spool(store.spool_dir, reserve=4)
+def put(store: ObjectStore, key: str, data: bytes) -> Locator:
+    """Where the bytes lie, once they are durable."""
+    spool = store.spool(4, None)
     spool.write(data[4:])
     spool.fill_reserve(data[:4])
-    store.put(key, spool)
+    placed = store.put(key, spool)
+    assert store.read(placed.locator) == data
+    placed.wait()
+    store.settle(placed.locator)
+    return placed.locator
 
 
 def content(length: int) -> bytes:
@@ -35,16 +40,35 @@ def content(length: int) -> bytes:
 @pytest.mark.parametrize("length", [4, 5000, (1 << 20) + 7, 3 << 20])
 def test_bytes_come_back_whole_in_ranges_and_in_pieces(store: ObjectStore, length: int) -> None:
     data = content(length)
-    put(store, KEY, data)
-    assert store.size(KEY) == length
-    assert store.read(KEY) == data
-    assert store.read(KEY, 3) == data[3:]
-    assert store.read(KEY, 2, 2) == data[2:4]
-    assert store.read(KEY, length // 2, length) == data[length // 2 :]
-    assert store.read(KEY, length, 10) == b""
-    assert b"".join(store.chunks(KEY)) == data
-    assert b"".join(store.chunks(KEY, 1, length - 2, size=1000 if length < 10000 else 1 << 20)) == data[1 : length - 1]
-    assert all(len(piece) <= 700 for piece in store.chunks(KEY, 0, min(length, 3000), size=700))
+    here = put(store, KEY, data)
+    assert here.length == length
+    assert store.holds(here)
+    assert store.read(here) == data
+    assert store.read(here, 3) == data[3:]
+    assert store.read(here, 2, 2) == data[2:4]
+    assert store.read(here, length // 2, length) == data[length // 2 :]
+    assert store.read(here, length, 10) == store.read(here, length + 5) == b""
+    assert b"".join(store.chunks(here)) == data
+    pieces = store.chunks(here, 1, length - 2, size=1000 if length < 10000 else 1 << 20)
+    assert b"".join(pieces) == data[1 : length - 1]
+    assert all(len(piece) <= 700 for piece in store.chunks(here, 0, min(length, 3000), size=700))
+    assert list(store.chunks(here, length)) == []
+
+
+def test_neighbours_do_not_see_each_other(store: ObjectStore) -> None:
+    keys = [object_key("1", "2", str(number), f"{number}" * 64) for number in range(8)]
+    lengths = [4, 100, 4000, 4096, 5000, 70_000, 1 << 20, (2 << 20) + 1]
+    here = [put(store, key, content(length)) for key, length in zip(keys, lengths, strict=True)]
+    assert sorted(map(str, store.walk())) == sorted(map(str, here))
+    store.delete(here[1], here[4], here[7])
+    for number, (locator, length) in enumerate(zip(here, lengths, strict=True)):
+        if number in (1, 4, 7):
+            with pytest.raises(NotFound):
+                store.read(locator)
+        else:
+            assert store.read(locator) == content(length)
+            assert store.read(locator, 0, length + 5000) == content(length)
+    assert len(list(store.walk())) == 5
 
 
 def test_nothing_is_left_in_the_spool(store: ObjectStore) -> None:
@@ -52,45 +76,90 @@ def test_nothing_is_left_in_the_spool(store: ObjectStore) -> None:
     assert list(store.spool_dir.iterdir()) == []
 
 
+def test_an_aborted_arrival_leaves_nothing(store: ObjectStore) -> None:
+    for length in (10, 3 << 20):
+        with store.spool(4, None) as spool:
+            spool.write(content(length))
+    assert list(store.spool_dir.iterdir()) == []
+    assert list(store.walk()) == []
+    assert store.read(put(store, KEY, content(100))) == content(100)
+
+
 def test_an_object_that_is_not_there(store: ObjectStore) -> None:
-    for ask in (store.read, store.size, store.chunks):
+    nowhere = Locator(KEY, 0, 100)
+    for ask in (store.read, store.chunks):
         with pytest.raises(NotFound):
-            ask(KEY)
+            ask(nowhere)
     with pytest.raises(NotFound):
-        store.read(KEY, 0, 0)
-    store.delete(KEY)
+        store.read(nowhere, 0, 0)
+    assert not store.holds(nowhere)
+    store.delete(nowhere)
+    here = put(store, KEY, content(100))
+    for wrong in (Locator(here.object_key, here.offset, 200), Locator(here.object_key, here.offset + 8192, 10)):
+        assert not store.holds(wrong)
 
 
 def test_the_same_may_be_put_again(store: ObjectStore) -> None:
     for _ in range(2):
-        put(store, KEY, content(100))
-    assert store.read(KEY) == content(100)
-    assert list(store.keys()) == [KEY]
+        here = put(store, KEY, content(100))
+        assert here in list(store.walk())
 
 
-def test_keys_are_listed_by_prefix_and_forgotten_when_deleted(store: ObjectStore) -> None:
+def test_what_is_withdrawn_is_gone_or_shared(store: ObjectStore) -> None:
+    first = put(store, KEY, content(100))
+    spool = store.spool(0, None)
+    spool.write(content(100))
+    again = store.put(KEY, spool)
+    again.withdraw()
+    assert store.read(first) == content(100)
+    assert list(store.walk()) == [first]
+
+
+def test_objects_are_listed_and_forgotten_when_deleted(store: ObjectStore) -> None:
     keys = [object_key(f"1.{study}", f"2.{series}", "3", "a" * 64) for study in range(3) for series in range(2)]
-    for key in keys:
-        put(store, key, content(10))
-    assert sorted(store.keys()) == sorted(keys)
-    study = keys[0].split("/")[0]
-    assert sorted(store.keys(study)) == sorted(keys[:2])
-    assert list(store.keys(keys[3])) == [keys[3]]
-    assert list(store.keys("ffff-nothing")) == []
-    store.read(keys[0])
-    store.delete(keys[0])
+    here = [put(store, key, content(10)) for key in keys]
+    assert sorted(map(str, store.walk())) == sorted(map(str, here))
+    name = here[3].object_key
+    assert set(map(str, store.walk(name))) == {str(each) for each in here if each.object_key.startswith(name)}
+    assert list(store.walk("ffff-nothing")) == []
+    store.read(here[0])
+    store.delete(here[0])
+    store.delete(here[0])
     with pytest.raises(NotFound):
-        store.read(keys[0])
-    assert sorted(store.keys()) == sorted(keys[1:])
+        store.read(here[0])
+    assert sorted(map(str, store.walk())) == sorted(map(str, here[1:]))
+    store.delete(*here)
+    assert list(store.walk()) == []
 
 
-def test_a_removed_folder_does_not_stop_an_arrival(store: ObjectStore) -> None:
+def test_small_ones_have_names_and_may_change(store: ObjectStore) -> None:
+    names = ["journal/00000000000000000002-aa.json", "journal/00000000000000000001-bb.json", "state"]
+    for name in names:
+        store.put_small(name, name.encode())
+    store.put_small("state", b"second")
+    assert list(store.small()) == sorted(names)
+    assert list(store.small("journal/")) == sorted(names[:2])
+    assert list(store.small("nothing/")) == []
+    assert store.read_small("state") == b"second"
+    assert store.read_small(names[0]) == names[0].encode()
+    assert list(store.walk()) == []
+    assert list(store.spool_dir.iterdir()) == []
+    for _ in range(2):
+        store.delete_small(names[0])
+    with pytest.raises(NotFound):
+        store.read_small(names[0])
+    assert list(store.small("journal/")) == [names[1]]
+    for wrong in ("../etc/passwd", "/absolute", "a//b", "", "a/../b", "a/", "Upper"):
+        with pytest.raises(ValueError, match="not the name"):
+            store.put_small(wrong, b"")
+
+
+def test_a_removed_neighbour_does_not_stop_an_arrival(store: ObjectStore) -> None:
     def churn(number: int) -> None:
         key = object_key("1", "2", str(number), "b" * 64)
         for _ in range(20 if isinstance(store, FileStore | MemoryStore) else 3):
-            put(store, key, content(50))
-            assert store.read(key) == content(50)
-            store.delete(key)
+            here = put(store, key, content(50))
+            store.delete(here)
         put(store, key, content(60))
 
     failures: list[BaseException] = []
@@ -107,7 +176,7 @@ def test_a_removed_folder_does_not_stop_an_arrival(store: ObjectStore) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert len(list(store.keys())) == 4
+    assert [each.length for each in store.walk()] == [60] * 4
 
 
 def test_a_working_store_is_found_working(store: ObjectStore) -> None:
@@ -122,25 +191,25 @@ def test_keys_say_nothing_and_never_nest() -> None:
     assert key != object_key("1.2.840.1", "1.2.840.2", "../../etc/passwd", "e" * 64)
 
 
-def test_files_lie_under_their_key_and_old_spools_are_swept(tmp_path: Path) -> None:
+def test_old_spools_are_swept(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    put(store, KEY, content(2 << 20))
-    assert (tmp_path / "objects" / KEY).read_bytes() == content(2 << 20)
     half = Spool(store.spool_dir)
     half.write(content(2 << 20))
     assert len(list(store.spool_dir.iterdir())) == 1
-    FileStore(tmp_path)
+    store.close()
+    FileStore(tmp_path).close()
     assert list(store.spool_dir.iterdir()) == []
     half.discard()
 
 
 def test_pieces_that_nobody_reads_close_their_file(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    put(store, KEY, content(5000))
+    here = put(store, KEY, content(5000))
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
-        store.chunks(KEY)
+        store.chunks(here)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+    store.close()
 
 
 def test_large_objects_go_in_parts(moto_server: S3Server, rclone_server: S3Server, tmp_path: Path) -> None:
@@ -150,9 +219,9 @@ def test_large_objects_go_in_parts(moto_server: S3Server, rclone_server: S3Serve
             server.bucket, f"parts{number}", spool_dir=tmp_path, endpoint=server.endpoint,
             access_key=server.access_key, secret_key=server.secret_key,
         )  # fmt: skip
-        put(store, KEY, data)
-        assert store.size(KEY) == len(data)
-        assert b"".join(store.chunks(KEY)) == data
+        here = put(store, KEY, data)
+        assert store.holds(here)
+        assert b"".join(store.chunks(here)) == data
         store.close()
 
 
@@ -163,7 +232,7 @@ def test_listing_goes_on_over_many_pages(moto_server: S3Server, tmp_path: Path) 
     )  # fmt: skip
     for number in range(1005):
         store._client.put_object(Bucket=moto_server.bucket, Key=f"pages/a/b/{number:05}", Body=b"")
-    assert len(list(store.keys("a/"))) == 1005
+    assert len(list(store.walk("a/"))) == 1005
     store.close()
 
 
@@ -173,7 +242,7 @@ def test_wrong_credentials_and_absent_servers_are_told_in_words(rclone_server: S
         access_key=rclone_server.access_key, secret_key="WRONGSECRET12345",
     )  # fmt: skip
     with pytest.raises(Unavailable, match="object store"):
-        wrong.read(KEY)
+        wrong.read(Locator(KEY, 0, 10))
     absent = S3Store(
         "images", spool_dir=tmp_path, endpoint=f"http://127.0.0.1:{free_port()}",
         access_key="a" * 10, secret_key="b" * 10, deadline_s=0.5,
@@ -195,11 +264,10 @@ def test_what_is_acknowledged_by_a_failing_server_is_there(rclone_server: S3Serv
         access_key=rclone_server.access_key, secret_key=rclone_server.secret_key,
     )  # fmt: skip
     keys = [object_key("1", "2", str(number), "c" * 64) for number in range(12)]
-    for number, key in enumerate(keys):
-        put(store, key, content(1000 + number))
-    for number, key in enumerate(keys):
-        assert store.read(key) == content(1000 + number)
-    assert sorted(store.keys()) == sorted(keys)
+    here = [put(store, key, content(1000 + number)) for number, key in enumerate(keys)]
+    for number, locator in enumerate(here):
+        assert store.read(locator) == content(1000 + number)
+    assert sorted(each.object_key for each in store.walk()) == sorted(keys)
     store.close()
     proxy.close()
 
@@ -231,13 +299,14 @@ def test_a_missing_bucket_fails_the_check(moto_server: S3Server, tmp_path: Path)
 def test_the_cache_serves_what_the_store_lost_and_stays_within_its_bound(tmp_path: Path) -> None:
     remote = MemoryStore()
     cached = CachedStore(remote, tmp_path / "cache", 5000, block=1000)
-    put(cached, KEY, content(3500))
-    assert cached.read(KEY, 500, 2000) == content(3500)[500:2500]
+    spool = cached.spool(0, None)
+    spool.write(content(3500))
+    here = cached.put(KEY, spool).locator
+    assert cached.read(here, 500, 2000) == content(3500)[500:2500]
     assert cached.cached_bytes == 3000
-    remote.delete(KEY)
-    assert cached.read(KEY, 0, 3000) == content(3500)[:3000]
-    other = object_key("9", "9", "9", "9" * 64)
-    put(cached, other, content(4000))
+    remote.delete(here)
+    assert cached.read(here, 0, 3000) == content(3500)[:3000]
+    other = put(cached, object_key("9", "9", "9", "9" * 64), content(4000))
     assert b"".join(cached.chunks(other)) == content(4000)
     assert cached.cached_bytes <= 5000
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) == cached.cached_bytes

@@ -479,7 +479,8 @@ def test_spoilt_bytes_are_noticed(ingest: Ingest, retrieve: Retrieve, memory: Me
     ds = multiframe()
     store(ingest, ds)
     (location,) = retrieve.locate(SYSTEM, str(ds.StudyInstanceUID))
-    (key,) = memory.keys()
+    (here,) = memory.walk()
+    key = here.object_key
     raw = memory._objects[key]
     for spoilt in (raw[:-1] + b"\1", raw[:-2], raw + b"", b""):
         memory._objects[key] = spoilt
@@ -492,6 +493,6 @@ def test_spoilt_bytes_are_noticed(ingest: Ingest, retrieve: Retrieve, memory: Me
             b"".join(retrieve.part10(location))
     with pytest.raises(Corrupt):
         retrieve.frame(location, 5)
-    memory.delete(key)
+    memory.delete(here)
     with pytest.raises(NotFound):
         retrieve.part10(location)

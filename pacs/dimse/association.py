@@ -253,11 +253,12 @@ class Association(threading.Thread):
                 last = bool(control & 2)
             self._transport.meter(False)
         out = bytearray()
+        batch = 1 if context.service is not None and context.service.eager else BATCH_LENGTH
         for response in operation.finish(self._cancelled):
             out += to_pdus(
                 context.id, response_command(command, response), response.dataset, self._request.user.max_length
             )
-            if len(out) >= BATCH_LENGTH:
+            if len(out) >= batch:
                 self._transport.send(out)
                 out = bytearray()
         self._operation = self._running = None

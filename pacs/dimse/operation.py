@@ -156,6 +156,8 @@ class Service:
     """The transfer syntaxes that are accepted."""
     events: bool = False
     """Whether we report events to a peer that stays on the association."""
+    eager: bool = False
+    """Whether every response goes out at once, and not together with the next ones."""
     checks_class: bool = True
     """Whether a request has to name the very SOP class of its context."""
 

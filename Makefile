@@ -60,8 +60,9 @@ trial: install packages  ## the main job on real files: make trial DATA=FOLDER
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test" viewer
 	@$(PY) tests/trial.py "$(DATA)" $(ARGS)
 
-prove:  ## the long runs
-	@echo "There are no long runs yet: kill loops, fuzzing and the million-row index come with the archive's own proofs."
+prove: packages $(STAMPS)/tools  ## the long runs, written up in docs/proofs.md: make prove [ONLY=name,name] [ARGS=--list]
+	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test,fuzz"
+	@PYTHONPATH=tests $(PY) -m prove --only "$(ONLY)" $(ARGS)
 
 format:
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

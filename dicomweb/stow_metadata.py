@@ -130,6 +130,8 @@ def encoded(metadata: Mapping[str, Any], bulk: Mapping[str, Bulk]) -> tuple[str,
         return bytes(found.data) + b"\0" * (len(found.data) % 2)
 
     kept = {tag: entry for tag, entry in metadata.items() if tag not in NOT_STORED and not tag.startswith("0002")}
+    if strange := next((tag for tag in kept if tag < "0004" or tag >= "FFFE"), None):
+        raise InvalidInput("no element of a data set (PS3.5 7.1)", about=strange)
     ds = to_dataset(kept, value)
     ts = EXPLICIT_LITTLE_ENDIAN
     pixels = bulk.get(metadata.get(PIXEL_DATA, {}).get("BulkDataURI", ""))

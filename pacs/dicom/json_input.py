@@ -24,6 +24,8 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _SINGLE_TEXT: Final = frozenset(("LT", "ST", "UT", "UR"))
 _TEXT: Final = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UC", "UI")) | _SINGLE_TEXT
+_FLOAT32: Final = float.fromhex("0x1.FFFFFFp127")
+"""The first number that rounds to infinity in 32 bits."""
 _BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _RANGES: Final = {
     "US": (0, 0xFFFF), "SS": (-0x8000, 0x7FFF), "UL": (0, 0xFFFFFFFF), "SL": (-0x80000000, 0x7FFFFFFF),
@@ -172,6 +174,8 @@ def _float(tag: str, vr: str, value: Any) -> int | float | str:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidInput(f"value of VR {vr} is no number", about=tag)
+    if vr == "FL" and abs(value) >= _FLOAT32:
+        raise InvalidInput("value of VR FL is beyond 32 bits (PS3.5 6.2)", about=tag)
     return value
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, inspect, select, text
 
 from pacs.errors import Unavailable
-from pacs.index import journal, schema
+from pacs.index import aside, corrections, journal, schema
 
-TOPICS = (schema, journal)  # modules whose import puts their tables on the one metadata
+TOPICS = (schema, journal, aside, corrections)  # modules whose import puts their tables on the one metadata
 ADVISORY_LOCK = 0x6D334449  # several processes may start at once on PostgreSQL
 
 

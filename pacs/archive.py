@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pacs.audit import Audit
-from pacs.errors import InvalidInput
+from pacs.errors import InvalidInput, Unavailable
 from pacs.events import Events
 from pacs.index.changes import Changes
 from pacs.index.engine import Index, open_index
+from pacs.index.migrate import is_half_built
 from pacs.ingest import Ingest
 from pacs.query import QueryService
 from pacs.removal import Removal
@@ -68,6 +69,10 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
     store = open_store(settings)
     try:
         index = open_index(settings.index_url)
+        with index.read() as conn:
+            if is_half_built(conn):
+                index.close()
+                raise Unavailable("the index is being made again, or that was cut short: run `m3dicom rebuild`")
     except BaseException:
         store.close()
         raise

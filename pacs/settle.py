@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select, update
@@ -29,7 +30,12 @@ def fingerprint(conn: Connection, study_key: int) -> str:
     held = conn.execute(
         select(t.sop_instance_uid, t.digest).where(t.study_key == study_key, t.result_of.is_(None))
     ).all()
-    return hashlib.sha256("\n".join(f"{uid} {digest}" for uid, digest in sorted(map(tuple, held))).encode()).hexdigest()
+    return fingerprint_of(map(tuple, held))
+
+
+def fingerprint_of(instances: Iterable[tuple[str, str]]) -> str:
+    """The SHA-256, in hex, over (SOP Instance UID, digest) of instances, in whatever order they come."""
+    return hashlib.sha256("\n".join(f"{uid} {digest}" for uid, digest in sorted(instances)).encode()).hexdigest()
 
 
 class Settle:

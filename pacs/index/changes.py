@@ -14,7 +14,13 @@ from pacs.index import schema
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
 
-KINDS = ("instance", "result", "stable", "workitem", "deleted")
+KINDS = (
+    "instance", "result", "stable", "workitem", "deleted",
+    "replaced", "quarantined", "rejected", "restored", "corrected", "discrepancy",
+)  # fmt: skip
+FLOOR = "changes floor"
+"""The name in the table `meta` of the sequence number up to which an index was made again from its store."""
+
 _ADVISORY_LOCK = 0x6D334443
 _APPEND = Statement(insert(schema.change), [c.name for c in schema.change.columns if c.name != "seq"])
 
@@ -98,10 +104,15 @@ class Changes:
             return int(conn.execute(select(func.coalesce(func.max(schema.change.c.seq), 0))).scalar_one())
 
     def cursor(self, name: str) -> int:
-        """Where the reader `name` stands; 0 for one that never advanced."""
+        """Where the reader `name` stands; one that never advanced stands at 0, or where a rebuild of the index ended.
+
+        Rebuilt rows are told for those who follow the feed from outside; within the archive they are old news.
+        """
         with self._index.read() as conn:
             seq = conn.execute(select(schema.cursor.c.seq).where(schema.cursor.c.name == name)).scalar()
-        return 0 if seq is None else int(seq)
+            if seq is None:
+                seq = conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == FLOOR)).scalar()
+        return int(seq or 0)
 
     def advance(self, conn: Connection, name: str, seq: int) -> None:
         """Move the cursor `name` forward to `seq` in the transaction of `conn`; it never moves back."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, inspect, select, text
 
 from pacs.errors import Unavailable
-from pacs.index import aside, corrections, journal, schema
+from pacs.index import aside, corrections, damage, journal, schema
 
-TOPICS = (schema, journal, aside, corrections)  # modules whose import puts their tables on the one metadata
+TOPICS = (schema, damage, journal, aside, corrections)  # modules whose import puts their tables on the one metadata
+HALF_BUILT = "rebuilding"
+"""The name in the table `meta` of an index that is being made again and is not whole yet (`pacs.rebuild`)."""
+
 ADVISORY_LOCK = 0x6D334449  # several processes may start at once on PostgreSQL
 
 
@@ -26,3 +29,8 @@ def migrate(conn: Connection) -> int:
     if version != schema.SCHEMA_VERSION:
         raise Unavailable(f"the index has schema {version}; this version knows {schema.SCHEMA_VERSION}")
     return version
+
+
+def is_half_built(conn: Connection) -> bool:
+    """Whether the index is being made again from its store, or that was cut short."""
+    return conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == HALF_BUILT)).first() is not None

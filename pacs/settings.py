@@ -7,14 +7,16 @@ docs/settings.md is made from the `doc` of each field (a test compares them).
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pacs.errors import InvalidInput
 
 PREFIX = "M3DICOM_"
+
+T = TypeVar("T")
 
 
 def _setting(default: Any, doc: str) -> Any:
@@ -35,6 +37,21 @@ class AE:
     tls: bool = _setting(False, "called with TLS, and answered on the TLS door only")
     certificate: str = _setting("", "SHA-256 fingerprint of its TLS certificate, as `openssl x509 -fingerprint` has it")
     other_content: str = _setting("", 'other content under a known UID: "refuse", "quarantine", "replace"')
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A destination of the return path and what is sent there by itself: a rule for arrivals and results."""
+
+    name: str
+    to: str = _setting("", "AE title of an [[aes]] entry with host and port, or the URL of a DICOMweb root")
+    what: str = _setting("results", 'sent by itself: "results" of ours, "all" that arrives, or "nothing" (on demand)')
+    modalities: tuple[str, ...] = _setting((), "only these values of Modality; none given = any, here and below")
+    sop_classes: tuple[str, ...] = _setting((), "only these SOP Class UIDs")
+    sources: tuple[str, ...] = _setting((), "only what came from these AE titles")
+    plugins: tuple[str, ...] = _setting((), "only results of these plug-ins")
+    commitment: bool = _setting(False, "delivered only once the AE has committed itself to keep it")
+    token_file: str = _setting("", "file that holds the bearer token for a DICOMweb root")
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,9 @@ class Settings:
     max_attempts: int = _setting(3, "How often a task is tried when its worker is lost.")
     decoders: int = _setting(1, "Sandboxed decoding processes; they start when first needed.")
 
+    forward: tuple[Forward, ...] = _setting((), "Where results and studies are sent on to. TOML: [[forward]] tables.")
+    forward_give_up_hours: float = _setting(168.0, "A delivery that did not succeed for this long is a dead letter.")
+
     session_hours: float = _setting(12.0, "A browser login ends after this long.")
     login_link_minutes: float = _setting(60.0, "A login link is good for one use within this time.")
 
@@ -99,16 +119,22 @@ def _value(name: str, kind: str, raw: Any) -> Any:
             case "bool" if isinstance(raw, bool) or str(raw).lower() in ("true", "false", "1", "0"):
                 return str(raw).lower() in ("true", "1")
             case "tuple[AE, ...]":
-                entries = tomllib.loads(f"aes = {raw}")["aes"] if isinstance(raw, str) else raw
-                return tuple(_ae(entry) for entry in entries)
+                return tuple(_table(AE, "title", entry) for entry in _tables(raw))
+            case "tuple[Forward, ...]":
+                return tuple(_table(Forward, "name", entry) for entry in _tables(raw))
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"setting {name}: {error}") from error
     raise InvalidInput(f"setting {name}: {raw!r} is no {kind}")
 
 
-def _ae(entry: Mapping[str, Any]) -> AE:
-    """One [[aes]] table. Raises TypeError for a key nobody knows and ValueError for a value of the wrong type."""
-    known = {f.name: str(f.type) for f in fields(AE)}
+def _tables(raw: Any) -> Any:
+    """The tables of a list setting; in a variable they are written as TOML inline tables."""
+    return tomllib.loads(f"tables = {raw}")["tables"] if isinstance(raw, str) else raw
+
+
+def _table(made: Callable[..., T], needed: str, entry: Mapping[str, Any]) -> T:
+    """One table of a list setting. Raises TypeError for a key nobody knows, ValueError for a value of another type."""
+    known = {f.name: str(f.type) for f in fields(made)}  # type: ignore[arg-type]
     for name, raw in entry.items():
         match known.get(name, ""), raw:
             case ("str", str()) | ("bool", bool()):
@@ -121,10 +147,9 @@ def _ae(entry: Mapping[str, Any]) -> AE:
                 raise TypeError(f"unknown key {name!r}; known are {', '.join(known)}")
             case (kind, _):
                 raise ValueError(f"{name}: {raw!r} is no {kind}")
-    if "title" not in entry:
-        raise TypeError("an AE without a title")
-    values: dict[str, Any] = {name: tuple(raw) if isinstance(raw, list) else raw for name, raw in entry.items()}
-    return AE(**values)
+    if not entry.get(needed):
+        raise TypeError(f"an entry without a {needed}")
+    return made(**{name: tuple(raw) if isinstance(raw, list) else raw for name, raw in entry.items()})
 
 
 def load(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from pacs.settings import AE, PREFIX, Settings
+from pacs.settings import AE, PREFIX, Forward, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,15 +44,33 @@ def settings_page() -> str:
         'rights = ["query", "store"]',
         "```",
         "",
-        "| key | default | meaning |",
-        "|---|---|---|",
-        "| `title` | | its application entity title |",
+        *_keys(AE, "its application entity title"),
+        "",
+        "## Forwarding",
+        "",
+        "Where results and studies are sent on to ([forwarding.md](forwarding.md)):",
+        "",
+        "```toml",
+        "[[forward]]",
+        'name = "pacs"',
+        'to = "PACS"        # an [[aes]] entry with host and port',
+        "commitment = true",
+        "```",
+        "",
+        *_keys(Forward, "what people call it"),
+        "",
     ]
-    for key in fields(AE)[1:]:
+    return "\n".join(lines)
+
+
+def _keys(table: type, first: str) -> list[str]:
+    """What a table of a list setting may hold."""
+    name, *others = fields(table)
+    lines = ["| key | default | meaning |", "|---|---|---|", f"| `{name.name}` | | {first} |"]
+    for key in others:
         shown = ", ".join(key.default) if isinstance(key.default, tuple) else str(key.default)
         lines.append(f"| `{key.name}` | `{shown or '(empty)'}` | {key.metadata['doc']} |")
-    lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 PAGES: dict[str, Callable[[], str]] = {"docs/settings.md": settings_page}

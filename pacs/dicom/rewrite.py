@@ -1,9 +1,9 @@
-"""A data set written again in Explicit VR Little Endian, every value's bytes kept (PS3.5 section 7, annex A.2)."""
+"""A data set written again in a native little-endian syntax, every value's bytes kept (PS3.5 section 7, A.1, A.2)."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,10 +47,23 @@ def header(tag: int, vr: bytes, length: int) -> bytes:
     return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, length)
 
 
-def explicit_little_endian(
-    data: memoryview, syntax: TransferSyntax, replacements: Replacements, *, signed: bool, bits_allocated: int
+def implicit_header(tag: int, vr: bytes, length: int) -> bytes:
+    """An Implicit VR Little Endian element's header."""
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, length)
+
+
+def little_endian(
+    data: memoryview,
+    syntax: TransferSyntax,
+    replacements: Replacements,
+    *,
+    signed: bool,
+    bits_allocated: int,
+    header: Callable[[int, bytes, int], bytes] = header,
 ) -> Iterator[bytes]:
     """The data set in pieces. `data` is inflated already; group lengths go, sequences get undefined length.
+
+    `header` says whether it becomes explicit or, with `implicit_header`, implicit.
 
     `signed` is the top-level Pixel Representation, for US or SS; `bits_allocated` tells the words of big-endian pixel
     data. Raises MalformedDataset where the walk runs out of its bytes.
@@ -89,11 +102,11 @@ def explicit_little_endian(
             )
             top = not stack
             while top and pending and next(iter(pending)) < tag:
-                yield from _replacement(next(iter(pending)), pending)
+                yield from _replacement(next(iter(pending)), pending, header)
             if length == _UNDEFINED and vr != b"SQ":
                 position = _after_fragments(data, start)
                 if top and tag in pending:
-                    yield from _replacement(tag, pending)
+                    yield from _replacement(tag, pending, header)
                 else:
                     # A compressed icon cannot be told in a native syntax: its bytes would be taken for pixels.
                     yield header(tag, b"OB", 0)
@@ -117,7 +130,7 @@ def explicit_little_endian(
             if number == 0 or (top and tag in _DROPPED and syntax.encapsulated):
                 continue
             if top and tag in pending:
-                yield from _replacement(tag, pending)
+                yield from _replacement(tag, pending, header)
                 continue
             yield header(tag, vr, length)
             unit = vrs(True)[vr].swap if vr in vrs(True) else 1
@@ -126,14 +139,18 @@ def explicit_little_endian(
             value = data[start:position]
             yield swapped(value, unit) if unit > 1 and not little else bytes(value)
         for tag in list(pending):
-            yield from _replacement(tag, pending)
+            yield from _replacement(tag, pending, header)
     except (struct.error, IndexError):
         raise MalformedDataset(f"data set ends inside an element at offset {position}") from None
     if stack:
         raise MalformedDataset("data set ends inside a sequence")
 
 
-def _replacement(tag: int, pending: dict[int, tuple[bytes, int, Iterable[bytes]]]) -> Iterator[bytes]:
+def _replacement(
+    tag: int,
+    pending: dict[int, tuple[bytes, int, Iterable[bytes]]],
+    header: Callable[[int, bytes, int], bytes],
+) -> Iterator[bytes]:
     vr, length, pieces = pending.pop(tag)
     yield header(tag, vr, length)
     yield from pieces

@@ -1,4 +1,4 @@
-"""Stored pixel data and data sets in Explicit VR Little Endian, for whoever cannot read them as they are stored."""
+"""Stored pixel data and data sets in a native little-endian syntax, for whoever cannot read them as they are stored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from pacs.dicom import json_model, scanner
 from pacs.dicom.decode import SUBSAMPLED, PixelInfo, decode_stored
 from pacs.dicom.deflated import inflate
-from pacs.dicom.rewrite import Replacements, explicit_little_endian
-from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
+from pacs.dicom.rewrite import Replacements, header, implicit_header, little_endian
+from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from pacs.dicom.values import swapped, vrs
 from pacs.errors import Undecodable, UnsupportedTransferSyntax
 
 MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 """PS3.5 7.1: the longest value a native element can have."""
+
+_HEADERS: Final = {EXPLICIT_LITTLE_ENDIAN: header, IMPLICIT_LITTLE_ENDIAN: implicit_header}
 
 
 def explicit_le_frame(data: bytes, info: PixelInfo) -> bytes:
@@ -89,7 +91,7 @@ def little_endian_value(raw: bytes, vr: str, transfer_syntax_uid: str, bits_allo
 def transcode_dataset(
     dataset: bytes | memoryview, source_ts: str, target_ts: str, limits: scanner.Limits = scanner.DEFAULT_LIMITS
 ) -> bytes:
-    """The whole data set in `target_ts`, which has to be Explicit VR Little Endian (or `source_ts` itself).
+    """The whole data set in `target_ts`: Explicit or Implicit VR Little Endian, or `source_ts` itself.
 
     Values keep their bytes. Compressed pixel data is decoded and the attributes that then differ are written so;
     compressed icons become empty. Raises UnsupportedTransferSyntax for other targets, for syntaxes without a decoder,
@@ -108,7 +110,7 @@ def transcoded_pieces(
     if target_ts == source_ts:
         yield bytes(dataset)
         return
-    if target_ts != EXPLICIT_LITTLE_ENDIAN or syntax.codec is None:
+    if target_ts not in _HEADERS or syntax.codec is None:
         raise UnsupportedTransferSyntax(f"no way from {source_ts} to {target_ts}", about=target_ts)
     data = memoryview(inflate(dataset, limits.inflated_bytes) if syntax.deflated else dataset)
     plain = source_ts if not syntax.deflated else EXPLICIT_LITTLE_ENDIAN
@@ -122,12 +124,13 @@ def transcoded_pieces(
         raise Undecodable("pixel data without frames")
     number = metadata.get("00280103", {}).get("Value")
     bits = metadata.get("00280100", {}).get("Value")
-    yield from explicit_little_endian(
+    yield from little_endian(
         data,
         TRANSFER_SYNTAXES[plain],
         replacements,
         signed=number == [1],
         bits_allocated=bits[0] if isinstance(bits, list) and isinstance(bits[0], int) else 16,
+        header=_HEADERS[target_ts],
     )
 
 

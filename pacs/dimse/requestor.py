@@ -173,7 +173,7 @@ class Requestor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None or issubclass(kind, PeerRefused):
+        if kind is None or issubclass(kind, PeerRefused | GeneratorExit):
             self._link.release()
         else:
             self._link.abort()

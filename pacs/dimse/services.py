@@ -7,6 +7,8 @@ from pacs.dimse.find_scp import FindOperation
 from pacs.dimse.messages import Command, CommandField, Response
 from pacs.dimse.negotiation import FIND_CLASSES, VERIFICATION, Context, Policy, extended_query, extended_storage
 from pacs.dimse.operation import Answer, Operation, Peer, Service
+from pacs.dimse.retrieve_identifier import GET_CLASSES, MOVE_CLASSES
+from pacs.dimse.retrieve_scp import GetOperation, MoveOperation, extended_retrieve
 from pacs.dimse.store_scp import StoreOperation
 
 
@@ -34,6 +36,8 @@ STORAGE = Service(
 SERVICES: tuple[Service, ...] = (
     Service("verification", frozenset({VERIFICATION}), {CommandField.C_ECHO: _echo}),
     Service("query", FIND_CLASSES, {CommandField.C_FIND: FindOperation}, extended=extended_query),
+    Service("get", GET_CLASSES, {CommandField.C_GET: GetOperation}, extended=extended_retrieve, eager=True),
+    Service("move", MOVE_CLASSES, {CommandField.C_MOVE: MoveOperation}, extended=extended_retrieve, eager=True),
     STORAGE,  # the last: with unknown SOP classes it takes what nobody else claims
 )
 

@@ -186,13 +186,15 @@ def test_sequences_privates_and_odd_lengths_survive_transcoding() -> None:
     assert after["00409096"]["Value"][0]["00280106"] == {"vr": "SS", "Value": [-1]}
     assert read(out).ProcedureCodeSequence[0].CodeValue == "C1"
     assert transcode_dataset(body, raw.IMPLICIT, raw.IMPLICIT) == body
+    back = transcode_dataset(out, raw.EXPLICIT, raw.IMPLICIT)
+    assert scanner.scan(memoryview(back), raw.IMPLICIT).metadata == before
 
 
 def test_ways_that_do_not_exist() -> None:
     frame, attributes = codestreams.pixels("u8", 4, 4)
     data = codestreams.dataset([frame], attributes, codestreams.RLE)
     for source, target in (
-        (codestreams.RLE, raw.IMPLICIT), ("1.2.840.10008.1.2.4.102", raw.EXPLICIT), ("1.2.3", raw.EXPLICIT)
+        (codestreams.RLE, raw.DEFLATED), ("1.2.840.10008.1.2.4.102", raw.EXPLICIT), ("1.2.3", raw.EXPLICIT)
     ):  # fmt: skip
         with pytest.raises(UnsupportedTransferSyntax):
             transcode_dataset(data, source, target)

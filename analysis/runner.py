@@ -240,13 +240,16 @@ class Runner:
         return found
 
     def _fetch(self, chosen: _Chosen, folder: Path, go_on: Any) -> list[str]:
-        """The input as Part 10 files for the child: it reads files, and knows no store."""
+        """The input as Part 10 files for the child: it reads files, and knows no store.
+
+        They are as received: results carry that identity too, and get the corrections of the study on the way out.
+        """
         paths = []
         for number, location in enumerate(chosen.locations):
             go_on()
             path = folder / f"{chosen.name}-{number:06d}.dcm"
             with path.open("wb") as file:
-                for chunk in self._archive.retrieve.part10(location):
+                for chunk in self._archive.retrieve.part10(location, as_received=True):
                     file.write(chunk)
             paths.append(str(path))
         return paths

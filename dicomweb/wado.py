@@ -157,9 +157,9 @@ def matches(header: str, tag: str) -> bool:
 
 
 def entity_tag(root: str, offer: Offer, locations: Sequence[InstanceLocation]) -> str:
-    """What changes with every instance added, removed or replaced. Weak: compression does not change it."""
+    """What changes with every instance added, removed, replaced or corrected. Weak: compression does not change it."""
     whole = hashlib.sha256(f"{root} {offer.media_type} {offer.multipart}".encode())
     for location in locations:
-        whole.update(location.digest.encode())
+        whole.update(location.version.encode())
         whole.update(location.sop_instance_uid.encode())
     return f'W/"{whole.hexdigest()[:32]}"'

@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Select, Table, bindparam, insert, select, update
 
+from pacs import identity
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
-from pacs.index import rows, schema
+from pacs.index import corrections, rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import Arrival
@@ -150,7 +151,7 @@ def _study(conn: Connection, entry: Entry) -> Found:
         _allowed(entry, found.scope)
         return found
     levels = (Level.PATIENT, Level.STUDY)
-    made = {
+    made: dict[str, Any] = {
         **rows.columns(scan.metadata, *levels),
         "study_instance_uid": scan.study_instance_uid,
         "scope": arrival.scope,
@@ -165,6 +166,8 @@ def _study(conn: Connection, entry: Entry) -> Found:
         "fingerprint": None,
     }
     _INSERT_STUDY.all(conn, made)
+    if corrections.concerns(conn, scan.study_instance_uid, made["patient_id"]):
+        identity.begin(conn, scan.study_instance_uid, arrival.at)
     (study,) = wanted.all(conn, {"uid": scan.study_instance_uid})
     return study
 

@@ -1,4 +1,8 @@
-"""Reading what is stored: one look-up says where an instance lies, ranged reads fetch what is wanted of it."""
+"""Reading what is stored: one look-up says where an instance lies, ranged reads fetch what is wanted of it.
+
+Of a corrected study, metadata and whole data sets are given as corrected (`pacs.dicom.overlay`); digests are those
+of the stored bytes, and so are the offsets by which frames and bulk data are read.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,20 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 
 import orjson
 from sqlalchemy import bindparam, select
 
 from pacs.auth import Principal, Right
-from pacs.dicom import part10
+from pacs.dicom import overlay, part10
 from pacs.dicom.deflated import inflate
 from pacs.dicom.frames import FrameTable
 from pacs.dicom.scanner import BulkValue, Limits
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import Corrupt, NotFound
-from pacs.index import schema
+from pacs.index import corrections, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
 from pacs.storage.arrival import content_digest, content_suffix
@@ -34,7 +39,7 @@ def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
         select(
             s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
             i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
-            layout.frames, layout.bulk,
+            layout.frames, layout.bulk, corrections.OVERLAY.scalar_subquery().label("overlay"),
         )
         .join_from(schema.instance, schema.series, r.id == i.series_key)
         .join(schema.study, s.id == i.study_key)
@@ -53,7 +58,7 @@ def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
 
 @dataclass(frozen=True, slots=True)
 class InstanceLocation:
-    """One instance and where its bytes are. `size` is that of its data set as stored."""
+    """One instance and where its bytes are. `size` is that of its data set as stored, before any correction."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -68,6 +73,15 @@ class InstanceLocation:
     bulk: tuple[BulkValue, ...]
     source_ae: str
     instance_key: int
+    overlay: bytes | None = None
+    """The corrections of its study, as `pacs.dicom.overlay.loads` reads them."""
+
+    @property
+    def version(self) -> str:
+        """What changes whenever the instance would be given differently."""
+        if self.overlay is None:
+            return self.digest
+        return hashlib.sha256(self.digest.encode() + self.overlay).hexdigest()
 
     @property
     def deflated(self) -> bool:
@@ -110,12 +124,13 @@ class Retrieve:
                 bulk=tuple(BulkValue(*each) for each in orjson.loads(row.bulk)),
                 source_ae=row.source_ae,
                 instance_key=row.id,
+                overlay=row.overlay,
             )
             for row in found
         ]
 
-    def part10(self, location: InstanceLocation) -> Iterator[bytes]:
-        """The instance as a Part 10 file, in pieces: a fresh header, then the data set as it came.
+    def part10(self, location: InstanceLocation, *, as_received: bool = False) -> Iterator[bytes]:
+        """The instance as a Part 10 file, in pieces: a fresh header, then the data set, corrected unless `as_received`.
 
         NotFound is raised at once; Corrupt instead of the last piece when the stored bytes do not match their digest.
         """
@@ -123,13 +138,14 @@ class Retrieve:
             location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
         )
         chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
-        return self._verified(location, header, chunks)
+        if location.overlay is None or as_received:
+            return self._verified(location, header, chunks)
+        return chain((header,), _corrected(location, self._verified(location, b"", chunks)))
 
     def pieces(self, location: InstanceLocation) -> Iterator[bytes]:
-        """The data set in its stored transfer syntax, in pieces of bounded size; raises as `part10` does."""
-        return self._verified(
-            location, b"", self._store.chunks(location.locator, location.dataset_offset, location.size)
-        )
+        """The data set in its stored transfer syntax, in pieces of bounded size; corrected and raises as `part10`."""
+        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
+        return _corrected(location, self._verified(location, b"", chunks))
 
     @staticmethod
     def _verified(location: InstanceLocation, header: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -147,7 +163,14 @@ class Retrieve:
         yield held
 
     def dataset(self, location: InstanceLocation) -> bytes:
-        """The data set as stored (a deflated one deflated). Raises Corrupt when it does not match its digest."""
+        """The data set in its stored transfer syntax, corrected where its study is.
+
+        Raises Corrupt when the stored bytes do not match their digest.
+        """
+        data = self._received(location)
+        return data if location.overlay is None else b"".join(_corrected(location, iter((data,))))
+
+    def _received(self, location: InstanceLocation) -> bytes:
         data = self._stored(location, 0, location.size)
         if content_digest(data, location.transfer_syntax_uid) != location.digest:
             raise _corrupt(location)
@@ -166,7 +189,7 @@ class Retrieve:
         return data
 
     def _whole(self, location: InstanceLocation) -> bytes:
-        data = self.dataset(location)
+        data = self._received(location)
         return inflate(data, Limits().inflated_bytes) if location.deflated else data
 
     def metadata(self, locations: Sequence[InstanceLocation]) -> list[bytes]:
@@ -181,7 +204,7 @@ class Retrieve:
         for location in locations:
             if location.instance_key not in found:
                 raise NotFound("removed just now", about=location.sop_instance_uid)
-        return [zlib.decompress(found[location.instance_key]) for location in locations]
+        return [_metadata(location, zlib.decompress(found[location.instance_key])) for location in locations]
 
     def frame(self, location: InstanceLocation, number: int) -> bytes:
         """One frame, counted from 1: its codestream as stored, or its native pixels (PS3.5 section 8 and annex A).
@@ -203,6 +226,24 @@ class Retrieve:
             if value.path == path:
                 return self.read(location, value.offset, value.length)
         raise NotFound("no such bulk data", about=location.sop_instance_uid)
+
+
+def _corrected(location: InstanceLocation, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    if location.overlay is None:
+        return pieces
+    revisions = _revisions(location.overlay)
+    return overlay.corrected(pieces, location.transfer_syntax_uid, revisions, location.source_ae)
+
+
+def _metadata(location: InstanceLocation, json: bytes) -> bytes:
+    if location.overlay is None:
+        return json
+    return overlay.applied_json(json, _revisions(location.overlay), location.source_ae)
+
+
+@lru_cache(maxsize=256)
+def _revisions(raw: bytes) -> tuple[overlay.Revision, ...]:
+    return overlay.loads(raw)
 
 
 def _corrupt(location: InstanceLocation) -> Corrupt:

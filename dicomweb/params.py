@@ -8,8 +8,21 @@ from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
 
-from pacs.dicom.attributes import Attribute, Level, by_keyword, by_tag
-from pacs.dicom.matching import ALL, All, MatchKey, Query, parse
+from pacs.dicom import dictionary
+from pacs.dicom.attributes import LEVELS, Attribute, Level, by_keyword, by_tag, held, level_of
+from pacs.dicom.matching import (
+    ALL,
+    UNMATCHED_VRS,
+    All,
+    Criterion,
+    Item,
+    MatchKey,
+    Options,
+    Query,
+    Universal,
+    combined,
+    parse,
+)
 from pacs.errors import InvalidQuery
 
 MAX_KEYS = 64
@@ -17,7 +30,8 @@ MAX_DIGITS = 9
 MAX_RESULTS = 20_000  # of one answer; what remains is told in a Warning
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
-_NOT_SUPPORTED = "The {} parameter is not supported. Only literal matching has been performed."
+_NEVER_MATCHED = frozenset({"00080005", "00081190"})  # the character set (PS3.4 C.2.2.2), and an address of this server
+FLAGS = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 
 
 def query(
@@ -26,55 +40,88 @@ def query(
     """What is searched for at `level`, and warnings about what was asked for and is not done.
 
     `pairs` are the decoded parameters, `within` the keyword and UID of each parent that the path names. Names that
-    are no attribute are ignored; attributes that no key can match here are ignored with a warning. Raises InvalidQuery
-    for a value without meaning and for anything given twice.
+    are no attribute are ignored; attributes that no key can match here are ignored with a warning. A date and its
+    time that are both ranges are one range; several values ask for any of them. Raises InvalidQuery for a value
+    without meaning and for anything given twice.
     """
-    keys: dict[str, MatchKey] = {}
+    keys: list[MatchKey] = []
+    seen: set[str] = set()
+    items: dict[str, dict[str, Criterion]] = {}
     include: set[str] = set()
     everything = False
     once: dict[str, str] = {}
     warnings: list[str] = []
-    empty_values = ("emptyvaluematching", "true") in pairs
+    options = Options(
+        fuzzy=("fuzzymatching", "true") in pairs, empty_values=("emptyvaluematching", "true") in pairs
+    )  # fmt: skip
     for name, value in pairs:
         if name == "includefield":
             fields = [field.strip() for field in value.split(",")]
             everything = everything or "all" in fields
             include |= {tag for field in fields if (tag := _tag(field)) is not None}
-        elif name in ("limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching"):
+        elif name in ("limit", "offset", *FLAGS):
             if name in once:
                 raise InvalidQuery("a parameter is given more than once", about=name)
             once[name] = value
         else:
-            attribute = _attribute(name)
-            if attribute is None:
-                tag = _tag(name)
-                if tag is not None:
-                    warnings.append(f"The key {tag} is not supported and has been ignored.")
-            elif not attribute.matchable:
-                warnings.append(f"The key {attribute.keyword} cannot be matched here and has been ignored.")
-            elif attribute.tag in keys:
+            path = _path(name)
+            attribute = None if path is None else _matched(path, level)
+            if attribute is None or path is None:
+                if (tag := _tag(name)) is not None:
+                    warnings.append(f"The key {_spelled(path or tag)} cannot be matched here and has been ignored.")
+            elif path in seen:
                 raise InvalidQuery("a matching key is given more than once", about=attribute.keyword)
             else:
-                criterion = parse(attribute, value, empty_value_matching=empty_values)
-                keys[attribute.tag] = MatchKey(attribute, criterion)
-                include.add(attribute.tag[:8])
+                seen.add(path)
+                criterion = parse(attribute, value, options)
+                include.add(path[:8])
+                if "." in path and not attribute.matchable:
+                    items.setdefault(path[:8], {})[path[9:]] = criterion
+                else:
+                    keys.append(MatchKey(attribute, criterion))
+    keys += [MatchKey(by_tag(tag) or held(tag, "SQ"), _item(inside)) for tag, inside in items.items()]
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
-    if flag(once, "multiplevaluematching"):
-        warnings.append(_NOT_SUPPORTED.format("multiplevaluematching"))
-    flag(once, "emptyvaluematching")
+    for name in FLAGS:
+        flag(once, name)
     fields_asked: frozenset[str] | Literal[All.ALL] = ALL if everything else frozenset(include)
     return (
         Query(
             level,
-            (*(_parent(keyword, uid) for keyword, uid in within), *keys.values()),
+            (*(_parent(keyword, uid) for keyword, uid in within), *combined(keys)),
             fields_asked,
             min(count("limit", once["limit"]), MAX_RESULTS) if "limit" in once else MAX_RESULTS,
             count("offset", once.get("offset", "0")),
-            flag(once, "fuzzymatching"),
         ),
         tuple(warnings),
     )
+
+
+def _matched(path: str, level: Level) -> Attribute | None:
+    """The attribute at a path of tags as it is matched at `level`, None where it cannot be."""
+    row = by_tag(path)
+    if row is not None and row.matchable:
+        return row
+    vr = dictionary.vr(int(path[-8:], 16))
+    lower = LEVELS.index(level_of(path[:8])) > LEVELS.index(level)
+    if vr is None or len(vr) > 2 or vr == "SQ" or vr in UNMATCHED_VRS or lower or path[:8] in _NEVER_MATCHED:
+        return None
+    if any(dictionary.vr(int(tag, 16)) != "SQ" for tag in path.split(".")[:-1]):
+        return None
+    return held(path[-8:], vr) if "." in path else row or held(path, vr)
+
+
+def _item(inside: dict[str, Criterion]) -> Criterion:
+    """One item that has all of these: paths below a sequence, and what each has to match."""
+    direct = [(path, criterion) for path, criterion in inside.items() if "." not in path]
+    deeper: dict[str, dict[str, Criterion]] = {}
+    for path, criterion in inside.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            deeper.setdefault(head, {})[rest] = criterion
+    keys = [*direct, *((head, _item(rest)) for head, rest in deeper.items())]
+    wanted = tuple((tag, criterion) for tag, criterion in keys if not isinstance(criterion, Universal))
+    return Item(wanted) if wanted else Universal()
 
 
 def count(name: str, value: str) -> int:
@@ -98,13 +145,15 @@ def _parent(keyword: str, uid: str) -> MatchKey:
     return MatchKey(attribute, parse(attribute, uid))
 
 
-def _attribute(name: str) -> Attribute | None:
-    """The row of a keyword or tag, or of several joined by dots in either form."""
-    row = by_keyword(name)
-    if row is not None:
-        return row
+def _path(name: str) -> str | None:
+    """Tags joined by dots for keywords or tags joined by dots, None where one of them is neither."""
     tags = [_tag(part) for part in name.split(".")]
-    return None if None in tags else by_tag(".".join(tag for tag in tags if tag is not None))
+    return None if None in tags else ".".join(tag for tag in tags if tag is not None)
+
+
+def _spelled(path: str) -> str:
+    row = by_tag(path)
+    return row.keyword if row is not None else path
 
 
 def _tag(name: str) -> str | None:

@@ -39,7 +39,7 @@ async def _search(call: Call, level: Level) -> Answer:
 
     def answer() -> Answer:
         found = call.archive.query.search(query, principal)
-        headers = [call.warning(text) for text in (*warnings, *found.warnings)]
+        headers = [call.warning(text) for text in warnings]
         if found.remaining:
             headers.append(call.warning(f"There are {found.remaining} additional results that can be requested"))
         rows = [row.json for row in found.rows]

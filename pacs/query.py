@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
 
 from pacs.auth import Principal, Right
 from pacs.dicom.attributes import LEVELS, Level, Returned, by_tag, level_of
-from pacs.dicom.matching import ALL, Query, UIDList
+from pacs.dicom.matching import ALL, MatchKey, Query, UIDList, Universal, matches_in
+from pacs.errors import TooLarge
 from pacs.index import rows, schema
 from pacs.index.engine import Index
 from pacs.index.search import patients, search
 from pacs.index.statement import Found
 
-FUZZY_WARNING = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+MAX_EXAMINED = 20_000
+"""Entities that are read one by one for a key that no column answers; more have to be narrowed by other keys."""
+
 _BLOBS = {Level.STUDY: schema.study.c, Level.SERIES: schema.series.c, Level.IMAGE: schema.instance.c}
 
 
@@ -37,11 +41,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """One page of matches, how many follow it, and what the asker has to be told (PS3.18 section 8.3.4)."""
+    """One page of matches, and how many follow it."""
 
     rows: list[Row]
     remaining: int
-    warnings: tuple[str, ...] = ()
 
 
 class QueryService:
@@ -55,20 +58,43 @@ class QueryService:
 
         Rows hold the attributes returned by default (PS3.18 Tables 10.6.3-3 to 10.6.3-5), those that were matched, and
         those of `include` that belong to the level or one above; known ones without a value are empty. Raises
-        Forbidden or Unavailable.
+        Forbidden, Unavailable, and TooLarge where a key without a column leaves too much to look at.
         """
         principal.require(Right.QUERY)
-        warnings = (FUZZY_WARNING,) if query.fuzzy else ()
         if query.limit is not None and query.limit <= 0:
-            return Matches([], 0, warnings)
+            return Matches([], 0)
+        held = [key for key in query.keys if not key.attribute.matchable and not isinstance(key.criterion, Universal)]
+        return self._examined(query, held, principal) if held else self._page(query, principal)
+
+    def _page(self, query: Query, principal: Principal) -> Matches:
         if query.level is Level.PATIENT:
             with self._index.read() as conn:
                 page = patients(conn, query, principal.scope)
-            return Matches([_patient(found, query) for found in page.rows], page.remaining, warnings)
+            return Matches([_patient(found, query) for found in page.rows], page.remaining)
         maker = _Maker(query)
         with self._index.read() as conn:
             page = search(conn, query, principal.scope, maker.columns)
-        return Matches([maker.row(found) for found in page.rows], page.remaining, warnings)
+        return Matches([maker.row(found) for found in page.rows], page.remaining)
+
+    def _examined(self, query: Query, held: list[MatchKey], principal: Principal) -> Matches:
+        """Matches of keys that no column answers, found by looking at every entity that the other keys leave."""
+        others = replace(query, keys=tuple(key for key in query.keys if key not in held), limit=1000, offset=0)
+        if query.include is not ALL:
+            others = replace(others, include=query.include | {key.attribute.tag for key in held})
+        rows = (row for row in self._all(others, principal) if all(matches_in(key, row.attributes) for key in held))
+        found = list(rows)
+        page = found[query.offset :] if query.limit is None else found[query.offset : query.offset + query.limit]
+        return Matches(page, max(0, len(found) - query.offset - len(page)))
+
+    def _all(self, query: Query, principal: Principal) -> Iterator[Row]:
+        examined, remaining = 0, 1
+        while remaining:
+            found = self._page(replace(query, offset=examined), principal)
+            examined += len(found.rows)
+            if examined + found.remaining > MAX_EXAMINED:
+                raise TooLarge(f"no index for one of the keys, and more than {MAX_EXAMINED} candidates: add other keys")
+            yield from found.rows
+            remaining = found.remaining if found.rows else 0
 
     def may_see(self, principal: Principal, study_instance_uid: str | None) -> bool:
         """Whether the principal's scope covers the study; what belongs to no study is everybody's."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
+from pydicom.datadict import keyword_for_tag
+
 
 class Level(StrEnum):
     """The Query/Retrieve levels (PS3.4 C.6)."""
@@ -36,7 +38,7 @@ class Returned(StrEnum):
 class Attribute:
     """One attribute, or one inside a sequence when `tag` and `keyword` have two parts joined by a dot.
 
-    `column` names the index column that matching uses (three of them for VR PN, see `columns`); an attribute
+    `column` names the index column that matching uses (four of them for VR PN, see `columns`); an attribute
     without one is only returned. `required` marks the matching keys of PS3.18 Table 10.6.1-5. `computed` values are
     kept by the archive and never taken from an object.
     """
@@ -52,16 +54,18 @@ class Attribute:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The index columns: one, or for a person's name one per component group (PS3.5 6.2.1)."""
+        """The index columns: one, or for a person's name one per component group (PS3.5 6.2.1) and one of its words."""
         if self.column is None:
             return ()
-        return tuple(self.column + group for group in ("", "_ideographic", "_phonetic")[: 3 if self.vr == "PN" else 1])
+        return tuple(self.column + part for part in _NAME_COLUMNS[: None if self.vr == "PN" else 1])
 
     @property
     def matchable(self) -> bool:
         """Whether it can be a matching key."""
         return self.column is not None or self.tag in ("00080061", "00080062")
 
+
+_NAME_COLUMNS = ("", "_ideographic", "_phonetic", "_words")
 
 P, S, R, I = Level  # noqa: E741  the table below reads better with one letter per level
 ALWAYS, KNOWN = Returned.ALWAYS, Returned.KNOWN
@@ -177,6 +181,17 @@ TABLE: tuple[Attribute, ...] = (
 )  # fmt: skip
 
 
+DATE_AND_TIME: tuple[tuple[str, str], ...] = (
+    ("00080020", "00080030"),  # Study
+    ("00080021", "00080031"),  # Series
+    ("00080022", "00080032"),  # Acquisition
+    ("00080023", "00080033"),  # Content
+    ("00100030", "00100032"),  # Patient's Birth
+    ("00400244", "00400245"),  # Performed Procedure Step Start
+)
+"""Dates and the times that belong to them: matched as one where that was agreed (PS3.4 C.2.2.2.5.4)."""
+
+
 @cache
 def _tags() -> dict[str, Attribute]:
     return {a.tag: a for a in TABLE}
@@ -200,6 +215,11 @@ def by_keyword(keyword: str) -> Attribute | None:
 def of_level(level: Level) -> Iterator[Attribute]:
     """The rows of one level, ascending by tag, without those inside sequences."""
     return iter(sorted((a for a in TABLE if a.level is level and "." not in a.tag), key=lambda a: a.tag))
+
+
+def held(tag: str, vr: str) -> Attribute:
+    """A row for an attribute of no row of its own: matched, without a column, on what is held of the entity."""
+    return Attribute(tag, keyword_for_tag(int(tag, 16)) or tag, vr, level_of(tag))
 
 
 def level_of(tag: str) -> Level:

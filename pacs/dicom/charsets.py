@@ -114,3 +114,14 @@ def decoder(terms: Sequence[str]) -> Decoder:
     if len(terms) > 1 or "2022" in terms[0]:
         return _extended(initial)
     return _plain(initial)
+
+
+def encoder(term: str) -> str | None:
+    """The codec in which all text of this one Defined Term can be written, None where it needs escapes or is unknown.
+
+    ISO_IR 13 is left out: its backslash and tilde are other characters.
+    """
+    found = _TERM.fullmatch(term.strip().upper())
+    name = found.group(1).replace("-", "").replace("_", "") if found else ""
+    writable = name in _CODECS and name not in ("13", "58", "87", "149", "159")
+    return ("ascii" if name in ("", "6") else _CODECS[name]) if writable and "2022" not in term else None

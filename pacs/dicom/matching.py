@@ -3,24 +3,31 @@
 The index stores folded values and compares them in SQL (`pacs.index.search`); `matches` says the same in Python and
 is the reference for it. Names of persons are compared without regard to case, each component group on its own, a
 key of one group against any of the three; everything else is compared exactly, leading and trailing spaces aside.
+What goes beyond that (fuzzy names, date and time as one, empty values) is asked for with `Options`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Final, Literal
+from math import isfinite
+from typing import Any, Final, Literal
 
-from pacs.dicom.attributes import Attribute, Level
+from pacs.dicom import json_model, names
+from pacs.dicom.attributes import DATE_AND_TIME, Attribute, Level
 from pacs.errors import InvalidQuery
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 RANGE_VRS = frozenset(("DA", "TM", "DT"))
 INTEGER_VRS = frozenset(("IS", "US"))
+DECIMAL_VRS = frozenset(("DS", "FL", "FD", "SS", "SL", "UL", "SV", "UV"))
+UNMATCHED_VRS = frozenset(("AT", "OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+"""Values that are no text: keys of these are not matched."""
+
 MAX_KEY_LENGTH = 4096
 MAX_UIDS = 10_000
 MAX_VALUES = 256
@@ -47,7 +54,7 @@ class Single:
     """The folded value is equal (PS3.4 C.2.2.2.1); for VR PN the groups are joined by "="."""
 
     vr: str
-    value: str | int
+    value: str | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,24 @@ class Range:
     vr: str
     low: str | None
     high: str | None
+    span: bool = field(default=False, compare=False)
+    """Whether it is what one value of low precision covers ("0830"), and not a range that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """A date and the `time` attribute beside it, as one, lie between the ends; None is open (PS3.4 C.2.2.2.5.4)."""
+
+    time: Attribute
+    low: tuple[str, str] | None
+    high: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzy:
+    """The words of a name fit all of these patterns (`pacs.dicom.names`, PS3.4 C.2.2.2.1.1)."""
+
+    patterns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +101,33 @@ class UIDList:
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """One of several keys given as the values of one attribute matches."""
+    """One of several keys given as the values of one attribute matches (PS3.4 C.2.2.2.8)."""
 
-    choices: tuple[Single | Wildcard | Range, ...]
+    choices: tuple[Single | Wildcard | Range | Fuzzy | Empty, ...]
 
 
-Criterion = Universal | Empty | Single | Wildcard | Range | UIDList | AnyOf
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a sequence has attributes, by tag, that match all of these (PS3.4 C.2.2.2.6)."""
+
+    keys: tuple[tuple[str, Criterion], ...]
+
+
+Criterion = Universal | Empty | Single | Wildcard | Range | Moments | Fuzzy | UIDList | AnyOf | Item
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was agreed beyond plain matching (PS3.4 C.5.1.1, PS3.18 8.3.4): by negotiation, or by parameters."""
+
+    fuzzy: bool = False
+    date_and_time: bool = False
+    empty_values: bool = False
+    offset: str = ""
+    """Timezone Offset From UTC of the request: what a DT key without an offset of its own is in."""
+
+
+PLAIN: Final = Options()
 
 
 class All(Enum):
@@ -115,12 +161,13 @@ class Query:
     include: frozenset[str] | Literal[All.ALL] = frozenset()
     limit: int | None = None
     offset: int = 0
-    fuzzy: bool = False
     with_upper: bool | None = None
 
 
-def parse(attribute: Attribute, text: str, *, empty_value_matching: bool = False) -> Criterion:
+def parse(attribute: Attribute, text: str, options: Options = PLAIN) -> Criterion:
     """What a key's text asks for, by the VR of its attribute; `text` may hold several values joined by a backslash.
+
+    Several values ask for any of them, agreed or not: without an agreement they would have no meaning.
 
     Raises InvalidQuery, naming the attribute, for what has no meaning: a wildcard where the VR allows none, half a
     date, a letter in a UID.
@@ -128,7 +175,7 @@ def parse(attribute: Attribute, text: str, *, empty_value_matching: bool = False
     text = text.strip(" \0")
     if not text:
         return Universal()
-    if empty_value_matching and text == '""':
+    if options.empty_values and text == '""':
         return Empty()
     if any(unicodedata.category(c) == "Cc" for c in text) and attribute.vr not in ("LT", "ST", "UT"):
         raise _invalid(attribute, "control characters")
@@ -151,21 +198,32 @@ def parse(attribute: Attribute, text: str, *, empty_value_matching: bool = False
     )
     if len(parts) > MAX_VALUES:
         raise _invalid(attribute, f"more than {MAX_VALUES} values")
-    choices = [_parse_one(attribute, part.strip(" ")) for part in parts if part.strip(" ")]
+    choices = [_parse_one(attribute, part.strip(" "), options) for part in parts if part.strip(" ")]
     if not choices or any(isinstance(choice, Universal) for choice in choices):
         return Universal()
     return choices[0] if len(choices) == 1 else AnyOf(tuple(c for c in choices if not isinstance(c, Universal)))
 
 
-def _parse_one(attribute: Attribute, text: str) -> Universal | Single | Wildcard | Range:
+def _parse_one(
+    attribute: Attribute, text: str, options: Options
+) -> Universal | Empty | Single | Wildcard | Range | Fuzzy:
     vr = attribute.vr
+    if options.empty_values and text == '""':
+        return Empty()
     if vr in RANGE_VRS:
-        return _parse_range(attribute, text)
+        return _parse_range(attribute, text, options.offset if vr == "DT" else "")
     if vr in INTEGER_VRS:
         if not _INTEGER.fullmatch(text):
             raise _invalid(attribute, "not a whole number")
         return Single(vr, int(text))
+    if vr in DECIMAL_VRS:
+        number = _decimal(text)
+        if number is None:
+            raise _invalid(attribute, "not a number")
+        return Single(vr, number)
     folded = "=".join(_fold_group(group) for group in text.split("=")) if vr == "PN" else text
+    if vr == "PN" and options.fuzzy and (fitting := names.patterns(text)):
+        return Fuzzy(fitting)
     if vr in WILDCARD_VRS and ("*" in folded or "?" in folded):
         if not folded.strip("*="):
             return Universal()
@@ -175,16 +233,16 @@ def _parse_one(attribute: Attribute, text: str) -> Universal | Single | Wildcard
     return Single(vr, folded)
 
 
-def _parse_range(attribute: Attribute, text: str) -> Single | Range:
+def _parse_range(attribute: Attribute, text: str, offset: str) -> Single | Range:
     vr = attribute.vr
-    value = _span(vr, text)
+    value = _span(vr, text, offset)
     if value is not None:
         low, high = value
-        return Single(vr, low) if low == high else Range(vr, low, high)
+        return Single(vr, low) if low == high else Range(vr, low, high, span=True)
     for at in [i for i, c in enumerate(text) if c == "-"]:
         left, right = text[:at].strip(), text[at + 1 :].strip()
-        first = _span(vr, left) if left else (None, None)
-        last = _span(vr, right) if right else (None, None)
+        first = _span(vr, left, offset) if left else (None, None)
+        last = _span(vr, right, offset) if right else (None, None)
         if first is not None and last is not None and (left or right):
             return Range(vr, first[0], last[1])
     raise _invalid(
@@ -196,7 +254,7 @@ def _invalid(attribute: Attribute, why: str) -> InvalidQuery:
     return InvalidQuery(f"{attribute.keyword}: {why}", about=attribute.tag)
 
 
-def _span(vr: str, text: str) -> tuple[str, str] | None:
+def _span(vr: str, text: str, offset: str = "") -> tuple[str, str] | None:
     """The first and last instant that a date, time or date-time of any precision covers, folded; None if it is none."""
     match vr:
         case "DA":
@@ -215,14 +273,15 @@ def _span(vr: str, text: str) -> tuple[str, str] | None:
             last = f"{hour}{minute or '59'}{second or '59'}.{(fraction or '').ljust(6, '9')}"
             return first, last
         case _:
-            return _datetime_span(text)
+            return _datetime_span(text, offset)
 
 
-def _datetime_span(text: str) -> tuple[str, str] | None:
+def _datetime_span(text: str, default_offset: str) -> tuple[str, str] | None:
     found = _DT.fullmatch(text)
     if not found:
         return None
     year, month, day, hour, minute, second, fraction, offset = found.groups()
+    offset = offset or default_offset
     shift = timedelta(0)
     if offset:
         # PS3.5 6.2: the offset is -1200 to +1400; anything else after a minus is the end of a range.
@@ -279,6 +338,14 @@ def fold(vr: str, text: str | None) -> str | int | None:
     return text
 
 
+def _decimal(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
 def name_groups(key: str) -> list[tuple[tuple[int, ...], str]]:
     """Which component groups (0 to 2) a folded name key is compared with: any of those in each entry must fit it."""
     groups = key.split("=")
@@ -296,22 +363,75 @@ def matches(criterion: Criterion, values: Sequence[str]) -> bool:
             return not any(value.strip(" \0") for value in values)
         case AnyOf(choices):
             return any(matches(choice, values) for choice in choices)
+        case Fuzzy(patterns):
+            kept = [found for each in values if (found := names.words(each))]
+            return any(all(fits(pattern, found) for pattern in patterns) for found in kept)
         case UIDList(uids):
             return any(value.strip(" \0") in uids for value in values)
         case Single("PN", value):
             return any(_name_matches(str(value), each) for each in values)
         case Wildcard("PN", pattern):
             return any(_name_matches(pattern, each) for each in values)
+        case Single(vr, value) if vr in DECIMAL_VRS:
+            return any(_decimal(each) == value for each in values)
         case Single(vr, value):
             return any(fold(vr, each) == value for each in values)
         case Wildcard(vr, pattern):
             return any(fits(pattern, folded) for each in values if isinstance(folded := fold(vr, each), str))
+        case Moments() | Item():
+            raise TypeError("matched on attributes, not on the values of one")
         case Range(vr, low, high):
             return any(
                 (low is None or low <= folded) and (high is None or folded <= high)
                 for each in values
                 if isinstance(folded := fold(vr, each), str)
             )
+
+
+def matches_in(key: MatchKey, attributes: Mapping[str, Any]) -> bool:
+    """Whether a data set in the DICOM JSON model matches, by its first value where it is a date beside a time."""
+    tag, criterion = key.attribute.tag, key.criterion
+    if isinstance(criterion, Moments):
+        date = fold("DA", json_model.text(attributes, tag))
+        time = fold("TM", json_model.text(attributes, criterion.time.tag))
+        return date is not None and within(criterion, str(date), None if time is None else str(time))
+    return _fits_at(tag, criterion, attributes)
+
+
+def _fits_at(tag: str, criterion: Criterion, attributes: Mapping[str, Any]) -> bool:
+    if isinstance(criterion, Item):
+        held = (attributes.get(tag) or {}).get("Value") or ()
+        return any(all(_fits_at(inner, each, item) for inner, each in criterion.keys) for item in held if item)
+    if isinstance(criterion, Empty):
+        return not any(json_model.texts(attributes, tag)) and not (attributes.get(tag) or {}).get("Value")
+    return matches(criterion, json_model.texts(attributes, tag))
+
+
+def within(moments: Moments, date: str, time: str | None) -> bool:
+    """Whether a folded date and time lie between the ends. Without a time only the days between them are sure."""
+    if time is None:
+        return (moments.low is None or moments.low[0] < date) and (moments.high is None or date < moments.high[0])
+    return (moments.low is None or moments.low <= (date, time)) and (
+        moments.high is None or (date, time) <= moments.high
+    )
+
+
+def combined(keys: Iterable[MatchKey]) -> tuple[MatchKey, ...]:
+    """The keys, with each date and its time as one where both ask for a range of the same form (PS3.4 C.2.2.2.5.4)."""
+    by_tag = {key.attribute.tag: key for key in keys}
+    for date_tag, time_tag in DATE_AND_TIME:
+        date, time = by_tag.get(date_tag), by_tag.get(time_tag)
+        if date is None or time is None:
+            continue
+        match date.criterion, time.criterion:
+            case Range("DA", d1, d2, span=False), Range("TM", t1, t2, span=False) if (d1 is None) is (t1 is None) and (
+                d2 is None
+            ) is (t2 is None):
+                low = (d1, t1) if d1 is not None and t1 is not None else None
+                high = (d2, t2) if d2 is not None and t2 is not None else None
+                by_tag[date_tag] = MatchKey(date.attribute, Moments(time.attribute, low, high))
+                del by_tag[time_tag]
+    return tuple(by_tag.values())
 
 
 def _name_matches(key: str, value: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pacs.auth import Right
-from pacs.dicom.matching import Query
+from pacs.dicom.matching import Options, Query
 from pacs.dimse import identifiers, status
 from pacs.dimse.messages import Command, Response, Tag
 from pacs.dimse.negotiation import Context
@@ -78,7 +78,9 @@ class FindOperation:
             raise TooLarge(f"identifier of more than {identifiers.MAX_IDENTIFIER_LENGTH} bytes")
         abstract = self._context.abstract_syntax
         identifier = identifiers.decode(bytes(self._identifier), self._context.transfer_syntax)
-        return identifiers.understand(identifier, abstract, relational=abstract in self._peer.relational)
+        relational, date_and_time, fuzzy, _, _, empty_values, _ = self._peer.extended.get(abstract, b"").ljust(7, b"\0")
+        options = Options(fuzzy=bool(fuzzy), date_and_time=bool(date_and_time), empty_values=bool(empty_values))
+        return identifiers.understand(identifier, abstract, relational=bool(relational), options=options)
 
     def _pages(self, request: identifiers.FindRequest) -> Iterator[list[Row]]:
         """All matches, a few at a time; never an empty list."""
@@ -86,8 +88,7 @@ class FindOperation:
             level=request.level,
             keys=request.keys,
             include=request.include,
-            limit=PAGE_ROWS,
-            fuzzy=self._context.abstract_syntax in self._peer.fuzzy,
+            limit=PAGE_ROWS if all(key.attribute.matchable for key in request.keys) else None,
             with_upper=False,  # what the identifier names is all that a response holds
         )
         remaining = 1

@@ -6,17 +6,15 @@ transfer syntaxes that a context for them may have.
 
 from __future__ import annotations
 
-import struct
-import zlib
-from base64 import b64decode
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pacs.dicom import dictionary, json_model, matching, scanner
-from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag, level_of
+from pacs.dicom import charsets, dictionary, json_model, matching, scanner
+from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag, held, level_of
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from pacs.dicom.values import swapped, vrs
+from pacs.dimse.datasets import Writer, deflated
 from pacs.dimse.negotiation import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from pacs.errors import DatasetMismatch
 
@@ -39,6 +37,8 @@ TIMEZONE_OFFSET: Final = "00080201"
 _ABOUT_THE_QUERY: Final = frozenset(
     {CHARACTER_SET, LEVEL, "00080053", RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY, TIMEZONE_OFFSET}
 )
+_COUNTS: Final = frozenset({"00201200", "00201202", "00201204"})  # of a patient: known at that level only
+_OFFSET: Final = re.compile(r"[+-]\d{4}")
 _NOT_SERVED: Final = frozenset({"00081190"})  # Retrieve URL: only a web client has the address it starts with
 
 UNIQUE_KEYS: Final = {
@@ -67,6 +67,8 @@ class FindRequest:
     keys: tuple[matching.MatchKey, ...]
     wanted: tuple[Wanted, ...]
     complete: bool
+    character_set: str = "ISO_IR 192"
+    """Defined Term of the character set of the answers, where they fit it."""
 
     @property
     def include(self) -> frozenset[str]:
@@ -79,11 +81,18 @@ def decode(identifier: bytes | memoryview, transfer_syntax_uid: str) -> dict[str
     return scanner.read(identifier, transfer_syntax_uid, _LIMITS)
 
 
-def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational: bool) -> FindRequest:
+def understand(
+    identifier: Mapping[str, Any],
+    sop_class_uid: str,
+    *,
+    relational: bool,
+    options: matching.Options = matching.PLAIN,
+) -> FindRequest:
     """What `identifier` asks for under this information model (PS3.4 C.6.1, C.6.2).
 
     Raises DatasetMismatch where it breaks the model (level, unique keys above it, unless `relational`) and
-    InvalidQuery where a key has no meaning.
+    InvalidQuery where a key has no meaning. With `relational`, keys of lower levels ask for entities that have such
+    a child; the values themselves are of many children and not returned.
     """
     levels = ROOTS[sop_class_uid]
     names = json_model.texts(identifier, LEVEL)
@@ -95,24 +104,26 @@ def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational:
     if not relational:
         for above in levels[: levels.index(level)]:
             _check_unique(identifier, UNIQUE_KEYS[above])
-    keys, wanted, complete = list[matching.MatchKey](), list[Wanted](), True
+    offset = json_model.text(identifier, TIMEZONE_OFFSET) or ""
+    reader = _Reader(replace(options, offset=offset if _OFFSET.fullmatch(offset) else ""))
+    wanted, complete = list[Wanted](), True
     for tag, entry in identifier.items():
         if int(tag[:4], 16) & 1 or tag in _ABOUT_THE_QUERY:
             if tag in (INSTANCE_AVAILABILITY, TIMEZONE_OFFSET):
                 wanted.append(Wanted(tag, entry["vr"]))
             continue
-        row = by_tag(tag)
-        if tag < CHARACTER_SET or tag in _NOT_SERVED or LEVELS.index(level_of(tag)) > LEVELS.index(level):
+        lower = LEVELS.index(level_of(tag)) > LEVELS.index(level)
+        if tag < CHARACTER_SET or tag in _NOT_SERVED or lower or (tag in _COUNTS and level is not Level.PATIENT):
+            if lower and relational:
+                reader.lower(tag, entry)
             complete = False
             continue
-        if entry["vr"] == "SQ" or (row is not None and row.vr == "SQ"):
-            inside, matched = _sequence(tag, entry, keys)
-            wanted.append(Wanted(tag, "SQ", inside))
-            complete &= matched
-            continue
-        wanted.append(Wanted(tag, row.vr if row is not None else _vr(tag, entry)))
-        complete &= _match(row, entry, tag, keys)
-    return FindRequest(level, tuple(keys), tuple(wanted), complete)
+        inside, matched = reader.read(tag, entry)
+        row = by_tag(tag)
+        wanted.append(Wanted(tag, row.vr if row is not None else _vr(tag, entry), inside))
+        complete &= matched
+    keys = matching.combined(reader.keys) if options.date_and_time else tuple(reader.keys)
+    return FindRequest(level, keys, tuple(wanted), complete, _character_set(identifier))
 
 
 def _check_unique(identifier: Mapping[str, Any], tag: str) -> None:
@@ -121,30 +132,94 @@ def _check_unique(identifier: Mapping[str, Any], tag: str) -> None:
         raise DatasetMismatch("a unique key above the level is missing or not a single value", about=tag)
 
 
-def _match(row: Attribute | None, entry: Mapping[str, Any], tag: str, keys: list[matching.MatchKey]) -> bool:
-    """Add the key if it matches something; whether it is supported."""
-    text = "\\".join(json_model.texts({tag: entry}, tag))
-    if not text.strip(" \0"):
-        return True
-    if row is None or not row.matchable:
-        return False
-    criterion = matching.parse(row, text)
-    if not isinstance(criterion, matching.Universal):
-        keys.append(matching.MatchKey(row, criterion))
-    return True
+def _character_set(identifier: Mapping[str, Any]) -> str:
+    """The one character set without escapes in which the peer asks; UTF-8 in every other case."""
+    terms = json_model.texts(identifier, CHARACTER_SET)
+    return terms[0] if len(terms) == 1 and charsets.encoder(terms[0]) else "ISO_IR 192"
 
 
-def _sequence(tag: str, entry: Mapping[str, Any], keys: list[matching.MatchKey]) -> tuple[tuple[Wanted, ...], bool]:
-    """What is wanted of a sequence, and whether its keys are supported (PS3.4 C.2.2.2.6: one item at most)."""
-    items = entry.get("Value") or []
+class _Reader:
+    """Reads the keys of an identifier one by one into what they match."""
+
+    def __init__(self, options: matching.Options) -> None:
+        self.keys = list[matching.MatchKey]()
+        self._options = options
+
+    def read(self, tag: str, entry: Mapping[str, Any]) -> tuple[tuple[Wanted, ...], bool]:
+        """What is wanted of a sequence's items, and whether the key is supported."""
+        row = by_tag(tag)
+        if entry["vr"] == "SQ" or (row is not None and row.vr == "SQ"):
+            return self._sequence(tag, entry)
+        if row is None and (vr := _vr(tag, entry)) not in matching.UNMATCHED_VRS:
+            row = held(tag, vr)
+        criterion = self._criterion(row, tag, entry)
+        if row is not None and criterion is not None:
+            if not isinstance(criterion, matching.Universal):
+                self.keys.append(matching.MatchKey(row, criterion))
+            return (), True
+        return (), False
+
+    def lower(self, tag: str, entry: Mapping[str, Any]) -> None:
+        """Take a key of a lower level than is asked for, if a column answers it."""
+        row = by_tag(tag)
+        criterion = self._criterion(row, tag, entry) if row is not None and row.matchable else None
+        if row is not None and criterion is not None and not isinstance(criterion, matching.Universal):
+            self.keys.append(matching.MatchKey(row, criterion))
+
+    def _criterion(self, row: Attribute | None, tag: str, entry: Mapping[str, Any]) -> matching.Criterion | None:
+        """What the key asks for, None where it cannot be matched."""
+        text = "\\".join(json_model.texts({tag: entry}, tag))
+        if not text.strip(" \0"):
+            return matching.Universal() if not ({"InlineBinary", "BulkDataURI"} & entry.keys()) else None
+        return None if row is None else matching.parse(row, text, self._options)
+
+    def _sequence(self, tag: str, entry: Mapping[str, Any]) -> tuple[tuple[Wanted, ...], bool]:
+        """A sequence matches by one item that has all the keys of the item given (PS3.4 C.2.2.2.6)."""
+        item, inside, complete = _one_item(tag, entry), list[Wanted](), True
+        columns, others = list[matching.MatchKey](), list[tuple[str, matching.Criterion]]()
+        for inner, value in item.items():
+            row = by_tag(f"{tag}.{inner}")
+            nested = _vr(inner, value) == "SQ"
+            inside.append(Wanted(inner, _vr(inner, value), _wanted_inside(value) if nested else ()))
+            criterion = (
+                self._item(inner, value)
+                if nested
+                else self._criterion(row or held(inner, _vr(inner, value)), inner, value)
+            )
+            if criterion is None:
+                complete = False
+            elif not isinstance(criterion, matching.Universal):
+                others.append((inner, criterion))
+                if row is not None:
+                    columns.append(matching.MatchKey(row, criterion))
+        if others and len(columns) == len(others):
+            self.keys += columns
+        elif others:
+            self.keys.append(matching.MatchKey(by_tag(tag) or held(tag, "SQ"), matching.Item(tuple(others))))
+        return tuple(inside), complete
+
+    def _item(self, tag: str, entry: Mapping[str, Any]) -> matching.Criterion | None:
+        keys = list[tuple[str, matching.Criterion]]()
+        for inner, value in _one_item(tag, entry).items():
+            vr = _vr(inner, value)
+            found = self._item(inner, value) if vr == "SQ" else self._criterion(held(inner, vr), inner, value)
+            if found is None:
+                return None
+            if not isinstance(found, matching.Universal):
+                keys.append((inner, found))
+        return matching.Item(tuple(keys)) if keys else matching.Universal()
+
+
+def _one_item(tag: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    items: list[Mapping[str, Any]] = entry.get("Value") or []
     if len(items) > 1:
         raise DatasetMismatch("a sequence key has more than one item", about=tag)
-    inside, complete = list[Wanted](), True
-    for inner, value in (items[0] if items else {}).items():
-        row = by_tag(f"{tag}.{inner}")
-        inside.append(Wanted(inner, row.vr if row is not None else _vr(inner, value)))
-        complete &= value["vr"] != "SQ" and _match(row, value, inner, keys)
-    return tuple(inside), complete
+    return items[0] if items else {}
+
+
+def _wanted_inside(entry: Mapping[str, Any]) -> tuple[Wanted, ...]:
+    item = (entry.get("Value") or [{}])[0]
+    return tuple(Wanted(inner, _vr(inner, value), _wanted_inside(value)) for inner, value in item.items())
 
 
 def _vr(tag: str, entry: Mapping[str, Any]) -> str:
@@ -153,24 +228,35 @@ def _vr(tag: str, entry: Mapping[str, Any]) -> str:
 
 
 class ResponseEncoder:
-    """Encodes matching rows as the identifiers of one C-FIND's pending responses, in one transfer syntax."""
+    """Encodes matching rows as the identifiers of one C-FIND's pending responses, in one transfer syntax.
+
+    Text is in the character set of the request where that is a single one without escapes and can say it, else UTF-8.
+    """
 
     def __init__(self, request: FindRequest, transfer_syntax_uid: str, ae_title: str) -> None:
-        self._syntax = TRANSFER_SYNTAXES[transfer_syntax_uid]
-        self._order = "<" if self._syntax.little_endian else ">"
-        self._ascii = True
         known = {LEVEL: ("CS", request.level.value), RETRIEVE_AE_TITLE: ("AE", ae_title)}
         if any(wanted.tag == INSTANCE_AVAILABILITY for wanted in request.wanted):
             known[INSTANCE_AVAILABILITY] = ("CS", "ONLINE")
-        fixed = {tag: self._element(tag, {"vr": vr, "Value": [text]}) for tag, (vr, text) in known.items()}
+        self._deflated = TRANSFER_SYNTAXES[transfer_syntax_uid].deflated
+        self._term = request.character_set
+        self._writers = (
+            Writer(transfer_syntax_uid, charsets.encoder(self._term) or "utf-8"), Writer(transfer_syntax_uid)
+        )  # fmt: skip
+        fixed = {tag: self._writers[1].element(tag, {"vr": vr, "Value": [text]}) for tag, (vr, text) in known.items()}
         asked = {wanted.tag: wanted for wanted in request.wanted if wanted.tag not in fixed}
         self._plan: list[bytes | Wanted] = [fixed.get(tag) or asked[tag] for tag in sorted(fixed.keys() | asked.keys())]
-        self._character_set = self._element(CHARACTER_SET, {"vr": "CS", "Value": ["ISO_IR 192"]})
 
     def encode(self, attributes: Mapping[str, Any]) -> bytes:
         """The response identifier for one match, from its DICOM JSON: what was asked for, empty where unknown."""
+        try:
+            raw = self._encoded(attributes, self._writers[0], self._term)
+        except UnicodeEncodeError:
+            raw = self._encoded(attributes, self._writers[1], "ISO_IR 192")
+        return deflated(raw) if self._deflated else raw
+
+    def _encoded(self, attributes: Mapping[str, Any], writer: Writer, term: str) -> bytes:
         parts = list[bytes]()
-        self._ascii = True
+        writer.ascii = True
         for step in self._plan:
             if isinstance(step, bytes):
                 parts.append(step)
@@ -178,37 +264,10 @@ class ResponseEncoder:
             found = attributes.get(step.tag)
             if step.tag == TIMEZONE_OFFSET and not (found or {}).get("Value"):
                 continue  # PS3.4 C.4.1.1.3.2: never of zero length
-            parts.append(self._element(step.tag, _selected(found, step)))
-        if not self._ascii:  # PS3.4 C.4.1.1.3.2: included only where it is needed; no key comes before it
-            parts.insert(0, self._character_set)
-        raw = b"".join(parts)
-        if self._syntax.deflated:
-            deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-            raw = deflate.compress(raw) + deflate.flush()
-            raw += b"\0" * (len(raw) & 1)
-        return raw
-
-    def _dataset(self, elements: Mapping[str, Any]) -> bytes:
-        return b"".join(self._element(tag, elements[tag]) for tag in sorted(elements))
-
-    def _element(self, tag: str, entry: Mapping[str, Any]) -> bytes:
-        order, vr = self._order, str(entry["vr"])
-        if vr == "SQ":
-            raw = b"".join(
-                struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item
-                for item in map(self._dataset, entry.get("Value") or ())
-            )
-        else:
-            raw = _value(vr, tag, entry, order)
-            self._ascii &= vr not in _TEXT_VRS or raw.isascii()
-        group, element = int(tag[:4], 16), int(tag[4:], 16)
-        if not self._syntax.explicit:
-            return struct.pack("<HHI", group, element, len(raw)) + raw
-        if vr not in _LONG_VRS and len(raw) > 0xFFFE:
-            vr = "UN"  # PS3.5 6.2.2: what does not fit a 16-bit length
-        head = struct.pack(f"{order}HH2s", group, element, vr.encode("ascii"))
-        length = struct.pack(f"{order}2xI", len(raw)) if vr in _LONG_VRS else struct.pack(f"{order}H", len(raw))
-        return head + length + raw
+            parts.append(writer.element(step.tag, _selected(found, step)))
+        if not writer.ascii:  # PS3.4 C.4.1.1.3.2: included only where it is needed; no key comes before it
+            parts.insert(0, writer.element(CHARACTER_SET, {"vr": "CS", "Value": [term]}))
+        return b"".join(parts)
 
 
 def _selected(found: Mapping[str, Any] | None, wanted: Wanted) -> Mapping[str, Any]:
@@ -221,31 +280,3 @@ def _selected(found: Mapping[str, Any] | None, wanted: Wanted) -> Mapping[str, A
         "vr": "SQ",
         "Value": [{each.tag: _selected(item.get(each.tag), each) for each in wanted.inside} for item in found["Value"]],
     }
-
-
-_TEXT_VRS: Final = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
-_LONG_VRS: Final = frozenset(vr.name for vr in vrs(True).values() if vr.long)
-_NUMBERS: Final[dict[str, tuple[str, Callable[[Any], int | float]]]] = {
-    "US": ("H", int), "SS": ("h", int), "UL": ("I", int), "SL": ("i", int), "UV": ("Q", int), "SV": ("q", int),
-    "FL": ("f", float), "FD": ("d", float),
-}  # fmt: skip
-
-
-def _value(vr: str, tag: str, entry: Mapping[str, Any], order: str) -> bytes:
-    """The bytes of a DICOM JSON value, padded to even length (PS3.5 6.2)."""
-    if "InlineBinary" in entry:
-        raw = b64decode(entry["InlineBinary"])
-        unit = vrs(True)[vr.encode("ascii")].swap
-        return swapped(raw, unit) if order == ">" and unit > 1 else raw
-    values = entry.get("Value") or ()
-    if not values:
-        return b""
-    if vr in _NUMBERS:
-        code, number = _NUMBERS[vr]
-        return struct.pack(f"{order}{len(values)}{code}", *map(number, values))
-    if vr == "AT":
-        return b"".join(struct.pack(f"{order}HH", int(value[:4], 16), int(value[4:], 16)) for value in values)
-    first = values[0]
-    text = first if len(values) == 1 and isinstance(first, str) else "\\".join(json_model.texts({tag: entry}, tag))
-    raw = text.encode("utf-8")
-    return raw + (b"\0" if vr == "UI" else b" ") * (len(raw) & 1)

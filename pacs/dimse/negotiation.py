@@ -54,7 +54,7 @@ class Policy:
     unknown_storage: bool = False
     max_length: int = 256 << 10
     relational: bool = True
-    fuzzy: bool = False
+    fuzzy: bool = True
     services: tuple[Service, ...] = ()
 
 
@@ -91,11 +91,12 @@ def no_answer(asked: bytes, policy: Policy) -> bytes:
 
 
 def extended_query(asked: bytes, policy: Policy) -> bytes:
-    """Relational queries, combined date-time matching, fuzzy matching of names, timezone, enhanced conversion.
+    """What is done beyond plain matching, of what was asked for, a byte each (PS3.4 Table C.5-2).
 
-    PS3.4 C.5.1.1.
+    Relational queries, date and time as one, fuzzy matching of names, timezone adjustment (not done), enhanced
+    multi-frame conversion (not done), empty value matching, multiple value matching.
     """
-    able = bytes((policy.relational, 0, policy.fuzzy, 0, 0))
+    able = bytes((policy.relational, 1, policy.fuzzy, 0, 0, 1, 1))
     return bytes(a & b for a, b in zip(asked, able, strict=False))
 
 

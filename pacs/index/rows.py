@@ -16,6 +16,7 @@ from pacs.dicom import json_model
 from pacs.dicom.attributes import TABLE, Attribute, Level, Returned, level_of, of_level
 from pacs.dicom.json_model import HERE, BulkRef
 from pacs.dicom.matching import fold, fold_name
+from pacs.dicom.names import words
 
 RETRIEVE_URL = "00081190"
 _REQUEST_STEP, _REQUEST_PROCEDURE, _REQUEST = "00400009", "00401001", "00400275"
@@ -42,7 +43,7 @@ def columns(metadata: Metadata, *levels: Level) -> dict[str, str | int | None]:
         for attribute in _sourced(level):
             text = json_model.text(metadata, attribute.tag)
             if attribute.vr == "PN":
-                found.update(zip(attribute.columns, fold_name(text or ""), strict=True))
+                found.update(zip(attribute.columns, (*fold_name(text or ""), words(text or "")), strict=True))
             else:
                 found[attribute.columns[0]] = fold(attribute.vr, text)
     return found

@@ -69,6 +69,7 @@ study = Table(
     Column("fingerprint", _TEXT),
     Index("study_patient", "patient_id", "issuer_of_patient_id"),
     Index("study_patient_name", "patient_name"),
+    Index("study_name_words", "patient_name_words"),  # read as a whole: narrower than the rows
     Index("study_date", "study_date"),
     Index("study_accession", "accession_number"),
     Index("study_unstable", "stable_at", "last_instance_at"),

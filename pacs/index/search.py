@@ -16,7 +16,10 @@ from pacs.dicom.matching import (
     AnyOf,
     Criterion,
     Empty,
+    Fuzzy,
+    Item,
     MatchKey,
+    Moments,
     Query,
     Range,
     Single,
@@ -143,7 +146,19 @@ def _condition(dialect: str, key: MatchKey) -> ColumnElement[bool]:
     if attribute.tag == "00080062":
         held = instance.alias()
         return _any_child(dialect, held, held.c.study_key, held.c.sop_class_uid, criterion)
+    if isinstance(criterion, Moments):
+        return _moments(criterion, *_columns(attribute), *_columns(criterion.time))
     return _compare(dialect, criterion, _columns(attribute))
+
+
+def _moments(moments: Moments, date: ColumnElement[Any], time: ColumnElement[Any]) -> ColumnElement[bool]:
+    """As `matching.within`; the comparisons of the date alone are what an index serves."""
+    ends: list[ColumnElement[bool]] = []
+    if moments.low is not None:
+        ends += [date >= moments.low[0], or_(date > moments.low[0], time >= moments.low[1])]
+    if moments.high is not None:
+        ends += [date <= moments.high[0], or_(date < moments.high[0], time <= moments.high[1])]
+    return and_(true(), *ends)
 
 
 def _any_child(
@@ -175,6 +190,10 @@ def _compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[An
         case UIDList(values):
             slices = [values[at : at + _UIDS_IN_ONE_LIST] for at in range(0, len(values), _UIDS_IN_ONE_LIST)]
             return or_(false(), *(columns[0].in_(part) if len(part) > 1 else columns[0] == part[0] for part in slices))
+        case Fuzzy(patterns):
+            return _words(dialect, patterns, columns[3])
+        case Moments() | Item():
+            raise TypeError("no criterion of one column")
         case Single("PN", value):
             return _name(dialect, str(value), columns)
         case Wildcard("PN", pattern):
@@ -186,6 +205,13 @@ def _compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[An
         case Range(_, low, high):
             ends = [columns[0] >= low] if low is not None else []
             return and_(*ends, columns[0] <= high) if high is not None else and_(true(), *ends)
+
+
+def _words(dialect: str, patterns: Sequence[str], column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Names by their words, found in the narrow index of that column instead of in the wide rows."""
+    inner = study.alias()
+    held = inner.c[column.name]
+    return study.c.id.in_(select(inner.c.id).where(*(_like(dialect, pattern, held) for pattern in patterns)))
 
 
 def _name(dialect: str, key: str, columns: tuple[ColumnElement[Any], ...]) -> ColumnElement[bool]:

@@ -356,7 +356,7 @@ def test_relational_queries_when_negotiated(filled: Acceptor) -> None:
     items = item(0x56, len(STUDY_FIND).to_bytes(2) + STUDY_FIND.encode() + b"\1\1\1")
     with Association(filled.address, contexts=CONTEXTS, user_items=items) as assoc:
         answer = dict(assoc.user)[0x56]
-        assert answer == len(STUDY_FIND).to_bytes(2) + STUDY_FIND.encode() + b"\1\0\0"
+        assert answer == len(STUDY_FIND).to_bytes(2) + STUDY_FIND.encode() + b"\1\1\1"
         final, pending = assoc.find(identifier)
         assert (final[0x0900], len(pending)) == (0, 2)
     with Association(filled.address, contexts=CONTEXTS) as assoc:

@@ -168,12 +168,23 @@ def test_nonsense_is_refused(web: Web, query: str) -> None:
     assert answer.json()["status"] == 400
 
 
-@pytest.mark.parametrize("name", ["fuzzymatching", "multiplevaluematching"])
-def test_options_not_supported_are_warned_of(web: Web, name: str) -> None:
-    answer = web.get("/studies", params={name: "true", "PatientID": "P0"})
-    literal = "parameter is not supported. Only literal matching has been performed."
-    assert answer.headers["warning"] == f"299 {web.url}: The {name} {literal}"
-    assert len(answer.json()) == 1
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"PatientName": "jane DO", "fuzzymatching": "true"}, set()),
+        ({"PatientName": "jon doe", "fuzzymatching": "true"}, {"P0", "P1"}),
+        ({"PatientName": "*oe*", "fuzzymatching": "true"}, {"P0", "P1", "P4"}),
+        ({"PatientID": "P0\\P3", "multiplevaluematching": "true"}, {"P0", "P3"}),
+        ({"PatientName": 'Roe*\\""', "emptyvaluematching": "true", "multiplevaluematching": "true"}, {"P3", "P4"}),
+        ({"NumberOfStudyRelatedSeries": "2"}, {"P0"}),
+        ({"ProcedureCodeSequence.CodeValue": "NONE"}, set()),
+        ({"StudyDate": "20240101-20240131", "StudyTime": "000000-235959"}, {"P0", "P1", "P2"}),
+    ],
+)
+def test_matching_that_was_asked_for(web: Web, query: dict[str, str], expected: set[str]) -> None:
+    answer = web.get("/studies", params=query)
+    assert "warning" not in answer.headers
+    assert ({item["00100020"]["Value"][0] for item in answer.json()} if answer.content else set()) == expected
 
 
 def test_nothing_of_the_query_gets_into_the_header(web: Web) -> None:
@@ -181,7 +192,7 @@ def test_nothing_of_the_query_gets_into_the_header(web: Web) -> None:
         answer = web.client.get(f"/studies?{name}=1")
         assert answer.status_code == 200
         assert "set-cookie" not in answer.headers
-        assert answer.headers["warning"].endswith(f"The key {name[:8]} is not supported and has been ignored.")
+        assert answer.headers["warning"].endswith(" cannot be matched here and has been ignored.")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,28 @@ from pydicom.encaps import encapsulate
 
 from pacs import uids
 from pacs.auth import CLINICAL_RIGHTS, SYSTEM, Principal, Right
+from pacs.dicom import attributes
 from pacs.dicom.attributes import TABLE, Attribute, Level, by_keyword, by_tag, level_of
 from pacs.dicom.json_model import loads, texts
-from pacs.dicom.matching import ALL, Criterion, MatchKey, Query, UIDList, Universal, matches, parse
-from pacs.errors import Corrupt, Forbidden, NotFound
+from pacs.dicom.matching import (
+    ALL,
+    Criterion,
+    Item,
+    MatchKey,
+    Moments,
+    Options,
+    Query,
+    Single,
+    UIDList,
+    Universal,
+    Wildcard,
+    combined,
+    fold,
+    matches,
+    parse,
+    within,
+)
+from pacs.errors import Corrupt, Forbidden, NotFound, TooLarge
 from pacs.events import Events
 from pacs.index.engine import Index, open_index
 from pacs.ingest import Ingest
@@ -142,6 +160,10 @@ def expected(people: list[Dataset], level: Level, keys: tuple[MatchKey, ...]) ->
         if each.attribute.tag == "00080062":
             return matches(each.criterion, [d.SOPClassUID for d in people if d.StudyInstanceUID == ds.StudyInstanceUID])
         at = Level.STUDY if each.attribute.level is Level.PATIENT else each.attribute.level
+        if isinstance(each.criterion, Moments):
+            held = first[at, own(ds, at)]
+            date, time = (fold(a.vr, "".join(values(held, a))) for a in (each.attribute, each.criterion.time))
+            return date is not None and within(each.criterion, str(date), None if time is None else str(time))
         return matches(each.criterion, values(first[at, own(ds, at)], each.attribute))
 
     return {own(ds, level) for ds in people if all(fits(ds, each) for each in keys)}
@@ -370,11 +392,85 @@ def test_patients_are_told_with_their_counts(index: Index, ingest: Ingest) -> No
     assert "00081030" not in issuer
 
 
-def test_searching_needs_the_right_and_fuzzy_is_told(filled: tuple[Index, list[Dataset]]) -> None:
+def test_searching_needs_the_right(filled: tuple[Index, list[Dataset]]) -> None:
     index, _ = filled
     with pytest.raises(Forbidden):
         QueryService(index).search(Query(Level.STUDY), Principal("x", "token", frozenset({Right.STORE})))
-    assert "literal matching" in ask(index, Level.STUDY, fuzzy=True).warnings[0]
+
+
+FUZZY = (
+    "john doe", "DOE^jon", "do*", "*o*^j*", "taro yamada", "yamada", "山田", "ärzte muller", "mueller", "O’Neil",
+    "oneil", "d?e", "j*", "[doe", "%", "smith", "_", "|", "JN",
+)  # fmt: skip
+
+
+def test_fuzzy_names_are_those_of_the_reference(filled: tuple[Index, list[Dataset]]) -> None:
+    index, people = filled
+    names = by_tag("00100010")
+    assert names is not None
+    some = 0
+    for text in FUZZY:
+        keys = (MatchKey(names, parse(names, text, Options(fuzzy=True))),)
+        for level in (Level.STUDY, Level.IMAGE):
+            want = expected(people, level, keys)
+            assert found(ask(index, level, *keys), level) == want, text
+            some += bool(want)
+    assert some > len(FUZZY)
+
+
+def test_date_and_time_as_one(filled: tuple[Index, list[Dataset]]) -> None:
+    index, people = filled
+    moments = sorted({(ds.get("StudyDate", ""), ds.get("StudyTime", "")) for ds in people})
+    some = 0
+    for date in ("20240101-20240131", "20240101-", "-20240131", "20240101-20240101"):
+        for time in ("080000-0900", "10-", "-1030", "12-11"):
+            keys = combined((key("StudyDate", date), key("StudyTime", time)))
+            want = expected(people, Level.STUDY, keys)
+            assert found(ask(index, Level.STUDY, *keys), Level.STUDY) == want, (date, time, moments)
+            some += isinstance(keys[0].criterion, Moments) and bool(want)
+    assert some > 3
+
+
+def numbered(number: int) -> Dataset:
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    return dicom_data.image(number, **{name: f"1.{at}.{number}" for at, name in enumerate(names, 2)})
+
+
+def test_keys_without_a_column_are_matched_on_what_is_held(index: Index, ingest: Ingest) -> None:
+    for number in range(5):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = f"C{number}", "99X", "A procedure"
+        ds = numbered(number)
+        ds.PatientSize, ds.PatientComments, ds.ProcedureCodeSequence = f"1.{number}0", f"No. {number}", [code]
+        store(ingest, ds)
+
+    def studies(tag: str, criterion: Criterion, **options: Any) -> set[str]:
+        return found(ask(index, Level.STUDY, MatchKey(by_tag(tag), criterion), **options), Level.STUDY)  # type: ignore[arg-type]
+
+    assert studies("00101020", Single("DS", 1.3)) == {"1.2.3"}
+    assert studies("00104000", Wildcard("LT", "*4")) == {"1.2.4"}
+    assert studies("00081032", Item((("00080100", Single("SH", "C2")), ("00080102", Single("SH", "99X"))))) == {"1.2.2"}
+    assert studies("00081032", Item((("00080100", Single("SH", "C2")), ("00080102", Single("SH", "Z"))))) == set()
+    assert studies("00201208", Single("IS", 1)) == {f"1.2.{n}" for n in range(5)}
+    rows = (
+        MatchKey(attributes.held("00280030", "DS"), Single("DS", 0.7)),
+        MatchKey(attributes.held("00280004", "CS"), Wildcard("CS", "MONO*")),
+    )
+    assert found(ask(index, Level.IMAGE, rows[1]), Level.IMAGE) == {f"1.4.{n}" for n in range(5)}
+    assert found(ask(index, Level.IMAGE, *rows), Level.IMAGE) == set()
+    some = Wildcard("LT", "No*")
+    page = ask(index, Level.STUDY, MatchKey(by_tag("00104000"), some), limit=2, offset=1)  # type: ignore[arg-type]
+    assert ([row.study_instance_uid for row in page.rows], page.remaining) == (["1.2.3", "1.2.2"], 2)
+
+
+def test_too_much_to_look_at_is_refused(index: Index, ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pacs.query.MAX_EXAMINED", 2)
+    for number in range(3):
+        store(ingest, numbered(number))
+    comments = MatchKey(by_tag("00104000"), Single("LT", "x"))  # type: ignore[arg-type]
+    with pytest.raises(TooLarge):
+        ask(index, Level.STUDY, comments)
+    assert ask(index, Level.STUDY, comments, key("StudyInstanceUID", "1.2.1")).rows == []
 
 
 def test_hostile_values_are_only_values(filled: tuple[Index, list[Dataset]]) -> None:

@@ -130,10 +130,16 @@ def test_keys_that_are_not_supported_are_left_out_and_said() -> None:
     lower = asked(QueryRetrieveLevel="STUDY", PatientID="", Modality="CT", RetrieveURL="")
     assert not lower.complete
     assert lower.include == {"00100020"}
-    unmatched = asked(QueryRetrieveLevel="STUDY", NumberOfStudyRelatedInstances="4", PatientSize="")
+    unmatched = asked(QueryRetrieveLevel="STUDY", NumberOfPatientRelatedStudies="4", PatientSize="")
     assert not unmatched.complete
     assert unmatched.keys == ()
-    assert unmatched.include == {"00201208", "00101020"}
+    assert unmatched.include == {"00101020"}
+    held = asked(QueryRetrieveLevel="STUDY", NumberOfStudyRelatedInstances="4", PatientSize="1.80")
+    assert held.complete
+    assert criteria(held) == {
+        "NumberOfStudyRelatedInstances": matching.Single("IS", 4),
+        "PatientSize": matching.Single("DS", 1.8),
+    }
     any_attribute = asked(
         QueryRetrieveLevel="IMAGE", StudyInstanceUID="1.2", SeriesInstanceUID="1.3", KVP=None, SliceThickness=None
     )

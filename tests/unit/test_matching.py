@@ -12,15 +12,22 @@ from pacs.dicom.attributes import TABLE, Level, by_keyword, by_tag, level_of, of
 from pacs.dicom.matching import (
     AnyOf,
     Empty,
+    Fuzzy,
+    Item,
+    MatchKey,
+    Moments,
+    Options,
     Range,
     Single,
     UIDList,
     Universal,
     Wildcard,
+    combined,
     fits,
     fold,
     fold_name,
     matches,
+    matches_in,
     parse,
 )
 from pacs.errors import InvalidQuery
@@ -109,7 +116,12 @@ def test_nonsense_is_refused_by_name_and_without_its_value(keyword: str, text: s
 def test_empty_values_match_only_where_that_was_agreed() -> None:
     attribute = by_keyword("PatientID")
     assert attribute is not None
-    assert parse(attribute, '""', empty_value_matching=True) == Empty()
+    agreed = Options(empty_values=True)
+    assert parse(attribute, '""', agreed) == Empty()
+    assert parse(attribute, 'A1\\""', agreed) == AnyOf((Single("LO", "A1"), Empty()))
+    date = by_keyword("StudyDate")
+    assert date is not None
+    assert parse(date, '""', agreed) == Empty()
     assert parse(attribute, '""') == Single("LO", '""')
     assert matches(Empty(), [])
     assert matches(Empty(), [""])
@@ -166,3 +178,93 @@ def test_wildcards_mean_what_the_obvious_pattern_means(pattern: str, text: str) 
 
 def test_a_hostile_wildcard_costs_little() -> None:
     assert not fits("*a" * 500 + "b", "a" * 5000)
+
+
+def asked(keyword: str, text: str, options: Options = Options()) -> MatchKey:  # noqa: B008  frozen
+    attribute = by_keyword(keyword)
+    assert attribute is not None
+    return MatchKey(attribute, parse(attribute, text, options))
+
+
+def test_fuzzy_names() -> None:
+    agreed = Options(fuzzy=True)
+    key = asked("PatientName", "john MUELLER", agreed)
+    assert isinstance(key.criterion, Fuzzy)
+    assert matches(key.criterion, ["Müller^Jon^^Dr."])
+    assert matches(key.criterion, ["Miller^John=米勒"])
+    assert not matches(key.criterion, ["Müller^Anna"])
+    assert not matches(key.criterion, [""])
+    assert matches(asked("PatientName", "山田*", agreed).criterion, ["Yamada^Tarou=山田^太郎"])
+    # Where there is no word to compare, or no name, nothing is fuzzy
+    assert parse(key.attribute, "^", agreed) == parse(key.attribute, "^")
+    assert asked("PatientID", "john", agreed).criterion == Single("LO", "john")
+
+
+def test_what_matches_by_spelling_matches_by_sound_too() -> None:
+    for name in ("Doe^John", "O'Neil^Séan^Q", "Smith-Jones^Mary Ann", "van den Berg^Jan", "Müller^Ärztin"):
+        for key in (name, name.upper(), name.split("^")[0] + "*", "*^" + name.split("^")[1] + "*"):
+            plain, fuzzy = (asked("PatientName", key, options) for options in (Options(), Options(fuzzy=True)))
+            assert matches(plain.criterion, [name])
+            assert matches(fuzzy.criterion, [name]), (key, name)
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "together"),
+    [
+        ("20240101-20240103", "1200-1100", (("20240101", "120000.000000"), ("20240103", "110059.999999"))),
+        ("20240101-", "12-", (("20240101", "120000.000000"), None)),
+        ("-20240103", "-11", (None, ("20240103", "115959.999999"))),
+        ("20240101-20240103", "12-", None),  # not of the same form
+        ("20240101", "1200-1300", None),
+        ("20240101-20240103", "12", None),  # the hour from 12 to 13 is one value
+        ("20240101-20240103", "", None),
+    ],
+)
+def test_date_and_time_as_one(date: str, time: str, together: object) -> None:
+    keys = (asked("StudyDate", date), asked("PatientID", "1"), asked("StudyTime", time))
+    found = combined(keys)
+    if together is None:
+        assert found == keys
+    else:
+        assert found == (MatchKey(keys[0].attribute, Moments(keys[2].attribute, *together)), keys[1])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "within"),
+    [
+        ("20240101", "115959.9", False), ("20240101", "12", True), ("20240102", "0000", True), ("20240102", "", True),
+        ("20240101", "", False), ("20240103", "110059", True), ("20240103", "1101", False), ("", "12", False),
+        ("20231231", "23", False), ("20240104", "", False),
+    ],
+)  # fmt: skip
+def test_a_moment_lies_within(date: str, time: str, within: bool) -> None:
+    (key,) = combined((asked("StudyDate", "20240101-20240103"), asked("StudyTime", "1200-1100")))
+    held = {"00080020": {"vr": "DA", "Value": [date]}, "00080030": {"vr": "TM", "Value": [time]}}
+    assert matches_in(key, held) is within
+
+
+def test_datetime_keys_are_in_the_zone_of_the_request() -> None:
+    key = asked("AcquisitionDateTime", "20240101120000", Options(offset="-0500"))
+    assert key.criterion == Range("DT", "20240101170000.000000", "20240101170000.999999")
+    key = asked("AcquisitionDateTime", "20240101120000+0100", Options(offset="-0500"))
+    assert key.criterion == Range("DT", "20240101110000.000000", "20240101110000.999999")
+
+
+def test_one_item_of_a_sequence_has_to_match_all_keys() -> None:
+    def coded(value: str, scheme: str) -> dict[str, object]:
+        return {"00080100": {"vr": "SH", "Value": [value]}, "00080102": {"vr": "SH", "Value": [scheme]}}
+
+    held = {"00081032": {"vr": "SQ", "Value": [coded("A", "X"), coded("B", "Y"), {}]}}
+    sequence = by_tag("00081032")
+    assert sequence is not None
+
+    def test(value: str, scheme: str) -> bool:
+        inner = (("00080100", Single("SH", value)), ("00080102", Single("SH", scheme)))
+        return matches_in(MatchKey(sequence, Item(inner)), held)
+
+    assert test("A", "X")
+    assert test("B", "Y")
+    assert not test("A", "Y")
+    assert not matches_in(MatchKey(sequence, Item((("00080104", Single("LO", "A")),))), held)
+    assert matches_in(MatchKey(sequence, Empty()), {"00081032": {"vr": "SQ"}})
+    assert not matches_in(MatchKey(sequence, Empty()), held)

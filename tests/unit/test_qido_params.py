@@ -6,7 +6,7 @@ import pytest
 
 from dicomweb.params import MAX_RESULTS, query
 from pacs.dicom.attributes import Level
-from pacs.dicom.matching import ALL, Empty, Range, Single, UIDList, Universal, Wildcard
+from pacs.dicom.matching import ALL, AnyOf, Empty, Fuzzy, Item, Moments, Range, Single, UIDList, Universal, Wildcard
 from pacs.errors import InvalidQuery
 
 
@@ -69,7 +69,7 @@ def test_a_matching_key_is_returned_too() -> None:
 
 def test_paging() -> None:
     found, _ = query([("limit", "5"), ("offset", "10"), ("fuzzymatching", "true")], Level.STUDY)
-    assert (found.limit, found.offset, found.fuzzy) == (5, 10, True)
+    assert (found.limit, found.offset) == (5, 10)
     assert query([], Level.STUDY)[0].limit == query([("limit", "999999")], Level.STUDY)[0].limit == MAX_RESULTS
 
 
@@ -80,9 +80,36 @@ def test_what_is_unknown_is_ignored() -> None:
 
 def test_what_is_not_supported_is_said() -> None:
     _, warnings = query([("multiplevaluematching", "true"), ("KVP", "120"), ("RetrieveURL", "x")], Level.STUDY)
-    assert len(warnings) == 3
-    only_literal = "is not supported. Only literal matching has been performed."
-    assert warnings[-1] == f"The multiplevaluematching parameter {only_literal}"
+    ignored = "cannot be matched here and has been ignored."
+    assert warnings == (f"The key 00180060 {ignored}", f"The key RetrieveURL {ignored}")
+
+
+def test_keys_without_a_column_and_sequences() -> None:
+    pairs = (
+        ("PatientSize", "1.8"), ("ProcedureCodeSequence.CodeValue", "A*"), ("00081032.CodingSchemeDesignator", "X"),
+        ("ProcedureCodeSequence.00080121.00080100", "Y"), ("ProcedureCodeSequence.CodeMeaning", ""),
+    )  # fmt: skip
+    inner = (
+        ("00080100", Wildcard("SH", "A*")), ("00080102", Single("SH", "X")),
+        ("00080121", Item((("00080100", Single("SH", "Y")),))),
+    )  # fmt: skip
+    assert criteria(*pairs) == {"PatientSize": Single("DS", 1.8), "ProcedureCodeSequence": Item(inner)}
+    assert query(pairs, Level.STUDY)[0].include == {"00101020", "00081032"}
+    for name in ("PatientID.CodeValue", "ProcedureCodeSequence", "ProcedureCodeSequence.PixelData"):
+        found, warnings = query([(name, "X")], Level.STUDY)
+        assert (found.keys, len(warnings)) == ((), 1)
+    with pytest.raises(InvalidQuery):
+        query([pairs[1], ("00081032.00080100", "B")], Level.STUDY)
+
+
+def test_options() -> None:
+    fuzzy = criteria(("PatientName", "Doe^J*"), ("fuzzymatching", "true"))
+    assert fuzzy == {"PatientName": Fuzzy(("*|DOE|*", "*|j*|*"))}
+    both = criteria(("PatientID", 'A\\""'), ("emptyvaluematching", "true"), ("multiplevaluematching", "true"))
+    assert both == {"PatientID": AnyOf((Single("LO", "A"), Empty()))}
+    (moments,) = criteria(("StudyDate", "20240101-"), ("StudyTime", "12-")).values()
+    assert isinstance(moments, Moments)
+    assert (moments.low, moments.high) == (("20240101", "120000.000000"), None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 from pacs.dicom.sop_classes import STORAGE_SOP_CLASSES
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dimse import upper_layer as ul
-from pacs.dimse.negotiation import Policy, is_verification_only, negotiate, refusal
+from pacs.dimse.negotiation import Policy, extended_query, is_verification_only, negotiate, refusal
 from pacs.dimse.services import SERVICES
 from pacs.dimse.states import Action, State, on_pdu
 from pacs.uids import IMPLEMENTATION_CLASS_UID
@@ -265,8 +265,10 @@ def test_negotiated_items() -> None:
     user = negotiate(request(RICH), POLICY).accept.user
     assert user.asynchronous_operations == (1, 1)
     assert user.roles == (ul.Role(CT, True, False),)
-    # PS3.4 C.5.1.1: relational queries yes; combined date-time no; fuzzy names as the policy says
-    assert user.extended == ((STUDY_FIND, bytes((1, 0, POLICY.fuzzy))),)
+    # PS3.4 C.5.1.1: relational queries, date and time as one, fuzzy names; no more bytes than were asked
+    assert user.extended == ((STUDY_FIND, bytes((1, 1, POLICY.fuzzy))),)
+    assert extended_query(bytes((1,) * 7), POLICY) == bytes((1, 1, POLICY.fuzzy, 0, 0, 1, 1))
+    assert extended_query(bytes((1, 0)), POLICY) == bytes((1, 0))
     assert user.identity is None
     assert user.common_extended == ()
     assert negotiate(request(RICH), POLICY).relational == {STUDY_FIND}

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pacs.errors import InvalidInput, Unavailable
 from pacs.index.migrate import migrate
 from pacs.index.statement import Found, Statement, Values
-from pacs.index.writer import GroupCommit, Pooled, T, Work, Writer, translated
+from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, translated
 
 BUSY_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 15_000
@@ -45,7 +45,14 @@ class Index:
         another thread: it must touch nothing but the connection. Raises Unavailable or OutOfResources when the database
         fails.
         """
-        return self._writer.transact(work)
+        return self._writer.submit(work).result()
+
+    def submit(self, work: Work[T]) -> Pending[T]:
+        """The same on its way, for those who have something to do meanwhile: its `result()` is what `transact` returns.
+
+        On PostgreSQL it is done at once.
+        """
+        return self._writer.submit(work)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -127,7 +134,8 @@ def _open_sqlite(url: URL) -> Index:
 
         @event.listens_for(made, "begin")
         def _begun(conn: Connection) -> None:
-            conn.exec_driver_sql(begin)
+            if not conn.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                conn.exec_driver_sql(begin)
 
         return made
 

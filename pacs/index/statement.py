@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect
@@ -26,21 +27,26 @@ class Statement:
         """`columns` are those that an INSERT sets; other statements name their parameters with `bindparam`."""
         self._statement = statement
         self._columns = None if columns is None else list(columns)
-        self._compiled: dict[str, tuple[str, list[str] | None, dict[str, Any]]] = {}
+        self._compiled: dict[str, tuple[str, Callable[[Values], Any] | None, dict[str, Any]]] = {}
         self._row: Callable[[Sequence[Any]], Found] | None = None
 
-    def _for(self, dialect: Dialect) -> tuple[str, list[str] | None, dict[str, Any]]:
+    def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Any] | None, dict[str, Any]]:
+        """Its text, what makes the tuple of positional parameters (None where they are named), and its constants."""
         found = self._compiled.get(dialect.name)
         if found is None:
             compiled: Any = self._statement.compile(dialect=dialect, column_keys=self._columns)
-            names = list(compiled.positiontup) if compiled.positional else None
-            found = self._compiled[dialect.name] = (str(compiled), names, dict(compiled.params))
+            found = (
+                str(compiled),
+                _ordered(compiled.positiontup) if compiled.positional else None,
+                {name: value for name, value in compiled.params.items() if not compiled.binds[name].required},
+            )
+            self._compiled[dialect.name] = found
         return found
 
     def _values(self, dialect: Dialect, values: Values) -> tuple[str, Any]:
-        text, names, constants = self._for(dialect)
+        text, ordered, constants = self._for(dialect)
         whole = {**constants, **values} if constants else values
-        return text, whole if names is None else tuple([whole[name] for name in names])
+        return text, whole if ordered is None else ordered(whole)
 
     def all(self, conn: Connection, values: Values) -> list[Found]:
         """The rows it returns for these values of the parameters; none for a statement that returns none."""
@@ -74,3 +80,10 @@ class Statement:
         if rows:
             text, _, _ = self._for(conn.dialect)
             conn.exec_driver_sql(text, [self._values(conn.dialect, row)[1] for row in rows])
+
+
+def _ordered(names: Sequence[str]) -> Callable[[Values], Any]:
+    """From named values to a tuple in this order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)

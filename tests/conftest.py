@@ -112,9 +112,14 @@ class RunningServer:
 
 
 def start_server(
-    data: Path, *, settings: dict[str, str] | None = None, arguments: Sequence[str] = (), timeout_s: float = 60
+    data: Path,
+    *,
+    settings: dict[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    timeout_s: float = 60,
+    command: Sequence[str] = (COMMAND,),
 ) -> RunningServer:
-    """A server on free loopback ports, ready to be asked."""
+    """A server on free loopback ports, ready to be asked; `command` may be another one with the same arguments."""
     ready_file = data.parent / f"{data.name}.ready.json"
     ready_file.unlink(missing_ok=True)
     environment = {
@@ -124,7 +129,7 @@ def start_server(
         **(settings or {}),
     }
     process = subprocess.Popen(
-        [COMMAND, "serve", "--data", str(data), "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0",
+        [*command, "serve", "--data", str(data), "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0",
          "--ready-file", str(ready_file), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
     )  # fmt: skip

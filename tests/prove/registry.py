@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,14 +37,21 @@ class Run:
     """How much of the full length is wanted: 0.1 makes a tenth of the rounds."""
     verbose: bool = True
     notes: list[str] = field(default_factory=list)
+    ending: bool = False
 
     def rounds(self, count: int) -> Iterator[int]:
-        """The numbers of `count` rounds, scaled; the machine's locks are held during each, and free in between."""
+        """The numbers of `count` rounds, scaled; the machine's locks are held during each, and free in between.
+
+        SIGINT (Ctrl-C) ends them after the one under way, so that what was found so far is written down.
+        """
         total = max(1, round(count * self.scale))
         for number in range(total):
             with machine():
                 yield number
             self.say(f"{number + 1} of {total}")
+            if self.ending:
+                self.note(f"- ended early, after {number + 1} of {total} rounds")
+                return
 
     def say(self, text: str) -> None:
         """One line of progress on the screen."""
@@ -111,6 +119,7 @@ def prove(names: Sequence[str], scale: float = 1.0, *, report: Path | None = REP
     failed = 0
     for name in names:
         run = Run(name, scale)
+        signal.signal(signal.SIGINT, lambda *_, run=run: setattr(run, "ending", True))
         run.say(PROOFS[name].claim)
         began = time.monotonic()
         try:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import audit, filing
+from pacs import audit, filing, journal
 from pacs.auth import Principal, Right
 from pacs.dicom import scanner
 from pacs.dicom.part10 import HeaderReader
@@ -29,10 +29,9 @@ from pacs.spool import Spool
 from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, object_key
 
-_tombstones = select(schema.tombstone.c.id).where(
-    schema.tombstone.c.object_key == bindparam("key"),
-    schema.tombstone.c.object_offset == bindparam("offset"),
-    schema.tombstone.c.state != "kept",
+_t = schema.tombstone.c
+_tombstones = select(_t.digest, _t.object_key, _t.object_offset, _t.state).where(
+    _t.sop_instance_uid == bindparam("uid")
 )
 _TOMBSTONES = (Statement(_tombstones), Statement(_tombstones.with_for_update()))
 
@@ -116,6 +115,7 @@ class Ingest:
         self._index = index
         self._events = events
         self._settings = settings
+        self._journal = journal.Journal(store, index)
 
     def receive(
         self,
@@ -194,36 +194,48 @@ class Ingest:
         DuplicateInstance, Conflict, OutOfResources or Unavailable.
         """
 
-        def work(conn: Connection) -> list[Stored]:
-            scopes = [self._file(conn, each) for each in prepared]
+        def work(conn: Connection) -> tuple[list[Stored], bool]:
+            again: list[dict[str, object]] = []
+            scopes = [self._file(conn, each, again) for each in prepared]
             if also is not None:
                 also(conn)
             news = [(p, scope) for p, scope in zip(prepared, scopes, strict=True) if scope is not None]
             if news:
                 audit.record_all(conn, [_audit_row(p) for p, _ in news])
                 changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
-            return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)]
+            if again:
+                journal.record(conn, "stored again", {"instances": again})
+            return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)], bool(again)
 
-        stored = self._index.transact(work)
+        stored, recorded = self._index.transact(work)
+        if recorded:
+            self._journal.export()
         self._events.publish()
         return stored
 
-    def _file(self, conn: Connection, prepared: Prepared) -> str | None:
+    def _file(self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]) -> str | None:
         scope = filing.file(conn, prepared.entry)
         if scope is not None:
-            self._outlive_removal(conn, prepared.entry.locator)
+            self._outlive_removal(conn, prepared.entry, again)
         return scope
 
-    def _outlive_removal(self, conn: Connection, locator: Locator) -> None:
-        """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`)."""
-        t = schema.tombstone
-        here = {"key": locator.object_key, "offset": locator.offset}
-        if not _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, here):
+    def _outlive_removal(self, conn: Connection, entry: filing.Entry, again: list[dict[str, object]]) -> None:
+        """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`).
+
+        `again` is told of content that was removed before: without a word about it, an index made again would leave
+        it out.
+        """
+        t, locator = schema.tombstone, entry.locator
+        stones = _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, {"uid": entry.scan.sop_instance_uid})
+        if not any(stone.digest == entry.digest for stone in stones):
             return
-        if not self._store.holds(locator):  # a removal may have taken them after our put
-            raise Unavailable("the same instance was being removed; send it again")
-        ours = (t.c.object_key == locator.object_key, t.c.object_offset == locator.offset)
-        conn.execute(update(t).where(*ours).values(state="kept"))
+        here = {"object_key": locator.object_key, "object_offset": locator.offset}
+        if any((s.object_key, s.object_offset) == tuple(here.values()) and s.state != "kept" for s in stones):
+            if not self._store.holds(locator):  # a removal may have taken them after our put
+                raise Unavailable("the same instance was being removed; send it again")
+            ours = (t.c.object_key == locator.object_key, t.c.object_offset == locator.offset)
+            conn.execute(update(t).where(*ours).values(state="kept"))
+        again.append({"sop_instance_uid": entry.scan.sop_instance_uid, "digest": entry.digest, **here})
 
     def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
         """What became of one instance, durable and visible: `prepare` and `file` in one."""

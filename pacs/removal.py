@@ -8,24 +8,29 @@ tombstone's row while they decide (`pacs.ingest`).
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from pacs import audit
+from pacs import audit, journal
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model
+from pacs.dicom.attributes import Level
 from pacs.errors import NotFound
 from pacs.events import Events
 from pacs.index import changes, rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found
+from pacs.journal import Journal
 from pacs.storage.base import Locator, ObjectStore
 
 _AT_ONCE = 500
 _OBJECTS_AT_ONCE = 20  # arrivals wait that long
+_PLACE = ("object_key", "object_offset", "object_length")
+_FACTS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "digest", *_PLACE)
 
 
 class Removal:
@@ -35,6 +40,7 @@ class Removal:
         self._store = store
         self._index = index
         self._events = events
+        self._journal = Journal(store, index)
 
     def delete(self, principal: Principal, study: str, series: str | None = None, instance: str | None = None) -> int:
         """How many instances of the study, series or instance were removed; nobody sees them any more.
@@ -44,6 +50,7 @@ class Removal:
         principal.require(Right.DELETE)
         removed, gone = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
         self._events.publish()
+        self._journal.export()  # before the bytes go, and before anybody is told: a rebuild must not bring it back
         self._remove_bytes(gone)
         return removed
 
@@ -117,6 +124,11 @@ class Removal:
             for name, each in zip(names, gone, strict=True)
         ]
         conn.execute(insert(schema.tombstone), stones)
+        for at in range(0, len(stones), _AT_ONCE):
+            some = [
+                {name: held for name, held in stone.items() if name in _FACTS} for stone in stones[at : at + _AT_ONCE]
+            ]
+            journal.record(conn, "deleted", {"instances": some, "principal": principal.name}, at=now)
         event = "Study Deleted" if series is None else "DICOM Instances Deleted"
         detail = f"{len(gone)} instances"
         whole = audit.row(
@@ -152,9 +164,20 @@ def _recount_series(conn: Connection, series_key: int, study_instance_uid: str, 
     if not left:
         conn.execute(delete(t).where(t.c.id == series_key))
         return
-    attributes = rows.loads(conn.execute(select(t.c.row).where(t.c.id == series_key)).scalar_one())
-    row = rows.series_row(attributes, study_instance_uid, series_instance_uid, left)
-    conn.execute(update(t).where(t.c.id == series_key).values(row=row, number_of_instances=left))
+    came, metadata = _earliest(conn, i.series_key == series_key)
+    attributes = rows.defaults(metadata, Level.SERIES)
+    changed = {
+        **rows.columns(metadata, Level.SERIES),
+        "row": rows.series_row(attributes, study_instance_uid, series_instance_uid, left),
+        "number_of_instances": left,
+        "extra": rows.others(metadata, Level.SERIES),
+        "created_at": came.created_at,
+    }
+    conn.execute(update(t).where(t.c.id == series_key).values(changed))
+    requests = schema.series_request
+    conn.execute(delete(requests).where(requests.c.series_key == series_key))
+    if found := rows.request_columns(metadata):
+        conn.execute(insert(requests), [{"series_key": series_key, **request} for request in found])
 
 
 def _recount_study(conn: Connection, held: Found, study_instance_uid: str) -> None:
@@ -170,7 +193,35 @@ def _recount_study(conn: Connection, held: Found, study_instance_uid: str) -> No
     classes = conn.execute(select(i.sop_class_uid).where(i.study_key == held.id).distinct()).scalars().all()
     modalities = {json_model.text(rows.loads(each.row), "00080060") for each in series}
     counts = (len(series), sum(each.number_of_instances for each in series))
-    row = rows.study_row(rows.loads(held.row), study_instance_uid, [m for m in modalities if m], list(classes), counts)
-    conn.execute(
-        update(t).where(t.c.id == held.id).values(row=row, number_of_series=counts[0], number_of_instances=counts[1])
+    came, metadata = _earliest(conn, i.study_key == held.id)
+    levels = (Level.PATIENT, Level.STUDY)
+    attributes = rows.defaults(metadata, *levels)
+    outside = select(func.max(i.created_at)).where(i.study_key == held.id, i.result_of.is_(None)).scalar_subquery()
+    changed = {
+        **rows.columns(metadata, *levels),
+        "row": rows.study_row(attributes, study_instance_uid, [m for m in modalities if m], list(classes), counts),
+        "number_of_series": counts[0],
+        "number_of_instances": counts[1],
+        "extra": rows.others(metadata, *levels),
+        "principal": came.principal,
+        "created_at": came.created_at,
+        "last_instance_at": outside,
+    }
+    conn.execute(update(t).where(t.c.id == held.id).values(changed))
+
+
+def _earliest(conn: Connection, which: ColumnElement[bool]) -> tuple[Found, dict[str, Any]]:
+    """The instance that came first of those that are left, with its metadata: it names its series and its study.
+
+    So what only a removed instance said is not said any longer, and an index made again from the store says the same.
+    """
+    i, held = schema.instance.c, schema.instance_metadata.c
+    wanted = (
+        select(i.created_at, i.principal, held.json)
+        .join_from(schema.instance, schema.instance_metadata, held.instance_key == i.id)
+        .where(which)
+        .order_by(i.created_at, i.sop_instance_uid)
+        .limit(1)
     )
+    came = conn.execute(wanted).one()
+    return came, rows.loads(zlib.decompress(came.json))

@@ -313,7 +313,9 @@ def test_scopes_are_apart(ingest: Ingest, index: Index, memory: MemoryStore) -> 
         Removal(memory, index, Events()).delete(scoped("b"), STUDY)
 
 
-def test_a_study_is_told_stable_once_and_again_after_a_late_instance(ingest: Ingest, index: Index) -> None:
+def test_a_study_is_told_stable_once_and_again_after_a_late_instance(
+    ingest: Ingest, index: Index, memory: MemoryStore
+) -> None:
     settle = Settle(index, Settings(stable_after_s=10))
     for ds in dicom_data.series(3):
         store(ingest, ds)
@@ -334,19 +336,12 @@ def test_a_study_is_told_stable_once_and_again_after_a_late_instance(ingest: Ing
     (again,) = settle.claim_stable(last + 1000)
     assert again.fingerprint != stable.fingerprint
 
-    Removal(MemoryStoreLike(), index, Events()).delete(  # type: ignore[arg-type]
+    Removal(memory, index, Events()).delete(
         SYSTEM, STUDY, uids.derived("series", 0), dicom_data.image(51).SOPInstanceUID
     )
     store(ingest, dicom_data.image(50 + 2))
     (third,) = settle.claim_stable(last + 1000)
     assert third.fingerprint not in (stable.fingerprint, again.fingerprint)
-
-
-class MemoryStoreLike:
-    """A store in which there is nothing to delete."""
-
-    def delete(self, *locators: Locator) -> None:
-        pass
 
 
 def test_results_alone_never_make_a_study_stable(ingest: Ingest, index: Index) -> None:

@@ -58,6 +58,51 @@ def proposals(sop_class_uid: str, stored: set[str]) -> list[tuple[str, tuple[str
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one instance: the peer's status, or None where it never answered, and why it was not taken."""
+
+    location: InstanceLocation
+    status: int | None
+    reason: str = ""
+
+    @property
+    def taken(self) -> bool:
+        """Whether the peer has it now: success, or a warning (PS3.4 B.2.3)."""
+        return not self.reason
+
+
+def send_over(
+    archive: Archive,
+    assoc: Requestor,
+    locations: Sequence[InstanceLocation],
+    *,
+    priority: int = 0,
+    move: Move | None = None,
+) -> Generator[Outcome, None, None]:
+    """The outcome of each instance sent on this association, in order; ends early when the association has ended.
+
+    Never raises an ArchiveError. Close the iterator to send no more.
+    """
+    with closing(read_ahead(archive, locations, lambda each: assoc.accepted(each.sop_class_uid))) as ready:
+        for prepared in ready:
+            location = prepared.location
+            if prepared.error is not None:
+                yield Outcome(location, None, prepared.error.reason)
+                continue
+            context = assoc.contexts[prepared.context_id]
+            try:
+                reply = assoc.store(
+                    context, location.sop_instance_uid, prepared.pieces, prepared.length, priority=priority, move=move
+                )
+            except ArchiveError as error:
+                yield Outcome(location, None, error.reason)
+            else:
+                yield Outcome(location, reply.status, "" if reply.ok else f"refused with {reply.words}")
+            if not assoc.alive:
+                return
+
+
+@dataclass(frozen=True, slots=True)
 class Sender:
     """Sends instances to `remote` in our name."""
 
@@ -70,49 +115,36 @@ class Sender:
 
     def send(self, locations: Sequence[InstanceLocation], tally: Tally) -> Generator[None, None, None]:
         """Send everything, counting into `tally`; stops after each instance. Close the iterator to send no more."""
+        with closing(self.outcomes(locations)) as outcomes:
+            for outcome in outcomes:
+                if outcome.status is None or outcome.reason:
+                    tally.fail(outcome.location.sop_instance_uid, outcome.reason)
+                else:
+                    tally.take(outcome.location.sop_instance_uid, outcome.status)
+                yield
+
+    def outcomes(self, locations: Sequence[InstanceLocation]) -> Generator[Outcome, None, None]:
+        """The outcome of every instance, on as many associations as that takes. Never raises an ArchiveError."""
         for group in plan(locations):
             rest = group.locations
             while rest:
                 try:
                     assoc = Requestor.open(self.remote, self.calling_ae_title, group.contexts, timeouts=self.timeouts)
                 except ArchiveError as error:
-                    tally.fail_all(rest, error.reason)
-                    yield
+                    yield from _none(rest, error.reason)
                     break
-                done, taken = 0, tally.taken
-                with assoc, closing(self._send_on(assoc, rest, tally)) as sending:
-                    for done in sending:  # noqa: B007  (used after the loop)
-                        yield
+                done, taken = 0, False
+                on = send_over(self.archive, assoc, rest, priority=self.priority, move=self.move)
+                with assoc, closing(on) as outcomes:
+                    for outcome in outcomes:
+                        done, taken = done + 1, taken or outcome.taken
+                        yield outcome
                 rest = rest[done:]
-                if rest and tally.taken == taken:
-                    tally.fail_all(rest, f"the association with {self.remote} was lost before it took anything")
-                    yield
+                if rest and not taken:
+                    yield from _none(rest, f"the association with {self.remote} was lost before it took anything")
                     break
 
-    def _send_on(
-        self, assoc: Requestor, locations: Sequence[InstanceLocation], tally: Tally
-    ) -> Generator[int, None, None]:
-        """Send on this association until it breaks; gives how many are dealt with, after each."""
-        with closing(read_ahead(self.archive, locations, lambda each: assoc.accepted(each.sop_class_uid))) as ready:
-            for number, prepared in enumerate(ready, 1):
-                location = prepared.location
-                if prepared.error is not None:
-                    tally.fail(location.sop_instance_uid, prepared.error.reason)
-                    yield number
-                    continue
-                try:
-                    reply = assoc.store(
-                        assoc.contexts[prepared.context_id],
-                        location.sop_instance_uid,
-                        prepared.pieces,
-                        prepared.length,
-                        priority=self.priority,
-                        move=self.move,
-                    )
-                except ArchiveError as error:
-                    tally.fail(location.sop_instance_uid, error.reason)
-                else:
-                    tally.take(location.sop_instance_uid, reply.status, reply.command.comment)
-                yield number
-                if not assoc.alive:
-                    return
+
+def _none(locations: Sequence[InstanceLocation], reason: str) -> Generator[Outcome, None, None]:
+    for location in locations:
+        yield Outcome(location, None, reason)

@@ -32,6 +32,7 @@ TRANSCODED_BYTES: Final = 1 << 30
 """Longest data set that is made over into another transfer syntax."""
 
 AHEAD: Final = 2
+MAX_LOGGED: Final = 100
 MAX_COUNT: Final = 0xFFFF  # the counts are US
 
 Accepted = Callable[["InstanceLocation"], Mapping[str, int]]
@@ -76,16 +77,10 @@ class Tally:
 
     def fail(self, uid: str, reason: str) -> None:
         """Count an instance that could not be sent or was not taken."""
-        log.warning("instance %s could not be sent: %s", uid, reason)
+        if len(self.failed) < MAX_LOGGED:
+            log.warning("instance %s could not be sent: %s", uid, reason)
         self.reason = self.reason or reason
         self.failed.append(uid)
-
-    def fail_all(self, locations: Iterable[InstanceLocation], reason: str) -> None:
-        """Count several that failed for one reason."""
-        failed = [location.sop_instance_uid for location in locations]
-        log.warning("%d instances could not be sent: %s", len(failed), reason)
-        self.reason = self.reason or reason
-        self.failed += failed
 
     @property
     def taken(self) -> int:

@@ -1,4 +1,4 @@
-"""Bytes on their way in: counted, hashed and kept in memory while small, then in a file beside the object store.
+"""Bytes on their way in: counted, hashed, in memory while few, then in a file where the object store wants them.
 
 A spool starts with room for the preamble and File Meta, which are ours and written last (`pacs.ingest`); the digest
 covers what follows.
@@ -12,8 +12,10 @@ import mmap
 import os
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 
@@ -41,18 +43,64 @@ def sweep(folder: Path, older_than_s: float = 0.0) -> int:
     return removed
 
 
+class Backing(Protocol):
+    """Where a spool keeps bytes that are too many for memory: from `base` on in the file `fd`."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to write to."""
+
+    @property
+    def base(self) -> int:
+        """Where the first byte belongs."""
+
+    def grown(self, size: int) -> None:
+        """Told how many bytes there are by now."""
+
+    def drop(self) -> None:
+        """Let go of it, and of what was written."""
+
+
+class TemporaryFile:
+    """A file of its own in the spool's folder."""
+
+    base = 0
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def grown(self, size: int) -> None:
+        """It grows by itself."""
+
+    def drop(self) -> None:
+        """Close and remove it."""
+        os.close(self.fd)
+        self._path.unlink(missing_ok=True)
+
+
 class Spool:
     """One arriving object. Not for several threads at once."""
 
-    def __init__(self, folder: Path, *, reserve: int = 0, limit: int | None = None) -> None:
-        """`reserve` bytes are left free in front; more than `limit` bytes behind them raise TooLarge."""
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reserve: int = 0,
+        limit: int | None = None,
+        backing: Callable[[], Backing] | None = None,
+    ) -> None:
+        """`reserve` bytes are left free in front; more than `limit` bytes behind them raise TooLarge.
+
+        `backing` is asked for a place once the bytes are too many for memory; by default a file in `folder`.
+        """
+        self._new_backing = backing or (lambda: TemporaryFile(folder))
         self._limit = limit
         self._hash = hashlib.sha256()
         self._memory: bytearray | None = bytearray(reserve)
         self._map: mmap.mmap | None = None
-        self._fd = -1
-        self.path: Path | None = None
+        self._mapped_from = 0
+        self.backing: Backing | None = None
         self.reserve = reserve
         self.size = reserve
 
@@ -67,80 +115,85 @@ class Spool:
                 self._memory += view
                 self.size += len(view)
                 return
-            self._to_file(self._memory)
-        self._write_file(view)
-        self.size += len(view)
+            self._leave_memory()
+        self._append(view)
 
-    def _to_file(self, memory: bytearray) -> None:
+    def _leave_memory(self) -> None:
+        memory = self._memory
+        assert memory is not None
         try:
-            self.path = self._folder / f"{uuid.uuid4().hex}{SUFFIX}"
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.backing = self._new_backing()
         except OSError as error:
             raise failed(error, "spool an object") from error
         self._memory = None
-        self._write_file(memoryview(memory))
+        self.size = 0
+        self._append(memoryview(memory))
 
-    def _write_file(self, view: memoryview) -> None:
+    def _append(self, view: memoryview) -> None:
+        assert self.backing is not None
+        fd, base = self.backing.fd, self.backing.base
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                count = os.pwrite(fd, view, base + self.size)
+                self.size += count
+                view = view[count:]
         except OSError as error:
             raise failed(error, "spool an object") from error
+        self.backing.grown(self.size)
 
     def digest(self, suffix: bytes = b"") -> str:
         """The SHA-256, in hex, of everything written after the reserve, then `suffix`."""
+        return self._digest(suffix).hex()
+
+    def _digest(self, suffix: bytes) -> bytes:
         whole = self._hash.copy()
         whole.update(suffix)
-        return whole.hexdigest()
+        return whole.digest()
+
+    def plain_digest(self) -> bytes:
+        """The SHA-256 of everything written after the reserve."""
+        return self._hash.digest()
 
     def fill_reserve(self, header: bytes) -> None:
         """Write the reserved bytes in front."""
         assert len(header) == self.reserve
         if self._memory is not None:
             self._memory[: self.reserve] = header
-        else:
-            try:
-                os.pwrite(self._fd, header, 0)
-            except OSError as error:
-                raise failed(error, "spool an object") from error
+            return
+        assert self.backing is not None
+        try:
+            os.pwrite(self.backing.fd, header, self.backing.base)
+        except OSError as error:
+            raise failed(error, "spool an object") from error
 
     def view(self) -> memoryview:
         """All bytes, the reserve included, without a copy; release it before `discard`."""
         if self._memory is not None:
             return memoryview(self._memory).toreadonly()
-        if self._map is None or len(self._map) != self.size:
-            self._map = mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ)
-        return memoryview(self._map)
+        assert self.backing is not None
+        base = self.backing.base
+        if self._map is None or len(self._map) != base - self._mapped_from + self.size:
+            self._mapped_from = base // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+            length = base - self._mapped_from + self.size
+            self._map = mmap.mmap(self.backing.fd, length, prot=mmap.PROT_READ, offset=self._mapped_from)
+        return memoryview(self._map)[base - self._mapped_from :]
 
-    def persist(self) -> Path:
-        """The file that holds all bytes, once its data is on the disk; for a store that then renames it."""
-        if self._memory is not None:
-            self._to_file(self._memory)
-        assert self.path is not None
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            raise failed(error, "store an object") from error
-        return self.path
-
-    def moved(self) -> None:
-        """Told by a store that has renamed the file: it is no longer ours to remove."""
-        self.path = None
+    def taken(self) -> None:
+        """Told by a store that has made the backing its own: it is no longer ours to drop."""
+        self.backing = None
         self.discard()
 
     def discard(self) -> None:
-        """Let go of the bytes; a file that was not moved is removed. May be called again."""
-        self._memory = bytearray() if self._memory is not None else None
+        """Let go of the bytes, unless a store has taken them. May be called again."""
+        self._memory = bytearray()
+        self.size = 0
         if self._map is not None:
             with suppress(BufferError):  # somebody still looks at it: it goes with the last view
                 self._map.close()
             self._map = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            self.path = None
+        if self.backing is not None:
+            backing, self.backing = self.backing, None
+            backing.drop()
 
     def __enter__(self) -> Spool:
         return self

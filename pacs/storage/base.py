@@ -53,6 +53,15 @@ class Placed:
         """Give the bytes back: their instance is not filed. Where equal content shares its place, they stay."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """What a crash left unproven under one key: `sound` are offset and length of the objects that stood the test."""
+
+    object_key: str
+    since: int
+    sound: frozenset[tuple[int, int]]
+
+
 def small_name(name: str) -> str:
     """The name of a small object, or ValueError where it is not lower-case words between slashes."""
     if not _SMALL_NAME.fullmatch(name):
@@ -114,6 +123,12 @@ class ObjectStore(Protocol):
 
     def delete_small(self, name: str) -> None:
         """Remove what has that name, if anything does."""
+
+    def unproven(self) -> list[Unproven]:
+        """Where a crash may have left rows without their bytes: objects at or behind `since`, each verified by now."""
+
+    def proven(self) -> None:
+        """Told when the index agrees with what `unproven` found; it is not asked again then."""
 
     def check(self) -> None:
         """Nothing, or Unavailable with the reason why the store cannot be used."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK, Locator, ObjectStore, Placed, span
+from pacs.storage.base import CHUNK, Locator, ObjectStore, Placed, Unproven, span
 
 BLOCK = 1 << 20
 
@@ -35,6 +35,11 @@ class CachedStore:
         self._total = 0
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def remote(self) -> ObjectStore:
+        """The store behind the cache, for those who have to know what it really holds."""
+        return self._remote
 
     @property
     def spool_dir(self) -> Path:
@@ -168,6 +173,14 @@ class CachedStore:
     def delete_small(self, name: str) -> None:
         """Remove it there."""
         self._remote.delete_small(name)
+
+    def unproven(self) -> list[Unproven]:
+        """The remote store knows."""
+        return self._remote.unproven()
+
+    def proven(self) -> None:
+        """Told the remote store."""
+        self._remote.proven()
 
     def check(self) -> None:
         """The remote store's check."""

@@ -1,41 +1,110 @@
-"""Objects as local files, durable by a contract of our own: file data synced, renamed into place, folders synced."""
+"""Objects on local files, in segments that many share; small ones, which have names, in files of their own.
+
+An arriving object of moderate size is appended to the segment that all threads share, and one sync serves all that
+wait; a large one is written while it arrives, to a segment that it has for itself meanwhile. Deleting punches a hole;
+a segment in which nothing lives is removed. Several processes may use one folder: each writes segments of its own.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import threading
-from collections.abc import Iterator
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pacs import spool as spooling
-from pacs.errors import NotFound, Unavailable
-from pacs.spool import Spool
-from pacs.storage.base import CHUNK, Locator, Placed, small_name, span
+from pacs.errors import NotFound, OutOfResources, Unavailable
+from pacs.spool import Backing, Spool
+from pacs.storage import records, segments
+from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
+from pacs.storage.records import ALIVE, BLOCK, HEADER_BYTES, Record
+from pacs.storage.segments import MARKER, Region, Segment, SegmentClosed, sync_folder
 
-_KNOWN_FOLDERS = 100_000
-_ATTEMPTS = 5
+log = logging.getLogger(__name__)
+
+SEGMENT_BYTES = 256 << 20
+"""A segment is sealed when it has become this long; one large object may make it longer."""
+
+_IDLE_LANES = 4
+_OPEN_FILES = 128
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class InSegment(Placed):
+    """An object in a segment, at a place of its own: `withdraw` removes it."""
+
+    store: FileStore
+    segment: Segment
+    ticket: int
+
+    def wait(self) -> None:
+        """Return when a sync has covered it."""
+        self.segment.wait(self.ticket)
+
+    def withdraw(self) -> None:
+        """Remove it; it comes back with a crash, as an orphan, unless another sync follows."""
+        self.store.forget(self.locator)
+
+
+class Lane(Region):
+    """A region for one large object, in a segment that goes back to the others when it is done."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: FileStore, segment: Segment) -> None:
+        region = segment.region()
+        super().__init__(segment, region.at)
+        self._store = store
+
+    def drop(self) -> None:
+        """Forget what was written."""
+        self.segment.drop(self.at)
+        self._store.give_back(self.segment)
+
+
+class _File:
+    """A segment opened for reading; closed when nobody has it any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            os.close(self.fd)
 
 
 class FileStore:
     """Objects under `root/objects`, small ones under `root/small`, arriving bytes under `root/spool`."""
 
-    def __init__(self, root: Path) -> None:
-        self._objects = root / "objects"
-        self._small = root / "small"
-        self._spool = root / "spool"
+    def __init__(self, root: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._objects, self._small, self._spool = (root / name for name in ("objects", "small", "spool"))
+        self._segment_bytes = segment_bytes
         try:
             for folder in (self._objects, self._small, self._spool):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._objects.stat().st_dev != self._spool.stat().st_dev:
-                raise Unavailable(f"{self._objects} and {self._spool} must be on one file system")
-            _sync_folder(root)
-            _sync_folder(root.resolve().parent)
+            sync_folder(root)
+            sync_folder(root.resolve().parent)
         except OSError as error:
             raise spooling.failed(error, f"use the folder {root}") from error
         spooling.sweep(self._spool)
-        self._folders = threading.Lock()  # an empty folder is not removed while an object moves into it
-        self._durable = {self._objects, self._small}  # folders whose own entries are known to be on the disk
+        self._lock = threading.Lock()
+        self._shared: Segment | None = None
+        self._lanes: deque[Segment] = deque()
+        self._active: dict[str, Segment] = {}
+        self._deleting = threading.Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._crashed = [name for name in self._marked() if not self._is_held(name)]
+
+    # What arrives
 
     @property
     def spool_dir(self) -> Path:
@@ -43,161 +112,350 @@ class FileStore:
         return self._spool
 
     def spool(self, reserve: int, limit: int | None) -> Spool:
-        """A spool in that folder."""
-        return Spool(self._spool, reserve=reserve, limit=limit)
+        """A spool that writes straight to a segment once it is too large for memory."""
+        return Spool(self._spool, reserve=reserve, limit=limit, backing=self._lane)
 
-    def put(self, key: str, spool: Spool) -> Placed:
-        """Store the bytes; on return file, name and every new folder above it are on the disk."""
-        length = spool.size
-        self._put_file(self._objects / key, spool)
-        return Placed(Locator(key, 0, length))
+    def _lane(self) -> Backing:
+        with self._lock:
+            segment = self._lanes.popleft() if self._lanes else None
+        return Lane(self, segment or self._new_segment())
 
-    def settle(self, locator: Locator) -> None:
-        """What is here is on the disk."""
-
-    def _put_file(self, target: Path, spool: Spool) -> None:
-        path = spool.persist()
+    def _new_segment(self) -> Segment:
         try:
-            for attempt in range(_ATTEMPTS):
-                try:
-                    with self._folders:
-                        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                        os.rename(path, target)
-                    break
-                except (FileNotFoundError, FileExistsError):
-                    # Another process removed the folder, which was empty, at this very moment.
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-            spool.moved()
-            _sync_folder(target.parent)
-            self._sync_above(target.parent)
+            segment = Segment(self._objects)
         except OSError as error:
             raise spooling.failed(error, "store an object") from error
+        self._active[segment.name] = segment
+        return segment
 
-    def _sync_above(self, folder: Path) -> None:
-        """Return when the entry of `folder`, and of every folder above it, is on the disk."""
-        if folder in self._durable:
+    def give_back(self, segment: Segment) -> None:
+        """Let others have a lane's segment, or seal it when it is full or broken, or there are enough."""
+        with self._lock:
+            keep = self._usable(segment) and len(self._lanes) < _IDLE_LANES
+            if keep:
+                self._lanes.append(segment)
+        if not keep:
+            self._seal(segment)
+
+    def _usable(self, segment: Segment) -> bool:
+        return segment.failure is None and segment.tail < self._segment_bytes
+
+    def _seal(self, segment: Segment) -> None:
+        try:
+            segment.seal()
+        except (Unavailable, OutOfResources) as error:
+            log.error("segment %s: %s; the next start verifies it", segment.name, error)
+        self._active.pop(segment.name, None)
+
+    def put(self, key: str, spool: Spool) -> Placed:
+        """Append the bytes to a segment, or finish the one they are in already."""
+        if isinstance(spool.backing, Lane) and spool.backing.segment.name in self._active:
+            segment, (record, ticket) = self._finish(spool, spool.backing)
+        else:
+            with spool.view() as view, view[: spool.reserve] as head, view[spool.reserve :] as rest:
+                segment, (record, ticket) = self._append(head, rest, spool.plain_digest())
+            spool.discard()
+        return InSegment(Locator(segment.name, record.offset, record.length), self, segment, ticket)
+
+    def _append(self, head: memoryview, rest: memoryview, digest: bytes) -> tuple[Segment, tuple[Record, int]]:
+        while True:
+            full = None
+            with self._lock:
+                segment = self._shared
+                if segment is None or not self._usable(segment):
+                    full, self._shared = segment, None
+                    segment = self._shared = self._new_segment()
+            try:
+                return segment, segment.append(head, rest, digest)
+            except SegmentClosed:
+                continue
+            finally:
+                if full is not None:
+                    self._seal(full)
+
+    def _finish(self, spool: Spool, lane: Lane) -> tuple[Segment, tuple[Record, int]]:
+        try:
+            head = os.pread(lane.fd, spool.reserve, lane.base)
+        except OSError as error:
+            raise spooling.failed(error, "store an object") from error
+        size, digest = spool.size, spool.plain_digest()
+        spool.taken()
+        try:
+            return lane.segment, lane.segment.finish(lane.at, head, size, digest)
+        finally:
+            self.give_back(lane.segment)
+
+    def settle(self, locator: Locator) -> None:
+        """Return when the bytes are on the disk, whichever process has put them."""
+        segment = self._active.get(locator.object_key)
+        if segment is not None:
+            segment.settle(locator.offset + locator.length)
             return
-        _sync_folder(folder.parent)
-        self._sync_above(folder.parent)
-        if len(self._durable) > _KNOWN_FOLDERS:
-            self._durable = {self._objects, self._small}
-        self._durable.add(folder)
+        path = self._objects / locator.object_key
+        if segments.marker_of(path).exists():
+            try:
+                _sync_file(path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise spooling.failed(error, "sync an object") from error
+
+    # What is there
+
+    def _open(self, name: str) -> _File:
+        with self._lock:
+            found = self._files.get(name)
+            if found is not None:
+                self._files.move_to_end(name)
+                return found
+        try:
+            opened = _File(self._objects / name)
+        except _MISSING:
+            raise NotFound("no such object", about=name) from None
+        except OSError as error:
+            raise _unreadable(error) from error
+        with self._lock:
+            self._files[name] = opened
+            if len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)
+        return opened
 
     def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on."""
-        return b"".join(self.chunks(locator, offset, length, max(locator.length, 1)))
+        return self._read(self._open(locator.object_key), locator, *span(locator, offset, length))
+
+    @staticmethod
+    def _read(file: _File, locator: Locator, offset: int, length: int) -> bytes:
+        fd, at = file.fd, locator.offset + offset
+        try:
+            data = os.pread(fd, length, at) if length else b""
+            while 0 < len(data) < length and (more := os.pread(fd, length - len(data), at + len(data))):
+                data += more
+            # Looked at last: whoever deletes it, marks it first.
+            alive = os.pread(fd, len(ALIVE), locator.offset - HEADER_BYTES) == ALIVE
+        except (OSError, ValueError) as error:
+            raise _unreadable(error) from error
+        if not alive:
+            raise NotFound("no such object", about=locator.object_key)
+        return data
 
     def chunks(
         self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
         """The same range in pieces."""
+        file = self._open(locator.object_key)
         offset, length = span(locator, offset, length)
-        pieces = self._pieces(self._open(locator.object_key), locator.offset + offset, length, size)
-        next(pieces)  # started, so that it closes the file even if nobody ever reads on
-        return pieces
+        return self._pieces(self._read(file, locator, offset, min(size, length)), file, locator, (offset, length, size))
 
-    @staticmethod
-    def _pieces(fd: int, offset: int, length: int, size: int) -> Iterator[bytes]:
-        try:
-            yield b""
-            while length > 0:
-                try:
-                    piece = os.pread(fd, min(size, length), offset)
-                except OSError as error:
-                    raise Unavailable(f"cannot read an object: {os.strerror(error.errno or 5)}") from error
-                if not piece:
-                    return
-                yield piece
-                offset += len(piece)
-                length -= len(piece)
-        finally:
-            os.close(fd)
+    def _pieces(self, piece: bytes, file: _File, locator: Locator, where: tuple[int, int, int]) -> Iterator[bytes]:
+        offset, length, size = where
+        while piece:
+            yield piece
+            offset, length = offset + len(piece), length - len(piece)
+            piece = self._read(file, locator, offset, min(size, length)) if length else b""
 
-    def _open(self, key: str) -> int:
-        try:
-            return os.open(self._objects / key, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFound("no such object", about=key) from None
-        except OSError as error:
-            raise Unavailable(f"cannot open an object: {os.strerror(error.errno or 5)}") from error
+    def _record(self, fd: int, locator: Locator) -> Record | None:
+        """The record of an object, alive or dead; None where there is none of its length."""
+        nonce = records.nonce_of(os.pread(fd, BLOCK, 0))
+        at = locator.offset - HEADER_BYTES
+        if nonce is None or at < BLOCK:
+            return None
+        found = records.parse(os.pread(fd, HEADER_BYTES, at), nonce, at)
+        return found if found is not None and found.length == locator.length else None
 
     def holds(self, locator: Locator) -> bool:
-        """Whether it is here, in its length."""
+        """Whether a living record of that length is there."""
         try:
-            return (self._objects / locator.object_key).stat().st_size >= locator.offset + locator.length
-        except OSError:
+            fd = self._open(locator.object_key).fd
+            found = self._record(fd, locator)
+            whole = os.fstat(fd).st_size >= locator.offset + locator.length
+        except NotFound:
             return False
-
-    def delete(self, *locators: Locator) -> None:
-        """Remove the files, and their folders when they are empty."""
-        for locator in locators:
-            self._delete(self._objects / locator.object_key, above=2)
-
-    def _delete(self, path: Path, above: int = 0) -> None:
-        try:
-            path.unlink(missing_ok=True)
-            with self._folders:
-                for folder in list(path.parents)[:above]:
-                    folder.rmdir()
-                    self._durable.discard(folder)
         except OSError as error:
-            if not isinstance(error, FileNotFoundError) and path.exists():
-                raise spooling.failed(error, "remove an object") from error
+            raise _unreadable(error) from error
+        return found is not None and found.alive and whole
 
     def walk(self, prefix: str = "") -> Iterator[Locator]:
-        """All files whose key starts with `prefix`."""
-        for study in sorted(os.listdir(self._objects)):
-            if not (study.startswith(prefix) or prefix.startswith(study)):
+        """Every living record of every segment whose name starts with `prefix`."""
+        for name in sorted(os.listdir(self._objects)):
+            if not name.endswith(segments.SUFFIX) or not name.startswith(prefix):
                 continue
-            for key in _files_below(self._objects / study, self._objects):
-                if key.startswith(prefix):
-                    with suppress(FileNotFoundError):
-                        yield Locator(key, 0, (self._objects / key).stat().st_size)
+            with suppress(NotFound):
+                yield from self._walk(name)
+
+    def _walk(self, name: str) -> Iterator[Locator]:
+        file = self._open(name)
+        nonce = records.nonce_of(os.pread(file.fd, BLOCK, 0))
+        if nonce is not None:
+            active = self._active.get(name)
+            end = os.fstat(file.fd).st_size if active is None else active.readable_end()
+            for record in segments.walk_records(file.fd, nonce, end):
+                yield Locator(name, record.offset, record.length)
+
+    # What goes
+
+    def delete(self, *locators: Locator) -> None:
+        """Mark the records dead, give their blocks back, and make that durable, once for each segment."""
+        by_name: dict[str, list[Locator]] = {}
+        for locator in locators:
+            by_name.setdefault(locator.object_key, []).append(locator)
+        for name, several in by_name.items():
+            try:
+                self._delete(name, several, durable=True)
+            except OSError as error:
+                raise spooling.failed(error, "remove an object") from error
+
+    def forget(self, locator: Locator) -> None:
+        """Delete one object without waiting for the disk."""
+        with suppress(OSError):
+            self._delete(locator.object_key, [locator], durable=False)
+
+    def _delete(self, name: str, locators: Sequence[Locator], *, durable: bool) -> None:
+        path = self._objects / name
+        with self._deleting:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except _MISSING:
+                return
+            try:
+                for locator in locators:
+                    found = self._record(fd, locator)
+                    if found is not None:  # a dead one too: a crash may have kept its blocks
+                        segments.erase(fd, found.at, found.end - found.at)
+                if name not in self._active and not segments.marker_of(path).exists() and self._is_empty(fd):
+                    self._unlink(path)
+                elif durable:
+                    os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+    @staticmethod
+    def _is_empty(fd: int) -> bool:
+        nonce = records.nonce_of(os.pread(fd, BLOCK, 0))
+        return nonce is not None and next(segments.walk_records(fd, nonce, os.fstat(fd).st_size), None) is None
+
+    def _unlink(self, path: Path) -> None:
+        path.unlink()
+        with self._lock:
+            self._files.pop(path.name, None)
+        sync_folder(self._objects)
+
+    # What a crash left
+
+    def _marked(self) -> list[str]:
+        names = (name for name in sorted(os.listdir(self._objects)) if name.endswith(MARKER))
+        return [name.removesuffix(MARKER) + segments.SUFFIX for name in names]
+
+    def _is_held(self, name: str) -> bool:
+        """Whether the process that writes this segment is alive."""
+        try:
+            fd = os.open(segments.marker_of(self._objects / name), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def unproven(self) -> list[Unproven]:
+        """The segments that a crash left, each verified behind what was known to be durable."""
+        try:
+            return [segments.recover(self._objects, name) for name in self._crashed]
+        except OSError as error:
+            raise spooling.failed(error, "verify what a crash left") from error
+
+    def proven(self) -> None:
+        """Told when the index agrees with what `unproven` found: those segments are sealed."""
+        try:
+            for name in self._crashed:
+                segments.marker_of(self._objects / name).unlink(missing_ok=True)
+            if self._crashed:
+                sync_folder(self._objects)
+        except OSError as error:
+            raise spooling.failed(error, "verify what a crash left") from error
+        self._crashed = []
+
+    # Small ones
 
     def put_small(self, name: str, data: bytes) -> None:
-        """Store the bytes; on return file and name are on the disk."""
-        with Spool(self._spool) as spool:
-            spool.write(data)
-            self._put_file(self._small / small_name(name), spool)
+        """Store the bytes in a file of that name; on return it and the folders above it are on the disk."""
+        target = self._small / small_name(name)
+        draft = self._spool / f"{uuid.uuid4().hex}{spooling.SUFFIX}"
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fdatasync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            draft.replace(target)
+            for folder in [path for path in target.parents if path.is_relative_to(self._small)]:
+                sync_folder(folder)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise spooling.failed(error, "store a small object") from error
 
     def read_small(self, name: str) -> bytes:
         """The bytes of that name."""
         try:
             return (self._small / small_name(name)).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except _MISSING:
             raise NotFound("no such small object", about=name) from None
         except OSError as error:
-            raise Unavailable(f"cannot read an object: {os.strerror(error.errno or 5)}") from error
+            raise _unreadable(error) from error
 
     def small(self, prefix: str = "") -> Iterator[str]:
         """The names, sorted."""
-        return iter(sorted(name for name in _files_below(self._small, self._small) if name.startswith(prefix)))
+        found = []
+        for folder, _, names in os.walk(self._small):
+            inside = Path(folder).relative_to(self._small)
+            found += [(inside / name).as_posix() for name in names]
+        return iter(sorted(name for name in found if name.startswith(prefix)))
 
     def delete_small(self, name: str) -> None:
-        """Remove what has that name."""
-        self._delete(self._small / small_name(name))
+        """Remove the file; its folder stays for the next."""
+        path = self._small / small_name(name)
+        try:
+            path.unlink()
+            sync_folder(path.parent)
+        except _MISSING:
+            return
+        except OSError as error:
+            raise spooling.failed(error, "remove a small object") from error
 
     def check(self) -> None:
         """Nothing, or Unavailable or OutOfResources when nothing can be written."""
-        with Spool(self._spool) as probe:
-            probe.write(b"m3DICOM")
-            probe.persist()
+        probe = self._spool / f"{uuid.uuid4().hex}{spooling.SUFFIX}"
+        try:
+            with probe.open("xb") as file:
+                file.write(b"m3DICOM")
+                file.flush()
+                os.fdatasync(file.fileno())
+        except OSError as error:
+            raise spooling.failed(error, "store an object") from error
+        finally:
+            probe.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Seal every segment: what was put is durable then."""
+        with self._lock:
+            self._shared = None
+            self._lanes.clear()
+            self._files.clear()
+        for segment in list(self._active.values()):
+            self._seal(segment)
 
 
-def _files_below(folder: Path, root: Path) -> Iterator[str]:
-    """The path of every file below `folder`, relative to `root`."""
-    for at, _, names in os.walk(folder):
-        inside = Path(at).relative_to(root).as_posix()
-        yield from (name if inside == "." else f"{inside}/{name}" for name in names)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def _unreadable(error: Exception) -> Unavailable | OutOfResources:
+    code = error.errno if isinstance(error, OSError) else None
+    return Unavailable(f"cannot read an object: {os.strerror(code or 5)}")

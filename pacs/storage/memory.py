@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pacs.errors import NotFound
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK, Locator, Placed, small_name, span
+from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
 
 
 class MemoryStore:
@@ -96,6 +96,13 @@ class MemoryStore:
         """Forget what has that name."""
         with self._lock:
             self._small.pop(name, None)
+
+    def unproven(self) -> list[Unproven]:
+        """Nothing: what `put` returned from was durable."""
+        return []
+
+    def proven(self) -> None:
+        """Nothing was asked."""
 
     def check(self) -> None:
         """Memory is always there."""

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pacs import spool as spooling
 from pacs.errors import ArchiveError, NotFound, OutOfResources, Unavailable
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, small_name, span
+from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, Unproven, small_name, span
 
 T = TypeVar("T")
 
@@ -235,6 +235,13 @@ class S3Store:
     def delete_small(self, name: str) -> None:
         """Remove what has that name."""
         self._delete(SMALL_PREFIX + small_name(name))
+
+    def unproven(self) -> list[Unproven]:
+        """Nothing: what `put` returned from was durable."""
+        return []
+
+    def proven(self) -> None:
+        """Nothing was asked."""
 
     def check(self) -> None:
         """Nothing, or Unavailable when the bucket cannot be reached."""

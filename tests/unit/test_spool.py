@@ -12,7 +12,7 @@ import pytest
 
 from pacs import spool as spooling
 from pacs.errors import OutOfResources, TooLarge, Unavailable
-from pacs.spool import IN_MEMORY_BYTES, Spool
+from pacs.spool import IN_MEMORY_BYTES, Spool, TemporaryFile
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 3_000_000])
@@ -27,24 +27,59 @@ def test_bytes_are_kept_and_hashed(tmp_path: Path, length: int, step: int) -> No
             spool.write(memoryview(buffer)[: len(piece)])
             buffer[:] = bytes(step)  # the buffer is the caller's
         assert spool.size == length + 8
-        assert (spool.path is None) is (length + 8 <= IN_MEMORY_BYTES)
+        assert (spool.backing is None) is (length + 8 <= IN_MEMORY_BYTES)
         assert spool.digest() == hashlib.sha256(data).hexdigest()
         assert spool.digest(b"x") == hashlib.sha256(data + b"x").hexdigest()
         spool.fill_reserve(b"12345678")
         with spool.view() as view:
             assert view == b"12345678" + data
             assert view.readonly
-        assert spool.persist().read_bytes() == b"12345678" + data
+        assert spool.plain_digest() == hashlib.sha256(data).digest()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_moved_file_is_left_alone(tmp_path: Path) -> None:
+def test_what_a_store_has_taken_is_left_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
+    spool.write(bytes(IN_MEMORY_BYTES))
     spool.write(b"kept")
-    spool.persist().rename(tmp_path / "object")
-    spool.moved()
-    spool.discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["object"]
+    backing = spool.backing
+    spool.taken()
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == bytes(IN_MEMORY_BYTES) + b"kept"
+    assert backing is not None
+    backing.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Middle(TemporaryFile):
+    """A place in the middle of a file, on no page boundary."""
+
+    base = 5003
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.told: list[int] = []
+
+    def grown(self, size: int) -> None:
+        self.told.append(size)
+
+
+def test_bytes_may_go_to_the_middle_of_a_file(tmp_path: Path) -> None:
+    data = os.urandom(IN_MEMORY_BYTES + 70_000)
+    made: list[Middle] = []
+
+    def backing() -> Middle:
+        made.append(Middle(tmp_path))
+        return made[-1]
+
+    with Spool(tmp_path, reserve=10, backing=backing) as spool:
+        for at in range(0, len(data), 300_000):
+            spool.write(data[at : at + 300_000])
+        spool.fill_reserve(b"0123456789")
+        with spool.view() as view:
+            assert view == b"0123456789" + data
+        assert made[0].told[-1] == spool.size == len(data) + 10
+        assert os.pread(made[0].fd, 10, 5003) == b"0123456789"
 
 
 def test_the_limit_does_not_count_the_reserve(tmp_path: Path) -> None:
@@ -73,7 +108,8 @@ def test_a_full_or_broken_disk_is_told_apart(tmp_path: Path) -> None:
         spool = Spool(tmp_path)
         spool.write(bytes(IN_MEMORY_BYTES + 1))
         full = os.open("/dev/full", os.O_RDWR)
-        os.dup2(full, spool._fd)
+        assert spool.backing is not None
+        os.dup2(full, spool.backing.fd)
         os.close(full)
         with pytest.raises(OutOfResources, match="no space left"):
             spool.write(b"more")

@@ -1,0 +1,384 @@
+"""Segments: files to which arriving objects are appended, many threads at once, and synced together.
+
+A segment that is being written has a marker beside it, NAME.open: locked by its process, and telling up to where all is
+known to be on the disk. A marker that nobody holds is what a crash left: the records behind its mark are verified by
+`recover`. A segment without a marker is sealed: all of it is on the disk and nothing is added to it any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pacs import spool as spooling
+from pacs.errors import OutOfResources, Unavailable
+from pacs.storage import kernel, records
+from pacs.storage.base import Unproven
+from pacs.storage.records import BLOCK, HEADER_BYTES, Record
+
+log = logging.getLogger(__name__)
+
+SUFFIX, MARKER, NEW_MARKER = ".seg", ".open", ".new"
+STEP_BYTES = 16 << 20
+"""How much is set aside at a time: syncing into blocks that a file already has is quicker."""
+
+MARK_BYTES = 8 << 20
+"""How much may be durable without the marker saying so: what a start after a crash reads again."""
+
+WORTH_STARTING = 128 << 10
+"""From this length on the disk is told to begin before anybody waits for it."""
+
+_READ = 1 << 20
+
+
+class SegmentClosed(Exception):
+    """The segment was sealed meanwhile: there is another one."""
+
+
+class Segment:
+    """One segment that is being written. Several threads may append; a region of unknown length wants it alone."""
+
+    def __init__(self, folder: Path) -> None:
+        """A new one, its name durable. Raises OSError."""
+        self.nonce = secrets.token_bytes(records.NONCE_BYTES)
+        self.name = f"{time.time_ns():016x}-{self.nonce.hex()[:8]}{SUFFIX}"
+        self._path = folder / self.name
+        self._marker_path = self._path.with_suffix(NEW_MARKER)
+        self._marker = os.open(self._marker_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Nobody may find a marker that is not locked yet: it would be taken for what a crash left.
+            self._marker_path = self._marker_path.rename(marker_of(self._path))
+            self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(self.fd, [records.first_block(self.nonce)], 0)
+                os.fdatasync(self.fd)
+                sync_folder(folder)
+            except BaseException:
+                os.close(self.fd)
+                self._path.unlink()
+                raise
+        except BaseException:
+            os.close(self._marker)
+            self._marker_path.unlink()
+            raise
+        self._changed = threading.Condition()
+        self._tail = BLOCK
+        self._set_aside = BLOCK
+        self._writing: set[int] = set()  # where records begin that are not written yet
+        self._started = self._finished = 0  # syncs, counted
+        self._syncing = self._closed = False
+        self._durable = self._marked = BLOCK
+        self.failure: OutOfResources | Unavailable | None = None
+        """Why nothing may be appended any more: a sync failed, and what the disk holds since is not known."""
+
+    @property
+    def tail(self) -> int:
+        """Where the next record would begin."""
+        return self._tail
+
+    def append(self, head: memoryview, rest: memoryview, digest: bytes) -> tuple[Record, int]:
+        """The record of an object in two parts, readable now, and the ticket to `wait` for its durability with.
+
+        Raises SegmentClosed, OutOfResources or Unavailable; nothing is left then.
+        """
+        length = len(head) + len(rest)
+        with self._changed:
+            at = self._begin(length)
+            self._tail = records.aligned(at + HEADER_BYTES + length)
+        try:
+            header = records.header(self.nonce, at, length, head, digest)
+            _write_all(self.fd, [header, head, rest], at)
+            if length >= WORTH_STARTING:
+                kernel.start_writing(self.fd, at, HEADER_BYTES + length)
+        except OSError as error:
+            self._spoil(at, length)
+            raise spooling.failed(error, "store an object") from error
+        return Record(at, length, len(head), 0, digest), self._written(at)
+
+    def _begin(self, length: int) -> int:
+        """Where a record begins, with room set aside for it; with the lock held. Raises SegmentClosed."""
+        if self._closed:
+            raise SegmentClosed
+        at = self._tail
+        if at + HEADER_BYTES + length > self._set_aside:
+            wanted = max(STEP_BYTES, records.aligned(HEADER_BYTES + length))
+            with suppress(OSError):  # the write itself will tell whether there is no space
+                kernel.preallocate(self.fd, at, wanted)
+            self._set_aside = at + wanted
+        self._writing.add(at)
+        return at
+
+    def _written(self, at: int) -> int:
+        """The ticket of a record that has been written whole."""
+        with self._changed:
+            self._writing.discard(at)
+            self._changed.notify_all()
+            return self._started + 1  # a sync that runs now may have begun before the last byte
+
+    def _spoil(self, at: int, length: int) -> None:
+        """Leave nothing of a record that could not be written; a segment where even that fails is not used again."""
+        try:
+            erase(self.fd, at, records.aligned(HEADER_BYTES + length))
+        except OSError as error:
+            self.failure = spooling.failed(error, "store an object")
+        with self._changed:
+            self._writing.discard(at)
+            self._changed.notify_all()
+
+    def region(self) -> Region:
+        """Room for one object of unknown length, with nobody else appending until it is finished or dropped."""
+        with self._changed:
+            return Region(self, self._begin(0))
+
+    def finish(self, at: int, head: bytes, length: int, digest: bytes) -> tuple[Record, int]:
+        """The record of a region whose object has been written behind its first bytes, and the ticket to wait with."""
+        try:
+            _write_all(self.fd, [records.header(self.nonce, at, length, head, digest), head], at)
+        except OSError as error:
+            self.drop(at)
+            raise spooling.failed(error, "store an object") from error
+        self._tail = records.aligned(at + HEADER_BYTES + length)
+        return Record(at, length, len(head), 0, digest), self._written(at)
+
+    def drop(self, at: int) -> None:
+        """Forget a region and what was written to it."""
+        with suppress(OSError):
+            os.ftruncate(self.fd, at)
+        self._set_aside = at
+        with self._changed:
+            self._writing.discard(at)
+            self._changed.notify_all()
+
+    def set_aside(self, end: int) -> None:
+        """Have blocks for a region that grows to `end`."""
+        if end > self._set_aside:
+            with suppress(OSError):
+                kernel.preallocate(self.fd, self._set_aside, STEP_BYTES)
+            self._set_aside += max(STEP_BYTES, end - self._set_aside)
+
+    def wait(self, ticket: int) -> None:
+        """Return once a sync has ended that began after the ticket was given; whoever comes first does it for all.
+
+        Raises OutOfResources or Unavailable when it failed: what was not durable before never counts as durable.
+        """
+        with self._changed:
+            while self._finished < ticket:
+                if self.failure is not None:
+                    raise type(self.failure)(self.failure.reason)
+                if self._syncing:
+                    self._changed.wait()
+                    continue
+                self._syncing = True
+                self._started += 1
+                mine = self._started
+                proven = min(self._writing, default=self._tail)
+                self._changed.release()
+                failure: OutOfResources | Unavailable | None = None
+                try:
+                    os.fdatasync(self.fd)
+                except OSError as error:
+                    failure = spooling.failed(error, "sync an object")
+                finally:
+                    self._changed.acquire()
+                    self._syncing = False
+                    self._changed.notify_all()
+                if failure is None:
+                    self._finished = mine
+                    self._durable = max(self._durable, proven)
+                    self._mark()
+                else:
+                    self.failure = failure
+
+    def _mark(self) -> None:
+        if self.failure is None and self._durable >= self._marked + MARK_BYTES:
+            with suppress(OSError):  # only costs reading more after a crash
+                os.pwrite(self._marker, marker_text(self._durable), 0)
+                self._marked = self._durable
+
+    def settle(self, end: int) -> None:
+        """Return when all up to `end` is durable."""
+        if self._durable < end:
+            with self._changed:
+                ticket = self._started + 1
+            self.wait(ticket)
+
+    def readable_end(self) -> int:
+        """Up to where every record has been written whole."""
+        with self._changed:
+            return min(self._writing, default=self._tail)
+
+    def seal(self, patience_s: float = 60.0) -> None:
+        """Make everything durable and add nothing any more.
+
+        Raises Unavailable or OutOfResources where that fails, or somebody is still writing; the marker stays then, and
+        the next start verifies.
+        """
+        with self._changed:
+            self._closed = True
+            if not self._changed.wait_for(lambda: not self._writing, patience_s):
+                raise Unavailable("an object is still being written")
+            ticket = self._started + 1
+        self.wait(ticket)
+        try:
+            size = os.fstat(self.fd).st_size
+            os.ftruncate(self.fd, size)  # gives back what was set aside
+            if next(walk_records(self.fd, self.nonce, size), None) is None:
+                self._path.unlink()
+            self._marker_path.unlink()
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise spooling.failed(error, "seal a segment") from error
+        os.close(self.fd)
+        os.close(self._marker)
+
+
+@dataclass(slots=True)
+class Region:
+    """Where in a segment an object of unknown length is being written; what a spool writes to."""
+
+    segment: Segment
+    at: int
+    started: int = 0
+
+    @property
+    def fd(self) -> int:
+        """The segment's descriptor."""
+        return self.segment.fd
+
+    @property
+    def base(self) -> int:
+        """Where the object begins in it."""
+        return self.at + HEADER_BYTES
+
+    def grown(self, size: int) -> None:
+        """Told how long the object is by now: blocks are set aside, and the disk begins to write what is there."""
+        self.segment.set_aside(self.base + size + STEP_BYTES // 2)
+        whole = size // _READ * _READ
+        if whole > self.started:
+            kernel.start_writing(self.fd, self.base + self.started, whole - self.started)
+            self.started = whole
+
+
+def marker_of(path: Path) -> Path:
+    """The marker beside a segment."""
+    return path.with_suffix(MARKER)
+
+
+def marker_text(durable: int) -> bytes:
+    """What a marker holds: up to where all is durable, with a checksum."""
+    number = b"%020d" % durable
+    return b"%s %08x\n" % (number, zlib.crc32(number))
+
+
+def marked(text: bytes) -> int:
+    """Up to where a marker says that all is durable; the first record's place where it says nothing sound."""
+    number, _, check = text.strip().partition(b" ")
+    if number.isdigit() and check == b"%08x" % zlib.crc32(number):
+        return max(int(number), BLOCK)
+    return BLOCK
+
+
+def walk_records(fd: int, nonce: bytes, end: int, start: int = BLOCK) -> Iterator[Record]:
+    """The living records whose headers lie in a range of a segment, from block to block; holes are passed over."""
+    at = start
+    while at < end:
+        record = records.parse(os.pread(fd, HEADER_BYTES, at), nonce, at)
+        if record is not None:
+            if record.alive:
+                yield record
+            at = record.end
+            continue
+        try:
+            data = os.lseek(fd, at, os.SEEK_DATA) // BLOCK * BLOCK
+        except OSError:  # no data follows
+            return
+        at = data if data > at else at + BLOCK
+
+
+def erase(fd: int, at: int, length: int) -> None:
+    """Make a record of that place and length dead and give its blocks back, where the file system can."""
+    if os.fstat(fd).st_size > at:
+        _write_all(fd, [records.DEAD], at)  # at once and whole, unlike the hole
+        kernel.punch_hole(fd, at, length)
+
+
+def recover(folder: Path, name: str) -> Unproven:
+    """The records behind the mark of a segment, verified; what is not sound is erased. May be done again.
+
+    Raises OSError.
+    """
+    path = folder / name
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Unproven(name, 0, frozenset())
+    try:
+        nonce = records.nonce_of(os.pread(fd, BLOCK, 0))
+        if nonce is None:
+            return Unproven(name, 0, frozenset())
+        size = os.fstat(fd).st_size
+        since = min(marked(marker_of(path).read_bytes()), records.aligned(size))
+        sound: set[tuple[int, int]] = set()
+        proven = since
+        torn = 0
+        for record in walk_records(fd, nonce, size, since):
+            if record.at > proven:
+                erase(fd, proven, record.at - proven)
+            if _is_sound(fd, record):
+                sound.add((record.offset, record.length))
+            else:
+                erase(fd, record.at, record.end - record.at)
+                torn += 1
+            proven = record.end
+        if size > proven:
+            os.ftruncate(fd, proven)
+        os.fdatasync(fd)
+        if torn:
+            log.error("segment %s: %d objects were not written to their end and are removed", name, torn)
+        log.info("segment %s: %d objects verified after a crash", name, len(sound))
+        return Unproven(name, since, frozenset(sound))
+    finally:
+        os.close(fd)
+
+
+def _is_sound(fd: int, record: Record) -> bool:
+    check = records.Check(record)
+    at, left = record.offset, record.length
+    while left and (piece := os.pread(fd, min(left, _READ), at)):
+        check.feed(piece)
+        at, left = at + len(piece), left - len(piece)
+    return check.passed()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, parts: list[bytes | memoryview], at: int) -> None:
+    """Write the parts one behind the other, from `at` on."""
+    done = os.pwritev(fd, parts, at)
+    whole = sum(map(len, parts))
+    if done == whole:
+        return
+    for part in parts:
+        view = memoryview(part)
+        skip = min(done, len(view))
+        view, done, at = view[skip:], done - skip, at + skip
+        while view:
+            count = os.pwrite(fd, view, at)
+            view, at = view[count:], at + count

@@ -10,7 +10,7 @@ from sqlalchemy import Select, select
 
 from pacs.auth import Principal, Right
 from pacs.dicom.attributes import Level
-from pacs.index import schema
+from pacs.index import corrections, schema
 from pacs.index.engine import Index
 from pacs.retrieve import InstanceLocation
 from pacs.storage.base import Locator
@@ -45,13 +45,16 @@ def locate(index: Index, principal: Principal, selection: Selection) -> list[Ins
 
 def _statements(selection: Selection, scope: str) -> Iterator[Select[Any]]:
     s, r, i = schema.study.c, schema.series.c, schema.instance.c
+    corrected = corrections.corrected_study
     base = (
         select(
             s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
             i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
+            corrected.c.overlay,
         )
         .join_from(schema.instance, schema.series, r.id == i.series_key)
         .join(schema.study, s.id == i.study_key)
+        .join(corrected, corrected.c.study_instance_uid == s.study_instance_uid, isouter=True)
         .order_by(s.id, r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
     )  # fmt: skip
     if scope:
@@ -88,4 +91,5 @@ def _location(row: Any) -> InstanceLocation:
         bulk=(),
         source_ae=row.source_ae,
         instance_key=row.id,
+        overlay=row.overlay,
     )

@@ -24,6 +24,8 @@ from servers import free_port, missing, stop, wait_for_port
 
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth, Principal, Right
+from pacs.correction_request import Request
+from pacs.corrections import Corrections
 from pacs.decoding import DecodingPool
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.dimse.messages import Command, Tag, encode_command
@@ -283,6 +285,20 @@ def _decoded(raw: bytes, syntax: str) -> Dataset:
     for _ in ds.iterall():  # read all of it now
         pass
     return ds
+
+
+def test_a_corrected_study_goes_out_as_corrected(archive: Archive, door: Opener) -> None:
+    images = list(dicom_data.series(2))
+    keep(archive, *images)
+    corrections = Corrections(archive.store, archive.index, archive.events)
+    request = Request("patient", "typing error", patient_id="SYN-1", changes={"PatientID": "SYN-9"})
+    corrections.make(SYSTEM, request)
+    final, received, _ = get(door(), identifier("PATIENT", PatientID="SYN-9"), model=PATIENT_GET)
+    assert (final.status, len(received)) == (0, 2)
+    for ds in images:
+        got = _decoded(received[ds.SOPInstanceUID], EXPLICIT)
+        assert (got.PatientID, got.PixelData) == ("SYN-9", ds.PixelData)
+    assert get(door(), identifier("PATIENT", PatientID="SYN-1"), model=PATIENT_GET)[1] == {}
 
 
 # --- counts when things fail ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +72,11 @@ _HELD = Statement(
     .where(_i.sop_instance_uid == bindparam("uid"))
 )
 _STUDY = _select(
-    select(_s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances).where(
-        _s.study_instance_uid == bindparam("uid")
-    )
-)
+    select(
+        _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
+        _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id,
+    ).where(_s.study_instance_uid == bindparam("uid"))
+)  # fmt: skip
 _SERIES = Statement(
     select(_r.id, _r.row, _r.number_of_instances).where(
         _r.study_key == bindparam("study"), _r.series_instance_uid == bindparam("uid")
@@ -90,17 +92,31 @@ _COUNT_SERIES = Statement(
     .where(_r.id == bindparam("key"))
     .values(row=bindparam("row_"), number_of_instances=bindparam("instances"))
 )
-_count_study = update(schema.study).where(_s.id == bindparam("key"))
-_COUNTS: dict[str, Any] = {
-    "row": bindparam("row_"),
-    "number_of_series": bindparam("series"),
-    "number_of_instances": bindparam("instances"),
-}
-_COUNT_STUDY = Statement(_count_study.values(**_COUNTS))
-# Our own results neither delay nor reopen a study; whatever else arrives does.
-_COUNT_UNSTABLE = Statement(
-    _count_study.values(**_COUNTS, last_instance_at=bindparam("at"), stable_at=None, fingerprint=None)
+_COUNT_STUDY = Statement(
+    update(schema.study)
+    .where(_s.id == bindparam("key"))
+    .values(
+        row=bindparam("row_"),
+        number_of_series=bindparam("series"),
+        number_of_instances=bindparam("instances"),
+        last_instance_at=bindparam("last"),
+        stable_at=bindparam("stable"),
+        fingerprint=bindparam("mark"),
+    )
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What became of an entry: now part of a study of this access scope, or `held`, with the row that is there."""
+
+    scope: str
+    held: Found | None = None
+
+    @property
+    def new(self) -> bool:
+        """Whether it has become visible."""
+        return self.held is None
 
 
 def held(index: Index, sop_instance_uid: str) -> Found | None:
@@ -123,19 +139,170 @@ def file(conn: Connection, entry: Entry) -> str | None:
 
     Raises DuplicateInstance for other content under the same UID, Conflict for a study of another access scope.
     """
-    scan = entry.scan
-    found = _HELD.first(conn, {"uid": scan.sop_instance_uid})
-    if found is not None:
-        _allowed(entry, found.scope)
-        is_same(found, entry.digest, scan.sop_instance_uid)
-        return None
-    study = _study(conn, entry)
-    series = _series(conn, entry, study.id)
-    _instance(conn, entry, study.id, series.id)
-    _count_up_series(conn, entry, series)
-    _count_up_study(conn, entry, study, new_series=series.number_of_instances == 0)
-    scope: str = study.scope
-    return scope
+    (filed,) = file_all(conn, [entry])
+    if filed.held is None:
+        return filed.scope
+    is_same(filed.held, entry.digest, entry.scan.sop_instance_uid)
+    return None
+
+
+def file_all(conn: Connection, entries: Sequence[Entry]) -> list[Filed]:
+    """What became of each entry. Those whose SOP Instance UID is held, whatever the content, leave everything as it is.
+
+    Studies and series are read and written once, however many instances they get. Raises Conflict for a study of
+    another access scope, with nothing written of that entry and the ones after it.
+    """
+    filing = Filing(conn)
+    filed = [filing.take(entry) for entry in entries]
+    filing.write()
+    return filed
+
+
+@dataclass(slots=True)
+class _Series:
+    """A series row as it will be."""
+
+    id: int
+    row: bytes
+    instances: int
+
+
+@dataclass(slots=True)
+class _Study:
+    """A study row as it will be."""
+
+    id: int
+    uid: str
+    scope: str
+    row: bytes
+    number_of_series: int
+    instances: int
+    last: float | None
+    stable: float | None
+    mark: str | None
+    series: dict[str, _Series] = field(default_factory=dict)
+    modalities: set[str] = field(default_factory=set)
+    """Those of new series."""
+    classes: set[str] = field(default_factory=set)
+
+
+class Filing:
+    """Entries on their way into the index within one transaction: taken one by one, written all at once."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._studies: dict[str, _Study] = {}
+        self._taken: dict[str, tuple[Entry, _Study, _Series]] = {}
+
+    def take(self, entry: Entry) -> Filed:
+        """What will become of the entry once it is written. Raises Conflict, and then nothing is taken."""
+        uid = entry.scan.sop_instance_uid
+        if uid in self._taken:
+            self.write()
+        found = _HELD.first(self._conn, {"uid": uid})
+        if found is not None:
+            _allowed(entry, found.scope)
+            return Filed(found.scope, found)
+        study = self._study(entry)
+        series = study.series.get(entry.scan.series_instance_uid) or self._series(entry, study)
+        self._taken[uid] = entry, study, series
+        return Filed(study.scope)
+
+    def write(self) -> None:
+        """Make rows of everything taken."""
+        if not self._taken:
+            return
+        made = [(self._instance(*taken), taken[0]) for taken in self._taken.values()]
+        _INSERT_METADATA.each(self._conn, [{"instance_key": key, "json": entry.json} for key, entry in made])
+        _INSERT_LAYOUT.each(
+            self._conn, [{"instance_key": key, "frames": entry.frames, "bulk": entry.bulk} for key, entry in made]
+        )
+        for study in self._studies.values():
+            self._count(study)
+        self._studies.clear()
+        self._taken.clear()
+
+    def _study(self, entry: Entry) -> _Study:
+        uid = entry.scan.study_instance_uid
+        study = self._studies.get(uid)
+        if study is not None:
+            _allowed(entry, study.scope)
+            return study
+        wanted = _STUDY[self._conn.dialect.name == "postgresql"]
+        found = wanted.first(self._conn, {"uid": uid})
+        if found is not None:
+            _allowed(entry, found.scope)
+        else:
+            _insert_study(self._conn, entry)
+            (found,) = wanted.all(self._conn, {"uid": uid})
+        study = self._studies[uid] = _Study(
+            found.id, uid, found.scope, found.row, found.number_of_series, found.number_of_instances,
+            found.last_instance_at, found.stable_at, found.fingerprint,
+        )  # fmt: skip
+        return study
+
+    def _series(self, entry: Entry, study: _Study) -> _Series:
+        scan = entry.scan
+        which = {"study": study.id, "uid": scan.series_instance_uid}
+        found = _SERIES.first(self._conn, which)
+        if found is None:
+            _insert_series(self._conn, entry, study.id)
+            (found,) = _SERIES.all(self._conn, which)
+            study.number_of_series += 1
+            if modality := json_model.text(scan.metadata, "00080060"):
+                study.modalities.add(modality)
+        series = study.series[scan.series_instance_uid] = _Series(found.id, found.row, found.number_of_instances)
+        return series
+
+    def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
+        scan, arrival = entry.scan, entry.arrival
+        made = {
+            **entry.columns,
+            "study_key": study.id,
+            "series_key": series.id,
+            "sop_instance_uid": scan.sop_instance_uid,
+            "sop_class_uid": scan.sop_class_uid,
+            "transfer_syntax_uid": entry.transfer_syntax_uid,
+            "row": entry.row,
+            "digest": entry.digest,
+            "object_key": entry.locator.object_key,
+            "object_offset": entry.locator.offset,
+            "object_length": entry.locator.length,
+            "dataset_offset": entry.dataset_offset,
+            "principal": arrival.principal,
+            "source_ae": arrival.source_ae,
+            "result_of": arrival.result_of,
+            "created_at": arrival.at,
+        }
+        ((key,),) = _INSERT_INSTANCE.all(self._conn, made)
+        series.instances += 1
+        study.instances += 1
+        study.classes.add(scan.sop_class_uid)
+        if arrival.result_of is None:
+            # Our own results neither delay nor reopen a study; whatever else arrives does.
+            study.last = arrival.at if study.last is None else max(study.last, arrival.at)
+            study.stable = study.mark = None
+        return int(key)
+
+    def _count(self, study: _Study) -> None:
+        for series in study.series.values():
+            row = rows.recounted(series.row, rows.SERIES_INSTANCES, series.instances)
+            _COUNT_SERIES.all(self._conn, {"key": series.id, "row_": row, "instances": series.instances})
+        if not study.modalities and study.classes <= rows.sop_classes(study.row):
+            row = rows.recounted(study.row, rows.STUDY_SERIES, study.number_of_series)
+            row = rows.recounted(row, rows.STUDY_INSTANCES, study.instances)
+        else:
+            held = rows.loads(study.row)
+            modalities, classes = (set(json_model.texts(held, tag)) for tag in ("00080061", rows.SOP_CLASSES))
+            row = rows.study_row(
+                held, study.uid, list(modalities | study.modalities), list(classes | study.classes),
+                (study.number_of_series, study.instances),
+            )  # fmt: skip
+        changed = {
+            "key": study.id, "row_": row, "series": study.number_of_series, "instances": study.instances,
+            "last": study.last, "stable": study.stable, "mark": study.mark,
+        }  # fmt: skip
+        _COUNT_STUDY.all(self._conn, changed)
 
 
 def _allowed(entry: Entry, scope: str) -> None:
@@ -143,13 +310,8 @@ def _allowed(entry: Entry, scope: str) -> None:
         raise Conflict("the study belongs to another access scope", about=entry.scan.study_instance_uid)
 
 
-def _study(conn: Connection, entry: Entry) -> Found:
+def _insert_study(conn: Connection, entry: Entry) -> None:
     scan, arrival = entry.scan, entry.arrival
-    wanted = _STUDY[conn.dialect.name == "postgresql"]
-    found = wanted.first(conn, {"uid": scan.study_instance_uid})
-    if found is not None:
-        _allowed(entry, found.scope)
-        return found
     levels = (Level.PATIENT, Level.STUDY)
     made: dict[str, Any] = {
         **rows.columns(scan.metadata, *levels),
@@ -168,16 +330,10 @@ def _study(conn: Connection, entry: Entry) -> Found:
     _INSERT_STUDY.all(conn, made)
     if corrections.concerns(conn, scan.study_instance_uid, made["patient_id"]):
         identity.begin(conn, scan.study_instance_uid, arrival.at)
-    (study,) = wanted.all(conn, {"uid": scan.study_instance_uid})
-    return study
 
 
-def _series(conn: Connection, entry: Entry, study_key: int) -> Found:
+def _insert_series(conn: Connection, entry: Entry, study_key: int) -> None:
     scan = entry.scan
-    which = {"study": study_key, "uid": scan.series_instance_uid}
-    found = _SERIES.first(conn, which)
-    if found is not None:
-        return found
     attributes = rows.defaults(scan.metadata, Level.SERIES)
     made = {
         **rows.columns(scan.metadata, Level.SERIES),
@@ -188,63 +344,6 @@ def _series(conn: Connection, entry: Entry, study_key: int) -> Found:
         "extra": rows.others(scan.metadata, Level.SERIES),
         "created_at": entry.arrival.at,
     }
-    _INSERT_SERIES.all(conn, made)
-    (series,) = _SERIES.all(conn, which)
+    ((key,),) = _INSERT_SERIES.all(conn, made)
     if requests := rows.request_columns(scan.metadata):
-        conn.execute(insert(schema.series_request), [{"series_key": series.id, **request} for request in requests])
-    return series
-
-
-def _instance(conn: Connection, entry: Entry, study_key: int, series_key: int) -> None:
-    scan, arrival = entry.scan, entry.arrival
-    made = {
-        **entry.columns,
-        "study_key": study_key,
-        "series_key": series_key,
-        "sop_instance_uid": scan.sop_instance_uid,
-        "sop_class_uid": scan.sop_class_uid,
-        "transfer_syntax_uid": entry.transfer_syntax_uid,
-        "row": entry.row,
-        "digest": entry.digest,
-        "object_key": entry.locator.object_key,
-        "object_offset": entry.locator.offset,
-        "object_length": entry.locator.length,
-        "dataset_offset": entry.dataset_offset,
-        "principal": arrival.principal,
-        "source_ae": arrival.source_ae,
-        "result_of": arrival.result_of,
-        "created_at": arrival.at,
-    }
-    ((key,),) = _INSERT_INSTANCE.all(conn, made)
-    _INSERT_METADATA.all(conn, {"instance_key": key, "json": entry.json})
-    _INSERT_LAYOUT.all(conn, {"instance_key": key, "frames": entry.frames, "bulk": entry.bulk})
-
-
-def _count_up_series(conn: Connection, entry: Entry, series: Found) -> None:
-    scan = entry.scan
-    count = series.number_of_instances + 1
-    row = rows.series_row(rows.loads(series.row), scan.study_instance_uid, scan.series_instance_uid, count)
-    _COUNT_SERIES.all(conn, {"key": series.id, "row_": row, "instances": count})
-
-
-def _count_up_study(conn: Connection, entry: Entry, study: Found, *, new_series: bool) -> None:
-    scan = entry.scan
-    attributes = rows.loads(study.row)
-    modalities = json_model.texts(attributes, "00080061")
-    classes = json_model.texts(attributes, "00080062")
-    modality = json_model.text(scan.metadata, "00080060")
-    if new_series and modality and modality not in modalities:
-        modalities.append(modality)
-    if scan.sop_class_uid not in classes:
-        classes.append(scan.sop_class_uid)
-    counts = (study.number_of_series + new_series, study.number_of_instances + 1)
-    changed = {
-        "key": study.id,
-        "row_": rows.study_row(attributes, scan.study_instance_uid, modalities, classes, counts),
-        "series": counts[0],
-        "instances": counts[1],
-    }
-    if entry.arrival.result_of is None:
-        _COUNT_UNSTABLE.all(conn, {**changed, "at": entry.arrival.at})
-    else:
-        _COUNT_STUDY.all(conn, changed)
+        conn.execute(insert(schema.series_request), [{"series_key": key, **request} for request in requests])

@@ -19,6 +19,8 @@ from pacs.dicom.matching import fold, fold_name
 from pacs.dicom.names import words
 
 RETRIEVE_URL = "00081190"
+SOP_CLASSES = "00080062"
+STUDY_SERIES, STUDY_INSTANCES, SERIES_INSTANCES = "00201206", "00201208", "00201209"
 _REQUEST_STEP, _REQUEST_PROCEDURE, _REQUEST = "00400009", "00401001", "00400275"
 _TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
 
@@ -119,13 +121,24 @@ def holds_bulk(held: Any) -> bool:
 
 def dumps(attributes: Mapping[str, Any], path: str | None) -> bytes:
     """The attributes as one JSON object, ascending by tag, with RetrieveURL = 0xFF and `path` unless that is None."""
-    ordered = sorted((tag, held) for tag, held in attributes.items() if tag != RETRIEVE_URL)
-    if path is None:
-        return orjson.dumps(dict(ordered))
-    before = orjson.dumps({tag: held for tag, held in ordered if tag < RETRIEVE_URL})
-    after = orjson.dumps({tag: held for tag, held in ordered if tag > RETRIEVE_URL})
-    url = b'"%b":{"vr":"UR","Value":["%b%b"]}' % (RETRIEVE_URL.encode(), HERE, path.encode("ascii"))
-    return b"{" + b",".join(part for part in (before[1:-1], url, after[1:-1]) if part) + b"}"
+    held = {tag: entry for tag, entry in attributes.items() if tag != RETRIEVE_URL}
+    if path is not None:
+        held[RETRIEVE_URL] = orjson.Fragment(b'{"vr":"UR","Value":["%b%b"]}' % (HERE, path.encode("ascii")))
+    return orjson.dumps(dict(sorted(held.items())))
+
+
+def recounted(row: bytes, tag: str, count: int) -> bytes:
+    """A stored row with another number in one of its counts: what an arriving instance changes of its series."""
+    start = b'"%b":{"vr":"IS","Value":[' % tag.encode("ascii")  # no text holds this: its quotes would be escaped
+    at = row.index(start) + len(start)
+    return b"%b%d%b" % (row[:at], count, row[row.index(b"]", at) :])
+
+
+def sop_classes(row: bytes) -> set[str]:
+    """The SOP Classes in Study of a study's row."""
+    start = b'"%b":' % SOP_CLASSES.encode("ascii")
+    at = row.index(start) + len(start)
+    return set(orjson.loads(row[at : row.index(b"}", at) + 1]).get("Value", ()))  # UIDs: no brace among them
 
 
 def loads(row: bytes) -> dict[str, Any]:

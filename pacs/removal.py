@@ -8,22 +8,17 @@ tombstone's row while they decide (`pacs.ingest`).
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from pacs import audit, journal
+from pacs import audit, journal, recount
 from pacs.auth import Principal, Right
-from pacs.dicom import json_model
-from pacs.dicom.attributes import Level
 from pacs.errors import NotFound
 from pacs.events import Events
-from pacs.index import changes, rows, schema
+from pacs.index import changes, schema
 from pacs.index.engine import Index
-from pacs.index.statement import Found
 from pacs.journal import Journal
 from pacs.storage.base import Locator, ObjectStore
 
@@ -67,7 +62,7 @@ class Removal:
         self, conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None
     ) -> tuple[int, list[Locator]]:
         s, r, i = schema.study.c, schema.series.c, schema.instance.c
-        owner = select(s.id, s.scope, s.row).where(s.study_instance_uid == study)
+        owner = select(s.id, s.scope).where(s.study_instance_uid == study)
         if principal.scope:
             owner = owner.where(s.scope == principal.scope)
         held = conn.execute(owner.with_for_update() if conn.dialect.name == "postgresql" else owner).first()
@@ -98,9 +93,7 @@ class Removal:
             raise NotFound("nothing is stored here", about=instance or series or study)
         for at in range(0, len(gone), _AT_ONCE):
             conn.execute(delete(schema.instance).where(i.id.in_([each.id for each in gone[at : at + _AT_ONCE]])))
-        for key, uid in {(each.series_key, each.series_instance_uid) for each in gone}:
-            _recount_series(conn, key, study, uid)
-        _recount_study(conn, held, study)
+        recount.after_leaving(conn, study, {each.series_key for each in gone})
         now = time.time()
         names = [
             {
@@ -156,72 +149,3 @@ class Removal:
                 self._store.delete(*mine)
 
             self._index.transact(work)
-
-
-def _recount_series(conn: Connection, series_key: int, study_instance_uid: str, series_instance_uid: str) -> None:
-    t, i = schema.series, schema.instance.c
-    left = int(conn.execute(select(func.count()).where(i.series_key == series_key)).scalar_one())
-    if not left:
-        conn.execute(delete(t).where(t.c.id == series_key))
-        return
-    came, metadata = _earliest(conn, i.series_key == series_key)
-    attributes = rows.defaults(metadata, Level.SERIES)
-    changed = {
-        **rows.columns(metadata, Level.SERIES),
-        "row": rows.series_row(attributes, study_instance_uid, series_instance_uid, left),
-        "number_of_instances": left,
-        "extra": rows.others(metadata, Level.SERIES),
-        "created_at": came.created_at,
-    }
-    conn.execute(update(t).where(t.c.id == series_key).values(changed))
-    requests = schema.series_request
-    conn.execute(delete(requests).where(requests.c.series_key == series_key))
-    if found := rows.request_columns(metadata):
-        conn.execute(insert(requests), [{"series_key": series_key, **request} for request in found])
-
-
-def _recount_study(conn: Connection, held: Found, study_instance_uid: str) -> None:
-    t, i = schema.study, schema.instance.c
-    series: list[Any] = list(
-        conn.execute(
-            select(schema.series.c.row, schema.series.c.number_of_instances).where(schema.series.c.study_key == held.id)
-        )
-    )
-    if not series:
-        conn.execute(delete(t).where(t.c.id == held.id))
-        return
-    classes = conn.execute(select(i.sop_class_uid).where(i.study_key == held.id).distinct()).scalars().all()
-    modalities = {json_model.text(rows.loads(each.row), "00080060") for each in series}
-    counts = (len(series), sum(each.number_of_instances for each in series))
-    came, metadata = _earliest(conn, i.study_key == held.id)
-    levels = (Level.PATIENT, Level.STUDY)
-    attributes = rows.defaults(metadata, *levels)
-    outside = select(func.max(i.created_at)).where(i.study_key == held.id, i.result_of.is_(None)).scalar_subquery()
-    changed = {
-        **rows.columns(metadata, *levels),
-        "row": rows.study_row(attributes, study_instance_uid, [m for m in modalities if m], list(classes), counts),
-        "number_of_series": counts[0],
-        "number_of_instances": counts[1],
-        "extra": rows.others(metadata, *levels),
-        "principal": came.principal,
-        "created_at": came.created_at,
-        "last_instance_at": outside,
-    }
-    conn.execute(update(t).where(t.c.id == held.id).values(changed))
-
-
-def _earliest(conn: Connection, which: ColumnElement[bool]) -> tuple[Found, dict[str, Any]]:
-    """The instance that came first of those that are left, with its metadata: it names its series and its study.
-
-    So what only a removed instance said is not said any longer, and an index made again from the store says the same.
-    """
-    i, held = schema.instance.c, schema.instance_metadata.c
-    wanted = (
-        select(i.created_at, i.principal, held.json)
-        .join_from(schema.instance, schema.instance_metadata, held.instance_key == i.id)
-        .where(which)
-        .order_by(i.created_at, i.sop_instance_uid)
-        .limit(1)
-    )
-    came = conn.execute(wanted).one()
-    return came, rows.loads(zlib.decompress(came.json))

@@ -114,6 +114,11 @@ class Changes:
                 seq = conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == FLOOR)).scalar()
         return int(seq or 0)
 
+    def has_cursor(self, name: str) -> bool:
+        """Whether the reader `name` ever advanced."""
+        with self._index.read() as conn:
+            return conn.execute(select(schema.cursor.c.seq).where(schema.cursor.c.name == name)).first() is not None
+
     def advance(self, conn: Connection, name: str, seq: int) -> None:
         """Move the cursor `name` forward to `seq` in the transaction of `conn`; it never moves back."""
         t = schema.cursor

@@ -70,7 +70,7 @@ class S3Store:
             config=Config(
                 max_pool_connections=MAX_REQUESTS,
                 connect_timeout=3,
-                read_timeout=10,
+                read_timeout=min(10.0, deadline_s),
                 retries={"mode": "standard", "total_max_attempts": 1},  # `_call` tries again, within one deadline
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

@@ -86,12 +86,13 @@ class Book:
 class Load:
     """Clients of one server; `stop` and start again as often as wanted, the book goes on."""
 
-    def __init__(self, *, dimse: int = 2, stow: int = 1, sizes: tuple[int, ...] = SIZES) -> None:
+    def __init__(self, *, dimse: int = 2, stow: int = 1, sizes: tuple[int, ...] = SIZES, first: int = 0) -> None:
+        """`first` is the number of the first instance and study: loads on one server need numbers of their own."""
         self.book = Book()
         self._clients = (dimse, stow)
         self._templates = [Template(size) for size in sizes]
-        self._numbers = itertools.count()
-        self._studies = itertools.count()
+        self._numbers = itertools.count(first)
+        self._studies = itertools.count(first)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._round: set[str] = set()
@@ -134,7 +135,8 @@ class Load:
                 self.failed.append(error)
                 raise
 
-    def _new(self, study: int) -> tuple[str, bytes]:
+    def new(self, study: int) -> tuple[str, bytes]:
+        """The SOP Instance UID and the bytes of an instance that nobody has sent, in the book as sent."""
         number = next(self._numbers)
         file = self._templates[number % len(self._templates)].file(study, number)
         name = uid(INSTANCE, number)
@@ -143,6 +145,10 @@ class Load:
         self.book.sent[name] = hashlib.sha256(dataset_of(file)).hexdigest()
         self._round.add(uid(STUDY, study))
         return name, file
+
+    def series(self, name: str) -> str:
+        """The Series Instance UID of this instance."""
+        return uid(SERIES, self.book.files[name][0])
 
     def file(self, name: str) -> bytes:
         """The file that was sent under this SOP Instance UID."""
@@ -156,7 +162,7 @@ class Load:
             for _ in range(A_STUDY):
                 if self._stop.is_set():
                     return
-                name, file = self._new(study)
+                name, file = self.new(study)
                 status = assoc.store(CT, name, dataset_of(file))[0x0900]
                 if status == 0:
                     self.book.promised.add(name)
@@ -169,7 +175,7 @@ class Load:
             for _ in range(A_STUDY // STOW_PARTS):
                 if self._stop.is_set():
                     return
-                files = dict(self._new(study) for _ in range(STOW_PARTS))
+                files = dict(self.new(study) for _ in range(STOW_PARTS))
                 self.post(client, list(files.values()))
 
     def post(self, client: httpx.Client, files: list[bytes]) -> httpx.Response:

@@ -5,15 +5,13 @@ Pure.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pacs import uids
 from pacs.dicom import json_model
 from pacs.dicom.attributes import LEVELS, Level
-from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.dimse import datasets
 from pacs.dimse.identifiers import LEVEL, UNIQUE_KEYS
 from pacs.errors import DatasetMismatch, InvalidUID
 from pacs.selection import Selection
@@ -30,7 +28,6 @@ _ROOTS: Final = {
     STUDY_ROOT_MOVE: LEVELS[1:],
     STUDY_ROOT_GET: LEVELS[1:],
 }
-_FAILED_LIST: Final = (0x0008, 0x0058)
 
 
 def understand(identifier: Mapping[str, Any], sop_class_uid: str, *, relational: bool) -> Selection:
@@ -79,19 +76,4 @@ def _check_uid(value: str, tag: str) -> None:
 
 def failed_list(failed: Sequence[str], transfer_syntax_uid: str) -> bytes:
     """The identifier that lists what failed: Failed SOP Instance UID List (0008,0058) (PS3.4 C.4.2.1.4.2)."""
-    syntax = TRANSFER_SYNTAXES[transfer_syntax_uid]
-    order = "<" if syntax.little_endian else ">"
-    raw = "\\".join(failed).encode("ascii")
-    raw += b"\0" * (len(raw) & 1)
-    head = struct.pack(f"{order}HH", *_FAILED_LIST)
-    if not syntax.explicit:
-        head += struct.pack("<I", len(raw))
-    elif len(raw) > 0xFFFE:
-        head += b"UN" + struct.pack(f"{order}HI", 0, len(raw))  # PS3.5 6.2.2: a UI has no room for more
-    else:
-        head += b"UI" + struct.pack(f"{order}H", len(raw))
-    if not syntax.deflated:
-        return head + raw
-    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = stream.compress(head + raw) + stream.flush()
-    return packed + b"\0" * (len(packed) & 1)
+    return datasets.encode({"00080058": {"vr": "UI", "Value": list(failed)}}, transfer_syntax_uid)

@@ -17,7 +17,7 @@ from pacs.dimse.negotiation import Context, Policy
 from pacs.dimse.operation import Peer
 from pacs.dimse.requestor import Move, Remote
 from pacs.dimse.sending import Sender
-from pacs.dimse.sub_operations import Tally, read_ahead
+from pacs.dimse.sub_operations import Tally, prepare, read_ahead
 from pacs.errors import NotFound, OutOfResources, TooLarge, Unavailable
 from pacs.selection import Selection, locate
 
@@ -161,7 +161,8 @@ class GetOperation(_Retrieval):
     def _sending(self, locations: list[InstanceLocation], tally: Tally) -> Generator[None, None, None]:
         line = self._peer.line
         accepted = {uid: line.accepted(uid) for uid in {each.sop_class_uid for each in locations}}
-        with closing(read_ahead(self._peer.archive, locations, lambda each: accepted[each.sop_class_uid])) as ready:
+        archive = self._peer.archive
+        with closing(read_ahead(locations, lambda each: prepare(archive, each, accepted[each.sop_class_uid]))) as ready:
             for prepared in ready:
                 location = prepared.location
                 if prepared.error is not None:

@@ -6,14 +6,15 @@ anything across; whatever is not sent is in the tally with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from pacs.dimse.requestor import Move, Remote, Requestor, Timeouts
-from pacs.dimse.sub_operations import Tally, read_ahead
+from pacs.dimse.sub_operations import Item, Prepared, Sendable, Tally, prepare, read_ahead
 from pacs.dimse.upper_layer import MAX_CONTEXTS
 from pacs.errors import ArchiveError
 
@@ -22,34 +23,40 @@ if TYPE_CHECKING:
     from pacs.retrieve import InstanceLocation
 
 
+Contexts = list[tuple[str, tuple[str, ...]]]
+"""Presentation contexts to propose: abstract syntax and transfer syntaxes."""
+
+Prepare = Callable[[Item, Mapping[str, int]], Prepared]
+
+
 @dataclass(slots=True)
-class Group:
+class Group(Generic[Item]):
     """Instances that one association can carry, and the presentation contexts that they need."""
 
-    contexts: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
-    locations: list[InstanceLocation] = field(default_factory=list)
+    contexts: Contexts = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
 
 
-def plan(locations: Sequence[InstanceLocation]) -> list[Group]:
+def plan(items: Sequence[Item]) -> list[Group[Item]]:
     """The instances in groups of at most 128 contexts, by SOP class in order of appearance.
 
     Each stored transfer syntax gets a context of its own, so that the peer has to take or refuse each; the native ones
     into which we can make over what it refuses follow.
     """
-    classes: dict[str, list[InstanceLocation]] = {}
-    for location in locations:
-        classes.setdefault(location.sop_class_uid, []).append(location)
-    groups = [Group()]
+    classes: dict[str, list[Item]] = {}
+    for item in items:
+        classes.setdefault(item.sop_class_uid, []).append(item)
+    groups = [Group[Item]()]
     for sop_class_uid, members in classes.items():
         contexts = proposals(sop_class_uid, {member.transfer_syntax_uid for member in members})
         if len(groups[-1].contexts) + len(contexts) > MAX_CONTEXTS:
             groups.append(Group())
         groups[-1].contexts += contexts
-        groups[-1].locations += members
+        groups[-1].items += members
     return groups
 
 
-def proposals(sop_class_uid: str, stored: set[str]) -> list[tuple[str, tuple[str, ...]]]:
+def proposals(sop_class_uid: str, stored: set[str]) -> Contexts:
     """The contexts to propose for instances of a SOP class that are stored in these transfer syntaxes."""
     syntaxes = sorted(stored)
     if any((row := TRANSFER_SYNTAXES.get(each)) is not None and row.codec is not None for each in stored):
@@ -61,7 +68,7 @@ def proposals(sop_class_uid: str, stored: set[str]) -> list[tuple[str, tuple[str
 class Outcome:
     """What became of one instance: the peer's status, or None where it never answered, and why it was not taken."""
 
-    location: InstanceLocation
+    location: Sendable
     status: int | None
     reason: str = ""
 
@@ -72,34 +79,63 @@ class Outcome:
 
 
 def send_over(
-    archive: Archive,
-    assoc: Requestor,
-    locations: Sequence[InstanceLocation],
+    assoc: Requestor, items: Sequence[Item], prepared: Prepare[Item], *, priority: int = 0, move: Move | None = None
+) -> Generator[Outcome, None, None]:
+    """The outcome of each instance sent on this association, in order; ends early when the association has ended.
+
+    `prepared` makes an instance ready for the contexts that its SOP class has. Never raises an ArchiveError. Close the
+    iterator to send no more.
+    """
+    with closing(read_ahead(items, lambda each: prepared(each, assoc.accepted(each.sop_class_uid)))) as ready:
+        for one in ready:
+            if one.error is not None:
+                yield Outcome(one.location, None, one.error.reason)
+                continue
+            context, uid = assoc.contexts[one.context_id], one.location.sop_instance_uid
+            try:
+                reply = assoc.store(context, uid, one.pieces, one.length, priority=priority, move=move)
+            except ArchiveError as error:
+                yield Outcome(one.location, None, error.reason)
+            else:
+                yield Outcome(one.location, reply.status, "" if reply.ok else f"refused with {reply.words}")
+            if not assoc.alive:
+                return
+
+
+def send_all(
+    opened: Callable[[Contexts], Requestor],
+    items: Sequence[Item],
+    prepared: Prepare[Item],
     *,
     priority: int = 0,
     move: Move | None = None,
 ) -> Generator[Outcome, None, None]:
-    """The outcome of each instance sent on this association, in order; ends early when the association has ended.
+    """The outcome of every instance, on as many associations as that takes. Never raises an ArchiveError.
 
-    Never raises an ArchiveError. Close the iterator to send no more.
+    `opened` requests an association with such contexts.
     """
-    with closing(read_ahead(archive, locations, lambda each: assoc.accepted(each.sop_class_uid))) as ready:
-        for prepared in ready:
-            location = prepared.location
-            if prepared.error is not None:
-                yield Outcome(location, None, prepared.error.reason)
-                continue
-            context = assoc.contexts[prepared.context_id]
+    for group in plan(items):
+        rest = group.items
+        while rest:
             try:
-                reply = assoc.store(
-                    context, location.sop_instance_uid, prepared.pieces, prepared.length, priority=priority, move=move
-                )
+                assoc = opened(group.contexts)
             except ArchiveError as error:
-                yield Outcome(location, None, error.reason)
-            else:
-                yield Outcome(location, reply.status, "" if reply.ok else f"refused with {reply.words}")
-            if not assoc.alive:
-                return
+                yield from _none(rest, error.reason)
+                break
+            done, taken = 0, False
+            with assoc, closing(send_over(assoc, rest, prepared, priority=priority, move=move)) as outcomes:
+                for outcome in outcomes:
+                    done, taken = done + 1, taken or outcome.taken
+                    yield outcome
+            rest = rest[done:]
+            if rest and not taken:
+                yield from _none(rest, f"the association with {assoc.remote} was lost before it took anything")
+                break
+
+
+def _none(items: Sequence[Sendable], reason: str) -> Generator[Outcome, None, None]:
+    for item in items:
+        yield Outcome(item, None, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +161,7 @@ class Sender:
 
     def outcomes(self, locations: Sequence[InstanceLocation]) -> Generator[Outcome, None, None]:
         """The outcome of every instance, on as many associations as that takes. Never raises an ArchiveError."""
-        for group in plan(locations):
-            rest = group.locations
-            while rest:
-                try:
-                    assoc = Requestor.open(self.remote, self.calling_ae_title, group.contexts, timeouts=self.timeouts)
-                except ArchiveError as error:
-                    yield from _none(rest, error.reason)
-                    break
-                done, taken = 0, False
-                on = send_over(self.archive, assoc, rest, priority=self.priority, move=self.move)
-                with assoc, closing(on) as outcomes:
-                    for outcome in outcomes:
-                        done, taken = done + 1, taken or outcome.taken
-                        yield outcome
-                rest = rest[done:]
-                if rest and not taken:
-                    yield from _none(rest, f"the association with {self.remote} was lost before it took anything")
-                    break
+        return send_all(self._open, locations, partial(prepare, self.archive), priority=self.priority, move=self.move)
 
-
-def _none(locations: Sequence[InstanceLocation], reason: str) -> Generator[Outcome, None, None]:
-    for location in locations:
-        yield Outcome(location, None, reason)
+    def _open(self, contexts: Contexts) -> Requestor:
+        return Requestor.open(self.remote, self.calling_ae_title, contexts, timeouts=self.timeouts)

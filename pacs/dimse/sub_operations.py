@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pacs.dicom.transcode import transcode_dataset
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
@@ -32,18 +32,29 @@ TRANSCODED_BYTES: Final = 1 << 30
 """Longest data set that is made over into another transfer syntax."""
 
 AHEAD: Final = 2
+Item = TypeVar("Item", bound="Sendable")
 MAX_LOGGED: Final = 100
 MAX_COUNT: Final = 0xFFFF  # the counts are US
 
-Accepted = Callable[["InstanceLocation"], Mapping[str, int]]
-"""The transfer syntaxes in which the peer takes an instance's SOP class, with the context of each."""
+
+class Sendable(Protocol):
+    """What has to be known of an instance to send it; an InstanceLocation, or a file."""
+
+    @property
+    def sop_class_uid(self) -> str: ...
+
+    @property
+    def sop_instance_uid(self) -> str: ...
+
+    @property
+    def transfer_syntax_uid(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An instance ready to be sent in `context_id`, or why it cannot be."""
 
-    location: InstanceLocation
+    location: Sendable
     context_id: int = 0
     pieces: Iterable[bytes | memoryview] = ()
     length: int = 0
@@ -149,25 +160,25 @@ def choose(stored: str, accepted: Mapping[str, int]) -> str:
 
 
 def read_ahead(
-    archive: Archive, locations: Sequence[InstanceLocation], accepted: Accepted, ahead: int = AHEAD
+    items: Sequence[Item], prepared: Callable[[Item], Prepared], ahead: int = AHEAD
 ) -> Generator[Prepared, None, None]:
     """Every instance prepared, in order, a few of them in advance. Close the iterator to stop early."""
-    if len(locations) == 1:  # nothing to overlap with
-        yield prepare(archive, locations[0], accepted(locations[0]))
+    if len(items) == 1:  # nothing to overlap with
+        yield prepared(items[0])
         return
     ready: queue.Queue[Prepared] = queue.Queue(ahead)
     stopped = threading.Event()
 
     def work() -> None:
-        for location in locations:
+        for item in items:
             if stopped.is_set():
                 return
-            ready.put(prepare(archive, location, accepted(location)))
+            ready.put(prepared(item))
 
     thread = threading.Thread(target=work, name="dimse read-ahead", daemon=True)
     thread.start()
     try:
-        for _ in locations:
+        for _ in items:
             yield ready.get()
     finally:
         stopped.set()

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from pacs import recovery
 from pacs.audit import Audit
+from pacs.commitment import Commitments
 from pacs.errors import InvalidInput, Unavailable
 from pacs.events import Events
 from pacs.index.changes import Changes
@@ -44,6 +46,7 @@ class Archive:
     changes: Changes
     removal: Removal
     audit: Audit
+    commitments: Commitments
     worklist: Worklist = None  # type: ignore[assignment]
     auth: Any = None
     decoding: DecodingPool = None  # type: ignore[assignment]
@@ -51,6 +54,12 @@ class Archive:
     def with_services(self, **services: Any) -> Self:
         """The same archive with further services put in."""
         return replace(self, **services)
+
+    @property
+    def uncached_store(self) -> ObjectStore:
+        """The store itself: what is verified is read from there, not from a cache."""
+        beneath: ObjectStore = getattr(self.store, "remote", self.store)
+        return beneath
 
     def close(self) -> None:
         """Let go of everything, in order: decoders, index, store."""
@@ -61,7 +70,7 @@ class Archive:
 
 
 def open_archive(settings: Settings, events: Events | None = None) -> Archive:
-    """The archive that `settings` describe: store and index opened, schema made, aborted arrivals swept away.
+    """The archive that `settings` describe: store and index opened, schema made, what a crash left swept away.
 
     Raises InvalidInput for settings that cannot be and Unavailable where a store or database cannot be reached.
     """
@@ -73,6 +82,7 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
             if is_half_built(conn):
                 index.close()
                 raise Unavailable("the index is being made again, or that was cut short: run `m3dicom rebuild`")
+        recovery.recover(store, index)
     except BaseException:
         store.close()
         raise
@@ -88,6 +98,7 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
         changes=Changes(index),
         removal=Removal(store, index, events),
         audit=Audit(index),
+        commitments=Commitments(index),
     )
 
 

@@ -86,6 +86,8 @@ class Settings:
     stable_after_s: float = _setting(10.0, "A study is stable when nothing new came for this long.")
     drain_s: float = _setting(10.0, "How long a stopping server lets requests and associations finish.")
 
+    commitment_hours: float = _setting(72.0, "A storage commitment that its asker did not take for this long is dead.")
+
     workers: int = _setting(1, "Analysis jobs at one time in this process; 0 = none here.")
     device: str = _setting("auto", 'Where arrays are computed: "auto", "cpu" or "gpu".')
     lease_s: float = _setting(30.0, "A worker that is silent for this long loses its task.")

@@ -194,6 +194,11 @@ class Link:
         with self.words("stay"):
             return bool(self._pdu_left) or self._transport.pending()
 
+    def readable(self, within_s: float) -> bool:
+        """Whether something of the peer's is there within this time. Raises PeerUnreachable where it is gone."""
+        with self.words("stay"):
+            return bool(self._pdu_left) or self._transport.readable(None, within_s)
+
     def _next_fragment(self, wait_s: float) -> tuple[int, int, int]:
         transport = self._transport
         while not self._pdu_left:

@@ -300,8 +300,12 @@ class Requestor:
         }
         return self.call(context, fields, dataset)
 
-    def wait_event(self, within_s: float) -> Event:
-        """The next N-EVENT-REPORT of the peer on this association, answered with success (PS3.4 J.3.3).
+    def has_event(self, within_s: float) -> bool:
+        """Whether something of the peer's comes within this time. Raises PeerUnreachable."""
+        return self._link.readable(within_s)
+
+    def wait_event(self, within_s: float, take: Callable[[Event], int] = lambda event: 0x0000) -> Event:
+        """The next N-EVENT-REPORT of the peer on this association, answered with the status `take` gives (PS3.4 J.3.3).
 
         Raises PeerUnreachable where none comes in time.
         """
@@ -310,10 +314,11 @@ class Requestor:
             self._link.abort()
             raise PeerFailed(f"{self.remote} sends command {command.field:04X}H instead of N-EVENT-REPORT")
         dataset = self._dataset(context_id) if command.has_dataset else b""
-        self._answer(context_id, command, 0x0000)
         event_type_id = command.numbers.get(Tag.EVENT_TYPE_ID, 0)
         syntax = self.contexts[context_id].transfer_syntax
-        return Event(command.sop_class_uid, command.sop_instance_uid, event_type_id, dataset, syntax)
+        event = Event(command.sop_class_uid, command.sop_instance_uid, event_type_id, dataset, syntax)
+        self._answer(context_id, command, take(event))
+        return event
 
     def call(self, context: Context, fields: Fields, dataset: bytes | None = None) -> Reply:
         """The reply to any request that has one response; Message ID and data set type are filled in."""

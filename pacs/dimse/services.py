@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pacs.dimse import status
+from pacs.dimse.commit_module import STORAGE_COMMITMENT
+from pacs.dimse.commit_scp import CommitAction, CommitEvent
 from pacs.dimse.find_scp import FindOperation
 from pacs.dimse.messages import Command, CommandField, Response
 from pacs.dimse.negotiation import FIND_CLASSES, VERIFICATION, Context, Policy, extended_query, extended_storage
@@ -38,6 +40,13 @@ SERVICES: tuple[Service, ...] = (
     Service("query", FIND_CLASSES, {CommandField.C_FIND: FindOperation}, extended=extended_query),
     Service("get", GET_CLASSES, {CommandField.C_GET: GetOperation}, extended=extended_retrieve, eager=True),
     Service("move", MOVE_CLASSES, {CommandField.C_MOVE: MoveOperation}, extended=extended_retrieve, eager=True),
+    Service(
+        "commitment",
+        frozenset({STORAGE_COMMITMENT}),
+        {CommandField.N_ACTION: CommitAction, CommandField.N_EVENT_REPORT: CommitEvent},
+        scp=True,  # whoever reports what we asked
+        events=True,
+    ),
     STORAGE,  # the last: with unknown SOP classes it takes what nobody else claims
 )
 

@@ -11,6 +11,7 @@ import re
 import traceback
 
 from pacs import errors
+from pacs.commitment import Failure
 from pacs.dimse.messages import Response
 
 log = logging.getLogger(__name__)
@@ -20,12 +21,17 @@ PENDING = 0xFF00
 PENDING_WITHOUT_OPTIONAL_KEYS = 0xFF01
 CANCEL = 0xFE00
 PROCESSING_FAILURE = 0x0110
+NO_SUCH_INSTANCE = 0x0112
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT_VALUE = 0x0115
 DUPLICATE_INSTANCE = 0x0111
 INVALID_OBJECT_INSTANCE = 0x0117
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124
+NO_SUCH_ACTION = 0x0123
 UNRECOGNISED_OPERATION = 0x0211
 MISTYPED_ARGUMENT = 0x0212
+RESOURCE_LIMITATION = 0x0213
 OUT_OF_RESOURCES = 0xA700
 UNABLE_TO_COUNT_MATCHES = 0xA701
 UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
@@ -44,6 +50,24 @@ _TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
     (errors.Unavailable, OUT_OF_RESOURCES),  # asking again later may work, which is what A7xx tells a peer
     (errors.AccessDenied, NOT_AUTHORISED),
 )
+FAILURE_REASONS: dict[Failure, int] = {
+    Failure.PROCESSING: 0x0110,
+    Failure.NO_SUCH_INSTANCE: 0x0112,
+    Failure.RESOURCES: 0x0213,
+    Failure.CLASS_NOT_SUPPORTED: 0x0122,
+    Failure.CLASS_CONFLICT: 0x0119,
+    Failure.DUPLICATE_TRANSACTION: 0x0131,
+}
+"""Failure Reason (0008,1197) of Storage Commitment (PS3.3 C.14.1.1)."""
+
+_N_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
+    (errors.InvalidInput, INVALID_ARGUMENT_VALUE),
+    (errors.NotFound, NO_SUCH_INSTANCE),
+    (errors.TooLarge, RESOURCE_LIMITATION),
+    (errors.OutOfResources, RESOURCE_LIMITATION),
+    (errors.Unavailable, RESOURCE_LIMITATION),
+    (errors.AccessDenied, NOT_AUTHORISED),
+)
 _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
 
 
@@ -57,6 +81,14 @@ def failure(error: Exception) -> Response:
         _TAG.search(error.reason) if code in (CANNOT_UNDERSTAND, DATASET_MISMATCH) else None
     )
     return Response(code, comment(error.reason), (int(tag[1] + tag[2], 16),) if tag else ())
+
+
+def n_failure(error: Exception) -> Response:
+    """The same for the services whose statuses are those of PS3.7 10.1 (N-ACTION, N-EVENT-REPORT)."""
+    if not isinstance(error, errors.ArchiveError):
+        return failure(error)
+    code = next((code for kind, code in _N_TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
+    return Response(code, comment(error.reason))
 
 
 def report(what: str, error: Exception) -> None:

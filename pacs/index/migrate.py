@@ -5,9 +5,11 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, inspect, select, text
 
 from pacs.errors import Unavailable
-from pacs.index import aside, corrections, damage, journal, schema
+from pacs.index import aside, commitments, corrections, damage, journal, schema
 
-TOPICS = (schema, damage, journal, aside, corrections)  # modules whose import puts their tables on the one metadata
+TOPICS = (schema, damage, journal, aside, corrections, commitments)
+"""Modules whose import puts their tables on the one metadata."""
+
 HALF_BUILT = "rebuilding"
 """The name in the table `meta` of an index that is being made again and is not whole yet (`pacs.rebuild`)."""
 

@@ -16,6 +16,7 @@ from analysis.trigger import Trigger
 from analysis.worker import Worker
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
+from pacs.committing import Committing
 from pacs.decoding import DecodingPool
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.server import doors
@@ -83,11 +84,13 @@ class Parts:
         self._dispatcher = Dispatcher(archive, self._queue, known=known)
         self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
         self._worker.start()
+        self._committing = committing(archive)
 
     def schedule(self, now: float) -> None:
         """One round of the scheduler: news become Workitems, waiting ones are announced."""
         self._trigger.step(now)
         self._dispatcher.step(now)
+        self._committing.step(now)
 
     def problems(self) -> dict[str, str]:
         """What has stopped working, by name."""
@@ -100,8 +103,19 @@ class Parts:
 
     def close(self) -> None:
         """Give leases back and let go of the queue."""
+        self._committing.close()
         self._worker.stop()
         self._queue.close()
+
+
+def committing(archive: Archive) -> Committing:
+    """What verifies and reports storage commitments, with a reporter for every door they come through."""
+    from pacs.dimse.commit_scu import EventReporter
+
+    hours = archive.settings.commitment_hours
+    made = Committing(archive.commitments, archive.index, archive.uncached_store, hours=hours)
+    made.add_reporter("dimse", EventReporter(archive))
+    return made
 
 
 def routes(archive: Archive, parts: Parts) -> Routes:

@@ -111,7 +111,7 @@ def test_titles(door: Door, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_refused_contexts_leave_the_others(door: Door) -> None:
-    contexts = (("1.2.840.10008.5.1.4.1.2.2.2", (IMPLICIT,)), (CT, ("1.2.3",)), (VERIFICATION, (IMPLICIT,)))
+    contexts = (("1.2.840.10008.5.1.1.9", (IMPLICIT,)), (CT, ("1.2.3",)), (VERIFICATION, (IMPLICIT,)))
     with Association(door().address, contexts=contexts) as assoc:
         assert assoc.results == [3, 4, 0]
         assert assoc.echo() == 0

@@ -1,0 +1,149 @@
+"""Storage Commitment towards peers: our reports as SCP, on their association or one of ours, and our own requests.
+
+Role selection as PS3.4 J.3.3 has it: whoever opens an association to report proposes the role SCP for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pacs import uids
+from pacs.commitment import Commitment
+from pacs.dimse import commit_module, remotes, status
+from pacs.dimse.commit_module import ALL_COMMITTED, SOME_FAILED, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
+from pacs.dimse.messages import Command, CommandField, Tag
+from pacs.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE
+from pacs.dimse.operation import Line, Request
+from pacs.dimse.requestor import Event, Requestor
+from pacs.dimse.upper_layer import Role
+from pacs.errors import ArchiveError, PeerFailed, PeerRefused
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.settings import AE
+
+CONTEXTS = [(STORAGE_COMMITMENT, [EXPLICIT_LE, IMPLICIT_LE])]
+
+Taken = Callable[[Commitment], None]
+Failed = Callable[[Commitment, str], None]
+
+
+class EventReporter:
+    """Reports to AEs: on the association of the request while it is open, else on one that we open."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._ae_title = archive.settings.aet.strip()
+
+    def report(self, due: Sequence[Commitment], origins: Mapping[int, object], taken: Taken, failed: Failed) -> None:
+        """As `pacs.committing.Reporter`."""
+        rest = [each for each in due if not self._offered(each, origins.get(each.id), taken, failed)]
+        if rest:
+            self._on_our_own(rest, taken, failed)
+
+    def _offered(self, commitment: Commitment, line: object, taken: Taken, failed: Failed) -> bool:
+        """Whether the peer's own association will take the report; if that comes to nothing, one of ours is tried."""
+        if line is None:
+            return False
+
+        def done(response: Command | None) -> None:
+            if response is not None and _is_success(response.status):
+                taken(commitment)
+                return
+            why = "the association ended" if response is None else f"it answered {response.status or 0:04X}H"
+            failed(commitment, f"on its own association: {why}")
+
+        offer: Line = line  # type: ignore[assignment]
+        fields: dict[int, int | str | bytes] = {
+            Tag.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
+            Tag.AFFECTED_SOP_INSTANCE_UID: WELL_KNOWN_INSTANCE,
+            Tag.EVENT_TYPE_ID: _event(commitment),
+        }
+        return offer.offer(
+            Request(
+                STORAGE_COMMITMENT, CommandField.N_EVENT_REPORT, fields, lambda ts: self._dataset(commitment, ts), done
+            )
+        )
+
+    def _on_our_own(self, due: Sequence[Commitment], taken: Taken, failed: Failed) -> None:
+        remote = remotes.known(self._archive.settings, due[0].peer)
+        role = Role(STORAGE_COMMITMENT, scu=False, scp=True)
+        with Requestor.open(remote, self._ae_title, CONTEXTS, roles=[role]) as assoc:
+            answered = {each.sop_class_uid: each for each in assoc.accept.user.roles}.get(STORAGE_COMMITMENT)
+            if answered is not None and not answered.scp:
+                raise PeerRefused(f"{remote} does not let us be SCP of Storage Commitment")
+            context = assoc.context(STORAGE_COMMITMENT)
+            for each in due:
+                reply = assoc.event_report(
+                    context, WELL_KNOWN_INSTANCE, _event(each), self._dataset(each, context.transfer_syntax)
+                )
+                if _is_success(reply.status):
+                    taken(each)
+                else:
+                    failed(each, f"it answered {reply.words}")
+
+    def _dataset(self, commitment: Commitment, transfer_syntax_uid: str) -> bytes:
+        return commit_module.report(commitment.transaction_uid, commitment.items, self._ae_title, transfer_syntax_uid)
+
+
+def request(
+    archive: Archive, ae: AE, instances: Sequence[tuple[str, str]], *, wait_s: float = 0.0, transaction_uid: str = ""
+) -> str:
+    """The Transaction UID under which `ae` has taken a request for (SOP Class UID, SOP Instance UID) pairs.
+
+    Its report comes to our acceptor, or within `wait_s` on this association; `archive.commitments.outcome` tells.
+    Raises PeerUnreachable, PeerRefused, PeerFailed; what the peer did not take is noted as refused.
+    """
+    number = transaction_uid or uids.new()
+    commitments = archive.commitments
+    commitments.asking(ae.title.strip(), instances, number)
+    try:
+        with Requestor.open(remotes.remote(archive.settings, ae), archive.settings.aet.strip(), CONTEXTS) as assoc:
+            context = assoc.context(STORAGE_COMMITMENT)
+            reply = assoc.action(
+                context,
+                WELL_KNOWN_INSTANCE,
+                commit_module.REQUEST,
+                commit_module.request(number, instances, context.transfer_syntax),
+            )
+            if not _is_success(reply.status):
+                raise PeerFailed(f"{assoc.remote} does not take the request: {reply.words}")
+            _wait(assoc, archive, number, wait_s)
+    except ArchiveError as error:
+        found = commitments.outcome(number, ae.title.strip())
+        if found is None or found.state != "answered":  # the verdict may have come before the trouble
+            commitments.refused(ae.title.strip(), number, error.reason)
+            raise
+    return number
+
+
+def _wait(assoc: Requestor, archive: Archive, transaction_uid: str, wait_s: float) -> None:
+    """Take the peer's report on the association of the request, for at most `wait_s`."""
+    title = assoc.remote.title
+    commitments, deadline = archive.commitments, time.monotonic() + wait_s
+
+    def take(event: Event) -> int:
+        try:
+            report = commit_module.read_report(event.dataset, event.transfer_syntax)
+            commitments.answered(title, report.transaction_uid, report.committed, report.failed)
+        except ArchiveError as error:
+            return status.n_failure(error).status
+        return status.SUCCESS
+
+    while (left := deadline - time.monotonic()) > 0:
+        found = commitments.outcome(transaction_uid, title)  # it may have come to our acceptor
+        if found is None or found.state != "asked":
+            return
+        if assoc.has_event(min(left, 0.5)):
+            assoc.wait_event(left, take)
+
+
+def _event(commitment: Commitment) -> int:
+    return ALL_COMMITTED if commitment.complete else SOME_FAILED
+
+
+def _is_success(code: int | None) -> bool:
+    # PS3.7 annex C: success, or done with a warning
+    return code == 0 or code in (0x0001, 0x0107, 0x0116) or (code is not None and code >> 12 == 0xB)

@@ -1,0 +1,344 @@
+"""Storage commitment on every index: promises are made after reading again, reported until taken, and never lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import dicom_data
+import pytest
+
+from pacs.auth import SYSTEM, Principal, Right
+from pacs.commitment import MAX_INSTANCES, Commitment, Commitments, Failure
+from pacs.committing import Committing
+from pacs.errors import (
+    ArchiveError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    PeerUnreachable,
+    TooLarge,
+    Unavailable,
+)
+from pacs.index import commitments as sql
+from pacs.index.engine import Index
+from pacs.ingest import Ingest
+from pacs.storage.base import Locator
+from pacs.storage.memory import MemoryStore
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT = "1.2.840.10008.1.2.1"
+MODALITY = Principal("CT1", "ae")
+DEADLINE_S = 60.0
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Diary:
+    """A reporter that writes down what it is told, and fails while it has a reason to."""
+
+    def __init__(self) -> None:
+        self.told: list[Commitment] = []
+        self.tries = 0
+        self.broken: ArchiveError | None = None
+
+    def report(
+        self,
+        due: Sequence[Commitment],
+        origins: Mapping[int, object],
+        taken: Callable[[Commitment], None],
+        failed: Callable[[Commitment, str], None],
+    ) -> None:
+        self.tries += 1
+        for each in due:
+            if self.broken is not None:
+                raise self.broken
+            self.told.append(each)
+            taken(each)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def commitments(index: Index, clock: Clock) -> Commitments:
+    return Commitments(index, clock=clock)
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+def committing(
+    commitments: Commitments, index: Index, memory: MemoryStore, clock: Clock, diary: Diary
+) -> Iterator[Committing]:
+    made = Committing(commitments, index, memory, hours=1, clock=clock)
+    made.add_reporter("dimse", diary)
+    yield made
+    made.close()
+
+
+def store(ingest: Ingest, count: int) -> list[tuple[str, str]]:
+    """Instances stored, as (SOP Class UID, SOP Instance UID)."""
+    pairs = []
+    for ds in dicom_data.series(count, study=1):
+        receiving = ingest.receive(EXPLICIT, CT, ds.SOPInstanceUID, "CT1")
+        receiving.write(dicom_data.dataset_bytes(ds))
+        ingest.store(receiving, principal=SYSTEM)
+        pairs.append((CT, str(ds.SOPInstanceUID)))
+    return pairs
+
+
+def spoil(store: MemoryStore, locator: Locator) -> None:
+    """Let the last bit of an object tip over."""
+    data = bytearray(store.read(locator))
+    data[-1] ^= 1
+    spool = store.spool(0, None)
+    spool.write(data)
+    store.put(locator.object_key, spool)
+
+
+def until(condition: Callable[[], Any], step: Callable[[], object] = lambda: None) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        step()
+        time.sleep(0.01)
+
+
+def failures(commitment: Commitment) -> list[str | None]:
+    return [item.failure for item in commitment.items]
+
+
+def test_all_committed(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, clock: Clock
+) -> None:
+    pairs = store(ingest, 3)
+    commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
+    until(lambda: diary.told)
+    assert diary.told[0].complete
+    assert [(item.sop_class_uid, item.sop_instance_uid) for item in diary.told[0].items] == pairs
+    until(lambda: [each.state for each in commitments.listed()] == ["reported"])
+    clock.now += 1000
+    committing.step(clock.now)
+    assert len(diary.told) == 1
+
+
+def test_each_failure_has_its_reason(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, index: Index, memory: MemoryStore
+) -> None:
+    pairs = store(ingest, 4)
+    with index.read() as conn:
+        held = sql.stored(conn, [uid for _, uid in pairs])
+    spoilt, lost = held[pairs[1][1]], held[pairs[2][1]]
+    spoil(memory, Locator(spoilt.object_key, spoilt.object_offset, spoilt.object_length))
+    memory.delete(Locator(lost.object_key, lost.object_offset, lost.object_length))
+    asked = [pairs[0], pairs[1], pairs[2], (MR, pairs[3][1]), (CT, "1.2.3.4")]
+    commitments.accept("1.2.3", asked, peer="CT1", principal=MODALITY)
+    until(lambda: diary.told)
+    assert failures(diary.told[0]) == [
+        "", Failure.PROCESSING, Failure.PROCESSING, Failure.CLASS_CONFLICT, Failure.NO_SUCH_INSTANCE,
+    ]  # fmt: skip
+    assert not diary.told[0].complete
+    (listed,) = commitments.listed()
+    assert (listed.total, listed.failed) == (5, 4)
+
+
+def test_what_another_scope_holds_is_not_there(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
+) -> None:
+    pairs = store(ingest, 1)
+    commitments.accept("1.2.3", pairs, peer="CT1", principal=Principal("CT1", "ae", scope="elsewhere"))
+    until(lambda: diary.told)
+    assert failures(diary.told[0]) == [Failure.NO_SUCH_INSTANCE]
+
+
+def test_the_same_request_again_is_one_and_another_under_its_uid_is_a_duplicate(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
+) -> None:
+    pairs = store(ingest, 2)
+    first = commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
+    until(lambda: len(diary.told) == 1)
+    until(lambda: commitments.listed("reported"))
+    assert commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY) == first
+    until(lambda: len(diary.told) == 2)
+    assert diary.told[1].complete
+    until(lambda: not commitments.listed("asked", "due"))
+    other = commitments.accept("1.2.3", pairs[:1], peer="CT1", principal=MODALITY)
+    assert other != first
+    until(lambda: len(diary.told) == 3)
+    assert failures(diary.told[2]) == [Failure.DUPLICATE_TRANSACTION]
+    # somebody else may use the same UID
+    commitments.accept("1.2.3", pairs[:1], peer="CT2", principal=MODALITY)
+    until(lambda: len(diary.told) == 4)
+    assert diary.told[3].complete
+
+
+def test_refusals(commitments: Commitments) -> None:
+    with pytest.raises(Forbidden):
+        commitments.accept("1.2", [(CT, "1.2")], peer="X", principal=Principal("X", "ae", frozenset({Right.QUERY})))
+    with pytest.raises(InvalidInput):
+        commitments.accept("1.2", [], peer="X", principal=MODALITY)
+    with pytest.raises(TooLarge):
+        commitments.accept("1.2", [(CT, "1.2")] * (MAX_INSTANCES + 1), peer="X", principal=MODALITY)
+    assert commitments.listed() == []
+
+
+def test_reported_again_until_taken_and_dead_in_the_end(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, clock: Clock, index: Index,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    diary.broken = PeerUnreachable("cannot connect")
+    commitments.accept("1.2.3", store(ingest, 1), peer="CT1", principal=MODALITY)
+    until(lambda: [each.attempt for each in commitments.listed("due")] == [1])
+    assert commitments.listed("due")[0].message == "cannot connect"
+    committing.step(clock.now)
+    assert diary.tries == 1, "not before its time"
+    for attempt in range(2, 6):
+        clock.now += 100
+        until(lambda: [each.attempt for each in commitments.listed()] == [attempt], lambda: committing.step(clock.now))  # noqa: B023
+    assert diary.tries == 5
+    clock.now += 7200
+    until(lambda: commitments.listed("dead"), lambda: committing.step(clock.now))
+    assert "given up" in caplog.text
+    clock.now += 86400 * 365
+    committing.step(clock.now)
+    assert [each.state for each in commitments.listed()] == ["dead"], "a dead one is kept"
+    diary.broken = None
+    assert commitments.retry("CT1") == 1
+    until(lambda: commitments.listed("reported"), lambda: committing.step(clock.now))
+    assert diary.told[0].complete
+
+
+def test_a_store_that_cannot_be_reached_is_no_verdict(
+    ingest: Ingest, commitments: Commitments, index: Index, memory: MemoryStore, clock: Clock, diary: Diary
+) -> None:
+    class Down:
+        """The store while the network is down."""
+
+        up = False
+
+        def __getattr__(self, name: str) -> Any:
+            if not self.up:
+                raise Unavailable("the store is down")
+            return getattr(memory, name)
+
+    store_now = Down()
+    committing = Committing(commitments, index, store_now, hours=1, clock=clock)  # type: ignore[arg-type]
+    committing.add_reporter("dimse", diary)
+    commitments.accept("1.2.3", store(ingest, 1), peer="CT1", principal=MODALITY)
+    until(lambda: [each.attempt for each in commitments.listed("asked")] == [1])
+    store_now.up = True
+    clock.now += 100
+    until(lambda: diary.told, lambda: committing.step(clock.now))
+    assert diary.told[0].complete
+    committing.close()
+
+
+def test_survives_a_process_that_died(
+    ingest: Ingest, commitments: Commitments, index: Index, memory: MemoryStore, clock: Clock, diary: Diary
+) -> None:
+    number = commitments.accept("1.2.3", store(ingest, 2), peer="CT1", principal=MODALITY)
+    # a process had verified one of them, and was killed with its lease held
+    index.transact(lambda conn: sql.claim(conn, "asked", clock.now, clock.now + 120, "of the dead", busy=()))
+    index.transact(lambda conn: sql.judge(conn, number, [(0, "")]))
+    committing = Committing(commitments, index, memory, hours=1, clock=clock)
+    committing.add_reporter("dimse", diary)
+    committing.step(clock.now)
+    if index.dialect == "postgresql":  # another process may be alive: its lease counts
+        assert diary.told == []
+        clock.now += 121
+    until(lambda: diary.told, lambda: committing.step(clock.now))
+    assert diary.told[0].complete
+    committing.close()
+
+
+def test_many_instances_and_many_peers_at_once(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
+) -> None:
+    pairs = store(ingest, 20)
+    unknown = [(CT, f"1.2.3.{number}") for number in range(980)]
+    threads = [
+        threading.Thread(
+            target=commitments.accept,
+            args=(f"1.2.{number}", pairs + unknown),
+            kwargs={"peer": f"CT{number % 4}", "principal": MODALITY},
+        )
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(diary.told) == 8, lambda: committing.step(time.time()))
+    for each in diary.told:
+        assert failures(each) == [""] * 20 + [Failure.NO_SUCH_INSTANCE] * 980
+    assert len({each.transaction_uid for each in diary.told}) == 8
+
+
+def test_pending_studies_are_told(ingest: Ingest, commitments: Commitments, index: Index, diary: Diary) -> None:
+    pairs = store(ingest, 1)
+    study = str(next(dicom_data.series(1, study=1)).StudyInstanceUID)
+
+    def pending() -> set[str]:
+        with index.read() as conn:
+            return sql.pending_studies(conn, [study, "1.2.3"])
+
+    assert pending() == set()
+    commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
+    assert pending() == {study}
+    commitments.asking("PACS", pairs, "1.2.4")
+    index.transact(lambda conn: sql.put(conn, 1, None, state="reported"))
+    assert pending() == {study}
+    commitments.answered("PACS", "1.2.4", [pairs[0][1]], {})
+    assert pending() == set()
+
+
+# --- what we ask of others --------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_kept(commitments: Commitments) -> None:
+    pairs = [(CT, "1.2.1"), (CT, "1.2.2"), (CT, "1.2.3")]
+    commitments.asking("PACS", pairs, "1.9")
+    with pytest.raises(Conflict):
+        commitments.asking("PACS", pairs, "1.9")
+    with pytest.raises(NotFound):
+        commitments.answered("OTHER", "1.9", ["1.2.1"], {})
+    asked = commitments.outcome("1.9")
+    assert asked is not None
+    assert (asked.state, failures(asked)) == ("asked", [None] * 3)
+    commitments.answered("PACS", "1.9", ["1.2.1", "1.2.99"], {"1.2.2": "out of tape"})
+    commitments.answered("PACS", "1.9", [], {"1.2.1": "second thoughts"})  # said twice: the first counts
+    answered = commitments.outcome("1.9", "PACS")
+    assert answered is not None
+    assert (answered.state, failures(answered)) == ("answered", ["", "out of tape", "left out of the report"])
+    assert commitments.outcome("1.10") is None
+
+
+def test_what_is_never_answered_is_dead_in_the_end(commitments: Commitments, clock: Clock) -> None:
+    commitments.asking("PACS", [(CT, "1.2.1")], "1.9")
+    assert commitments.give_up_asking(clock.now - 10) == 0
+    assert commitments.give_up_asking(clock.now + 10) == 1
+    (listed,) = commitments.listed("dead")
+    assert listed.message == "the peer never reported"
+    commitments.answered("PACS", "1.9", ["1.2.1"], {})  # late, but true
+    outcome = commitments.outcome("1.9")
+    assert outcome is not None
+    assert outcome.complete

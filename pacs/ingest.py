@@ -1,6 +1,6 @@
 """Instances entering the archive: received, checked, made durable, and only then seen.
 
-Object first, then index, then news: the bytes go to the object store under a key of their own, one transaction makes
+Object first, then index, then news: the bytes go to a place of their own in the object store, one transaction makes
 the instance exist, and success is answered when both are on the disk. The same content again is success; other
 content under a known SOP Instance UID is refused.
 """
@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import audit, filing, journal
+from pacs import audit, filing, journal, recovery
 from pacs.auth import Principal, Right
 from pacs.dicom import scanner
 from pacs.dicom.part10 import HeaderReader
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from pacs.errors import DatasetMismatch, Unavailable, UnsupportedTransferSyntax
+from pacs.errors import (
+    ArchiveError,
+    Conflict,
+    DatasetMismatch,
+    OutOfResources,
+    Unavailable,
+    UnsupportedTransferSyntax,
+)
 from pacs.events import Events
 from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
+from pacs.index.writer import Pending
 from pacs.settings import Settings
 from pacs.spool import Spool
 from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
-from pacs.storage.base import Locator, ObjectStore, object_key
+from pacs.storage.base import Locator, ObjectStore, Placed, object_key
 
 _t = schema.tombstone.c
 _tombstones = select(_t.digest, _t.object_key, _t.object_offset, _t.state).where(
@@ -49,10 +58,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An instance whose bytes are checked and durable, and which nobody can see yet."""
+    """An instance whose bytes are checked and stored, and which nobody can see yet.
+
+    They are durable once `placed.wait` returns; without `placed` the very content was here already, and is durable.
+    """
 
     entry: filing.Entry
     principal: Principal
+    placed: Placed | None = None
 
     @property
     def sop_class_uid(self) -> str:
@@ -142,7 +155,7 @@ class Ingest:
         study_instance_uid: str | None = None,
         result_of: str | None = None,
     ) -> Prepared:
-        """The instance, its bytes checked and durable but not yet visible; uses `receiving` up.
+        """The instance, its bytes checked and stored but not yet visible; uses `receiving` up.
 
         `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is. Raises
         Forbidden, MalformedDataset, DatasetMismatch, InvalidUID, UnsupportedTransferSyntax, DuplicateInstance,
@@ -179,8 +192,11 @@ class Ingest:
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
         placed = self._store.put(key, spool)
-        placed.wait()
-        return Prepared(filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival), principal)
+        try:
+            return Prepared(filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival), principal, placed)
+        except BaseException:
+            placed.withdraw()
+            raise
 
     @staticmethod
     def _expect(name: str, got: str, expected: str | None) -> None:
@@ -188,12 +204,20 @@ class Ingest:
             raise DatasetMismatch(f"{name} of the data set is not the one it was sent with", about=got)
 
     def file(self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None) -> list[Stored]:
-        """What became of each instance, once all of them are visible: one durable transaction, all or nothing.
+        """What became of each instance, once all of them are durable and visible: one transaction, all or nothing.
 
         `also` runs in the same transaction, after the instances; whatever it raises undoes everything. Raises
         DuplicateInstance, Conflict, OutOfResources or Unavailable.
         """
 
+        for each in prepared:
+            if each.placed is not None:
+                each.placed.wait()
+        return self._told(prepared, self._submit(prepared, also).result())
+
+    def _submit(
+        self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None
+    ) -> Pending[tuple[list[Stored], bool]]:
         def work(conn: Connection) -> tuple[list[Stored], bool]:
             again: list[dict[str, object]] = []
             scopes = [self._file(conn, each, again) for each in prepared]
@@ -207,11 +231,27 @@ class Ingest:
                 journal.record(conn, "stored again", {"instances": again})
             return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)], bool(again)
 
-        stored, recorded = self._index.transact(work)
+        return self._index.submit(work)
+
+    def _told(self, prepared: Sequence[Prepared], answer: tuple[list[Stored], bool]) -> list[Stored]:
+        """What became of them, told to those who wait for news."""
+        stored, recorded = answer
+        for each, outcome in zip(prepared, stored, strict=True):
+            if outcome.outcome == "same" and each.placed is not None:
+                self._yield_to_the_first(each, each.placed)
         if recorded:
             self._journal.export()
         self._events.publish()
         return stored
+
+    def _yield_to_the_first(self, prepared: Prepared, placed: Placed) -> None:
+        """Give back bytes of which others have filed their own; theirs have to be durable before we say so."""
+        found = filing.held(self._index, prepared.sop_instance_uid)
+        if found is not None:
+            first = Locator(found.object_key, found.object_offset, found.object_length)
+            self._store.settle(first)
+            if first != placed.locator:
+                placed.withdraw()
 
     def _file(self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]) -> str | None:
         scope = filing.file(conn, prepared.entry)
@@ -238,8 +278,29 @@ class Ingest:
         again.append({"sop_instance_uid": entry.scan.sop_instance_uid, "digest": entry.digest, **here})
 
     def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
-        """What became of one instance, durable and visible: `prepare` and `file` in one."""
-        return self.file([self.prepare(receiving, principal=principal, study_instance_uid=study_instance_uid)])[0]
+        """What became of one instance, durable and visible: `prepare` and `file` in one.
+
+        The index commits while the disk syncs the bytes; both are awaited. Where the sync fails, the row is taken back.
+        """
+        prepared = self.prepare(receiving, principal=principal, study_instance_uid=study_instance_uid)
+        placed = prepared.placed
+        pending = self._submit([prepared])
+        if placed is not None:
+            try:
+                placed.wait()
+            except (OutOfResources, Unavailable):
+                with suppress(ArchiveError):
+                    pending.result()
+                recovery.take_back(self._index, placed.locator, "its bytes could not be written to the disk")
+                self._events.publish()
+                placed.withdraw()
+                raise
+        try:
+            return self._told([prepared], pending.result())[0]
+        except Conflict:
+            if placed is not None:
+                placed.withdraw()
+            raise
 
 
 def _stored(prepared: Prepared, scope: str | None) -> Stored:

@@ -2,7 +2,7 @@
 
 Object first, then index, then news: the bytes go to a place of their own in the object store, one transaction makes
 the instance exist, and success is answered when both are on the disk. The same content again is success; other
-content under a known SOP Instance UID is refused.
+content under a known SOP Instance UID is refused, kept aside or takes its place, as the policy for its sender says.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import audit, filing, journal, recovery
+from pacs import aside, audit, discrepancies, filing, journal, recovery
 from pacs.auth import Principal, Right
-from pacs.dicom import scanner
+from pacs.dicom import rejection, scanner
 from pacs.dicom.part10 import HeaderReader
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import (
     ArchiveError,
     Conflict,
     DatasetMismatch,
+    DuplicateInstance,
     OutOfResources,
+    Quarantined,
     Unavailable,
     UnsupportedTransferSyntax,
 )
 from pacs.events import Events
+from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
@@ -45,15 +47,22 @@ _tombstones = select(_t.digest, _t.object_key, _t.object_offset, _t.state).where
 _TOMBSTONES = (Statement(_tombstones), Statement(_tombstones.with_for_update()))
 
 
+_PLAIN = ("stored", "same")
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of one instance; "same" means that this very content was here already."""
+    """What became of one instance.
+
+    "same": this very content was here already. "replaced": it took the place of other content under its UID.
+    "quarantined": it did not, and is kept aside until a person decides: nobody sees it, so this is no success.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
-    outcome: Literal["stored", "same"]
+    outcome: aside.Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,11 @@ class Prepared:
     entry: filing.Entry
     principal: Principal
     placed: Placed | None = None
+
+    @property
+    def rejects(self) -> rejection.Note | None:
+        """The rejection note that it is, or None."""
+        return rejection.note(self.entry.scan.sop_class_uid, self.entry.scan.metadata)
 
     @property
     def sop_class_uid(self) -> str:
@@ -108,6 +122,14 @@ class Receiving:
             self.spool.write(data)
         elif (dataset := self.header.feed(data)) is not None:
             self.spool.write(dataset)
+
+    def room(self, wanted: int) -> memoryview | None:
+        """Memory to receive the next bytes into, to be announced by `filled`; None where `write` has to be used."""
+        return self.spool.room(wanted) if self.header is None else None
+
+    def filled(self, count: int) -> None:
+        """The next `count` bytes are where `room` said. Raises TooLarge, OutOfResources or Unavailable."""
+        self.spool.filled(count)
 
     def abort(self) -> None:
         """Forget the bytes. May be called again, and after the end."""
@@ -186,7 +208,9 @@ class Ingest:
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         found = filing.held(self._index, scan.sop_instance_uid)
-        if found is not None and filing.is_same(found, digest, scan.sop_instance_uid):
+        refuses = self._policy(principal, result_of) == "refuse"
+        if found is not None and (refuses or found.digest == digest):
+            filing.is_same(found, digest, scan.sop_instance_uid)
             locator = Locator(found.object_key, found.object_offset, found.object_length)
             self._store.settle(locator)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
@@ -197,6 +221,13 @@ class Ingest:
         except BaseException:
             placed.withdraw()
             raise
+
+    def _policy(self, principal: Principal, result_of: str | None) -> str:
+        """What happens to other content under a known UID: "refuse", "quarantine" or "replace"."""
+        if result_of is not None:
+            return "refuse"
+        own = next((ae.other_content for ae in self._settings.aes if ae.title.strip() == principal.name), "")
+        return (own if principal.kind == "ae" else "") or self._settings.other_content
 
     @staticmethod
     def _expect(name: str, got: str, expected: str | None) -> None:
@@ -220,16 +251,18 @@ class Ingest:
     ) -> Pending[tuple[list[Stored], bool]]:
         def work(conn: Connection) -> tuple[list[Stored], bool]:
             again: list[dict[str, object]] = []
-            scopes = [self._file(conn, each, again) for each in prepared]
+            filed = [self._file(conn, each, again) for each in prepared]
             if also is not None:
                 also(conn)
-            news = [(p, scope) for p, scope in zip(prepared, scopes, strict=True) if scope is not None]
+            news = [(p, scope) for p, (outcome, scope) in zip(prepared, filed, strict=True) if outcome == "stored"]
             if news:
                 audit.record_all(conn, [_audit_row(p) for p, _ in news])
                 changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
             if again:
                 journal.record(conn, "stored again", {"instances": again})
-            return [_stored(p, scope) for p, scope in zip(prepared, scopes, strict=True)], bool(again)
+            stored = [_stored(p, outcome) for p, (outcome, _) in zip(prepared, filed, strict=True)]
+            odd = any(p.rejects or outcome not in _PLAIN for p, (outcome, _) in zip(prepared, filed, strict=True))
+            return stored, bool(again) or odd
 
         return self._index.submit(work)
 
@@ -237,7 +270,7 @@ class Ingest:
         """What became of them, told to those who wait for news."""
         stored, recorded = answer
         for each, outcome in zip(prepared, stored, strict=True):
-            if outcome.outcome == "same" and each.placed is not None:
+            if outcome.outcome in ("same", "quarantined") and each.placed is not None:
                 self._yield_to_the_first(each, each.placed)
         if recorded:
             self._journal.export()
@@ -247,17 +280,31 @@ class Ingest:
     def _yield_to_the_first(self, prepared: Prepared, placed: Placed) -> None:
         """Give back bytes of which others have filed their own; theirs have to be durable before we say so."""
         found = filing.held(self._index, prepared.sop_instance_uid)
+        if found is not None and found.digest != prepared.entry.digest:
+            with self._index.read() as conn:
+                found = kept_aside.of_content(conn, prepared.sop_instance_uid, prepared.entry.digest)
         if found is not None:
             first = Locator(found.object_key, found.object_offset, found.object_length)
             self._store.settle(first)
             if first != placed.locator:
                 placed.withdraw()
 
-    def _file(self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]) -> str | None:
-        scope = filing.file(conn, prepared.entry)
-        if scope is not None:
-            self._outlive_removal(conn, prepared.entry, again)
-        return scope
+    def _file(self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]) -> tuple[aside.Outcome, str]:
+        """What becomes of one instance, and the access scope of its study."""
+        entry, principal = prepared.entry, prepared.principal
+        (filed,) = filing.file_all(conn, [entry])
+        outcome: aside.Outcome = "stored" if filed.new else "same"
+        if filed.held is not None and filed.held.digest != entry.digest:
+            if prepared.placed is not None:
+                prepared.placed.wait()  # durable before what it replaces leaves
+            outcome = aside.other_content(conn, entry, principal, self._policy(principal, entry.arrival.result_of))
+        if outcome in ("stored", "replaced"):
+            self._outlive_removal(conn, entry, again)
+        if filed.other_patient or filed.known_series:
+            discrepancies.note(conn, entry, filed, principal)
+        if outcome == "stored" and (note := prepared.rejects) is not None and self._settings.rejection_notes:
+            aside.reject(conn, note, entry, principal)
+        return outcome, filed.scope
 
     def _outlive_removal(self, conn: Connection, entry: filing.Entry, again: list[dict[str, object]]) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`).
@@ -267,6 +314,8 @@ class Ingest:
         """
         t, locator = schema.tombstone, entry.locator
         stones = _TOMBSTONES[conn.dialect.name == "postgresql"].all(conn, {"uid": entry.scan.sop_instance_uid})
+        if any(stone.state == aside.REFUSED_AGAIN for stone in stones):
+            raise DuplicateInstance("this instance was rejected by a rejection note", about=entry.scan.sop_instance_uid)
         if not any(stone.digest == entry.digest for stone in stones):
             return
         here = {"object_key": locator.object_key, "object_offset": locator.offset}
@@ -278,7 +327,7 @@ class Ingest:
         again.append({"sop_instance_uid": entry.scan.sop_instance_uid, "digest": entry.digest, **here})
 
     def store(self, receiving: Receiving, *, principal: Principal, study_instance_uid: str | None = None) -> Stored:
-        """What became of one instance, durable and visible: `prepare` and `file` in one.
+        """What became of one instance, durable and visible: `prepare` and `file` in one. Raises Quarantined, too.
 
         The index commits while the disk syncs the bytes; both are awaited. Where the sync fails, the row is taken back.
         """
@@ -296,21 +345,25 @@ class Ingest:
                 placed.withdraw()
                 raise
         try:
-            return self._told([prepared], pending.result())[0]
+            answer = pending.result()
         except Conflict:
             if placed is not None:
                 placed.withdraw()
             raise
+        (stored,) = self._told([prepared], answer)
+        if stored.outcome == "quarantined":
+            raise Quarantined(stored.sop_instance_uid)
+        return stored
 
 
-def _stored(prepared: Prepared, scope: str | None) -> Stored:
+def _stored(prepared: Prepared, outcome: aside.Outcome) -> Stored:
     scan = prepared.entry.scan
     return Stored(
         scan.sop_class_uid,
         scan.sop_instance_uid,
         scan.study_instance_uid,
         scan.series_instance_uid,
-        "same" if scope is None else "stored",
+        outcome,
     )
 
 

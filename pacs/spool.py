@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -79,6 +80,27 @@ class TemporaryFile:
         self._path.unlink(missing_ok=True)
 
 
+class Buffers:
+    """Memory for spools, used again and again: fresh memory costs a page fault every 4 KiB. Safe from any thread."""
+
+    def __init__(self, kept: int = 8) -> None:
+        """At most `kept` are kept while nobody uses them."""
+        self._free: deque[bytearray] = deque(maxlen=kept)
+
+    def take(self) -> bytearray:
+        """`IN_MEMORY_BYTES` of memory with anything in it."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(IN_MEMORY_BYTES)
+
+    def give(self, buffer: bytearray) -> None:
+        """Have it back, unless somebody still looks at it."""
+        with suppress(BufferError):
+            buffer.append(buffer.pop())  # impossible under a view
+            self._free.append(buffer)
+
+
 class Spool:
     """One arriving object. Not for several threads at once."""
 
@@ -89,45 +111,79 @@ class Spool:
         reserve: int = 0,
         limit: int | None = None,
         backing: Callable[[], Backing] | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         """`reserve` bytes are left free in front; more than `limit` bytes behind them raise TooLarge.
 
         `backing` is asked for a place once the bytes are too many for memory; by default a file in `folder`.
         """
         self._new_backing = backing or (lambda: TemporaryFile(folder))
+        self._buffers = buffers or Buffers()
+        self._buffer: bytearray | None = self._buffers.take()
+        self._buffer[:reserve] = bytes(reserve)
         self._limit = limit
         self._hash = hashlib.sha256()
-        self._memory: bytearray | None = bytearray(reserve)
         self._map: mmap.mmap | None = None
         self._mapped_from = 0
         self.backing: Backing | None = None
         self.reserve = reserve
         self.size = reserve
 
+    def room(self, wanted: int) -> memoryview | None:
+        """Memory for the next bytes, at most `wanted` of them, to be announced by `filled`; None where there is none.
+
+        What is received straight into it is copied once less.
+        """
+        if self._buffer is None:
+            return None
+        if self.backing is not None:
+            return memoryview(self._buffer)[:wanted]
+        if self.size + wanted > IN_MEMORY_BYTES:
+            self._leave_memory()
+            return memoryview(self._buffer)[:wanted]
+        return memoryview(self._buffer)[self.size : self.size + wanted]
+
+    def filled(self, count: int) -> None:
+        """The next `count` bytes are where `room` said. Raises TooLarge, OutOfResources or Unavailable."""
+        assert self._buffer is not None
+        self._admit(count)
+        with memoryview(self._buffer) as whole:
+            if self.backing is None:
+                with whole[self.size : self.size + count] as view:
+                    self._hash.update(view)
+                self.size += count
+            else:
+                with whole[:count] as view:
+                    self._hash.update(view)
+                    self._append(view)
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes; they may be reused afterwards. Raises TooLarge, OutOfResources or Unavailable."""
         view = memoryview(data).cast("B")
-        if self._limit is not None and self.size - self.reserve + len(view) > self._limit:
-            raise TooLarge(f"more than {self._limit} bytes")
+        self._admit(len(view))
         self._hash.update(view)
-        if self._memory is not None:
+        if self.backing is None:
+            assert self._buffer is not None
             if self.size + len(view) <= IN_MEMORY_BYTES:
-                self._memory += view
+                self._buffer[self.size : self.size + len(view)] = view
                 self.size += len(view)
                 return
             self._leave_memory()
         self._append(view)
 
+    def _admit(self, count: int) -> None:
+        if self._limit is not None and self.size - self.reserve + count > self._limit:
+            raise TooLarge(f"more than {self._limit} bytes")
+
     def _leave_memory(self) -> None:
-        memory = self._memory
-        assert memory is not None
+        assert self._buffer is not None
         try:
             self.backing = self._new_backing()
         except OSError as error:
             raise failed(error, "spool an object") from error
-        self._memory = None
-        self.size = 0
-        self._append(memoryview(memory))
+        size, self.size = self.size, 0
+        with memoryview(self._buffer) as whole, whole[:size] as held:
+            self._append(held)
 
     def _append(self, view: memoryview) -> None:
         assert self.backing is not None
@@ -157,10 +213,10 @@ class Spool:
     def fill_reserve(self, header: bytes) -> None:
         """Write the reserved bytes in front."""
         assert len(header) == self.reserve
-        if self._memory is not None:
-            self._memory[: self.reserve] = header
+        if self.backing is None:
+            assert self._buffer is not None
+            self._buffer[: self.reserve] = header
             return
-        assert self.backing is not None
         try:
             os.pwrite(self.backing.fd, header, self.backing.base)
         except OSError as error:
@@ -168,9 +224,9 @@ class Spool:
 
     def view(self) -> memoryview:
         """All bytes, the reserve included, without a copy; release it before `discard`."""
-        if self._memory is not None:
-            return memoryview(self._memory).toreadonly()
-        assert self.backing is not None
+        if self.backing is None:
+            assert self._buffer is not None
+            return memoryview(self._buffer)[: self.size].toreadonly()
         base = self.backing.base
         if self._map is None or len(self._map) != base - self._mapped_from + self.size:
             self._mapped_from = base // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -185,8 +241,10 @@ class Spool:
 
     def discard(self) -> None:
         """Let go of the bytes, unless a store has taken them. May be called again."""
-        self._memory = bytearray()
         self.size = 0
+        if self._buffer is not None:
+            self._buffers.give(self._buffer)
+            self._buffer = None
         if self._map is not None:
             with suppress(BufferError):  # somebody still looks at it: it goes with the last view
                 self._map.close()

@@ -62,6 +62,14 @@ class Unproven:
     sound: frozenset[tuple[int, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """CRC-32 of an object's head, which was reserved in its spool, and SHA-256 of all that is behind it."""
+
+    head: int
+    digest: bytes
+
+
 def small_name(name: str) -> str:
     """The name of a small object, or ValueError where it is not lower-case words between slashes."""
     if not _SMALL_NAME.fullmatch(name):
@@ -102,6 +110,12 @@ class ObjectStore(Protocol):
 
     def holds(self, locator: Locator) -> bool:
         """Whether an object of that length is there. Its bytes are not looked at."""
+
+    def recorded(self, locator: Locator) -> Recorded | None:
+        """What the store itself wrote down about an object when it was put; None where it writes nothing down.
+
+        Raises NotFound.
+        """
 
     def delete(self, *locators: Locator) -> None:
         """Remove objects, durably on return; nothing happens for those that are not there."""

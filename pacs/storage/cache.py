@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pacs.spool import Spool
-from pacs.storage.base import CHUNK, Locator, ObjectStore, Placed, Unproven, span
+from pacs.storage.base import CHUNK, Locator, ObjectStore, Placed, Recorded, Unproven, span
 
 BLOCK = 1 << 20
 
@@ -145,6 +145,10 @@ class CachedStore:
     def holds(self, locator: Locator) -> bool:
         """The remote store knows."""
         return self._remote.holds(locator)
+
+    def recorded(self, locator: Locator) -> Recorded | None:
+        """What the remote store says."""
+        return self._remote.recorded(locator)
 
     def delete(self, *locators: Locator) -> None:
         """Remove the objects there and here."""

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from pacs import spool as spooling
 from pacs.errors import NotFound, OutOfResources, Unavailable
-from pacs.spool import Backing, Spool
+from pacs.spool import Backing, Buffers, Spool
 from pacs.storage import records, segments
-from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
+from pacs.storage.base import CHUNK, Locator, Placed, Recorded, Unproven, small_name, span
 from pacs.storage.records import ALIVE, BLOCK, HEADER_BYTES, Record
 from pacs.storage.segments import MARKER, Region, Segment, SegmentClosed, sync_folder
 
@@ -97,6 +97,7 @@ class FileStore:
             raise spooling.failed(error, f"use the folder {root}") from error
         spooling.sweep(self._spool)
         self._lock = threading.Lock()
+        self._buffers = Buffers()
         self._shared: Segment | None = None
         self._lanes: deque[Segment] = deque()
         self._active: dict[str, Segment] = {}
@@ -113,7 +114,7 @@ class FileStore:
 
     def spool(self, reserve: int, limit: int | None) -> Spool:
         """A spool that writes straight to a segment once it is too large for memory."""
-        return Spool(self._spool, reserve=reserve, limit=limit, backing=self._lane)
+        return Spool(self._spool, reserve=reserve, limit=limit, backing=self._lane, buffers=self._buffers)
 
     def _lane(self) -> Backing:
         with self._lock:
@@ -274,6 +275,16 @@ class FileStore:
         except OSError as error:
             raise _unreadable(error) from error
         return found is not None and found.alive and whole
+
+    def recorded(self, locator: Locator) -> Recorded:
+        """What the header of the object's record says."""
+        try:
+            found = self._record(self._open(locator.object_key).fd, locator)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if found is None:
+            raise NotFound("no such object", about=locator.object_key)
+        return Recorded(found.reserve_check, found.digest)
 
     def walk(self, prefix: str = "") -> Iterator[Locator]:
         """Every living record of every segment whose name starts with `prefix`."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pacs.errors import NotFound
-from pacs.spool import Spool
+from pacs.spool import Buffers, Spool
 from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
 
 
@@ -20,6 +20,7 @@ class MemoryStore:
         self._objects: dict[str, bytes] = {}
         self._small: dict[str, bytes] = {}
         self._lock = threading.Lock()
+        self._buffers = Buffers()
         self._folder = Path(tempfile.mkdtemp(prefix="m3dicom-"))
 
     @property
@@ -29,7 +30,7 @@ class MemoryStore:
 
     def spool(self, reserve: int, limit: int | None) -> Spool:
         """A spool in that folder."""
-        return Spool(self._folder, reserve=reserve, limit=limit)
+        return Spool(self._folder, reserve=reserve, limit=limit, buffers=self._buffers)
 
     def put(self, key: str, spool: Spool) -> Placed:
         """Keep the bytes."""
@@ -63,6 +64,9 @@ class MemoryStore:
         """Whether it is here."""
         with self._lock:
             return len(self._objects.get(locator.object_key, b"")) >= locator.offset + locator.length > 0
+
+    def recorded(self, locator: Locator) -> None:
+        """None: nothing is written beside an object."""
 
     def delete(self, *locators: Locator) -> None:
         """Forget the objects."""

@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pacs import spool as spooling
 from pacs.errors import ArchiveError, NotFound, OutOfResources, Unavailable
-from pacs.spool import Spool
+from pacs.spool import Buffers, Spool
 from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, Unproven, small_name, span
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class S3Store:
         self._put_arguments = {"ServerSideEncryption": sse} if sse else {}
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
         self._spool = spool_dir
+        self._buffers = Buffers()
         self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         spooling.sweep(self._spool)
         self._client = boto3.client(
@@ -106,7 +107,7 @@ class S3Store:
 
     def spool(self, reserve: int, limit: int | None) -> Spool:
         """A spool in that folder."""
-        return Spool(self._spool, reserve=reserve, limit=limit)
+        return Spool(self._spool, reserve=reserve, limit=limit, buffers=self._buffers)
 
     def put(self, key: str, spool: Spool) -> Placed:
         """Send the bytes; the store has acknowledged them, with their checksum, on return."""
@@ -194,6 +195,9 @@ class S3Store:
             return self._size(locator.object_key) >= locator.offset + locator.length
         except NotFound:
             return False
+
+    def recorded(self, locator: Locator) -> None:
+        """None: the name of an object ends with its digest."""
 
     def delete(self, *locators: Locator) -> None:
         """Remove the objects, a request for each: not every server knows how to remove many at once."""

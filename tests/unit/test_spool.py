@@ -12,7 +12,7 @@ import pytest
 
 from pacs import spool as spooling
 from pacs.errors import OutOfResources, TooLarge, Unavailable
-from pacs.spool import IN_MEMORY_BYTES, Spool, TemporaryFile
+from pacs.spool import IN_MEMORY_BYTES, Buffers, Spool, TemporaryFile
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 3_000_000])
@@ -36,6 +36,50 @@ def test_bytes_are_kept_and_hashed(tmp_path: Path, length: int, step: int) -> No
             assert view.readonly
         assert spool.plain_digest() == hashlib.sha256(data).digest()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [0, 1000, IN_MEMORY_BYTES - 8, IN_MEMORY_BYTES, 3_000_000])
+@pytest.mark.parametrize("step", [200_000, 65_521])
+def test_bytes_may_be_received_in_place(tmp_path: Path, length: int, step: int) -> None:
+    data = os.urandom(length)
+    buffers = Buffers()
+    for turn in range(3):
+        with Spool(tmp_path, reserve=8, limit=length, buffers=buffers) as spool:
+            at = 0
+            while at < length:
+                if at % 3 == turn:  # both ways may be mixed
+                    spool.write(data[at : at + 1])
+                    at += 1
+                    continue
+                with spool.room(min(step, length - at)) or memoryview(b"") as room:
+                    count = max(len(room) - at % 7, 1)
+                    room[:count] = data[at : at + count]
+                spool.filled(count)
+                at += count
+            assert spool.digest() == hashlib.sha256(data).hexdigest()
+            spool.fill_reserve(b"12345678")
+            with spool.view() as view:
+                assert view == b"12345678" + data
+            with pytest.raises(TooLarge):
+                spool.filled(1)
+        assert spool.room(1) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_used_again_but_never_under_a_view() -> None:
+    buffers = Buffers(kept=1)
+    first = Spool(Path("/nowhere"), buffers=buffers)
+    first.write(b"first")
+    view = first.view()
+    first.discard()
+    second = Spool(Path("/nowhere"), reserve=2, buffers=buffers)
+    second.write(b"second")
+    assert bytes(view) == b"first"
+    second.discard()
+    third = Spool(Path("/nowhere"), reserve=2, buffers=buffers)
+    third.write(b"!")
+    with third.view() as seen:
+        assert bytes(seen) == b"\0\0!"
 
 
 def test_what_a_store_has_taken_is_left_alone(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def _entry(tag: str, entry: Any, depth: int) -> dict[str, Any]:
     values = [None if each is None or each == "" else read(tag, vr, each) for each in value]
     if values in ([], [None]):
         return {"vr": vr}
+    if None in values and (vr in _RANGES or vr in ("AT", "FL", "FD")):
+        raise InvalidInput(f"an empty value among several of VR {vr}, which has none", about=tag)
     return {"vr": vr, "Value": values}
 
 

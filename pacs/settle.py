@@ -13,6 +13,9 @@ from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.settings import Settings
 
+AHEAD_S = 60.0
+"""An arrival further ahead of the clock than this means that the clock was put back; less may be another host's."""
+
 _AT_ONCE = 100
 
 
@@ -58,11 +61,14 @@ class Settle:
             .order_by(t.last_instance_at)
             .limit(_AT_ONCE)
         )
+        # The clock was put back: what seems to have come in the future came before now, and is quiet from now on.
+        ahead = select(t.id).where(t.stable_at.is_(None), t.last_instance_at > now + AHEAD_S)
         with self._index.read() as conn:
-            if conn.execute(due.limit(1)).first() is None:
+            if conn.execute(due.limit(1)).first() is None and conn.execute(ahead.limit(1)).first() is None:
                 return []
 
         def work(conn: Connection) -> list[StableStudy]:
+            conn.execute(update(schema.study).where(t.id.in_(ahead)).values(last_instance_at=now))
             claimed = []
             news: list[dict[str, object]] = []
             for study in conn.execute(due).all():

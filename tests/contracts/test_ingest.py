@@ -344,6 +344,22 @@ def test_a_study_is_told_stable_once_and_again_after_a_late_instance(
     assert third.fingerprint not in (stable.fingerprint, again.fingerprint)
 
 
+def test_a_clock_that_was_put_back_does_not_hold_studies_up(ingest: Ingest, index: Index) -> None:
+    settle = Settle(index, Settings(stable_after_s=10))
+    store(ingest, dicom_data.image(0))
+    with index.read() as conn:
+        last = conn.execute(select(schema.study.c.last_instance_at)).scalar_one()
+    earlier = last - 7200
+    assert settle.claim_stable(last - 30) == []  # another host's clock may be so far ahead
+    with index.read() as conn:
+        assert conn.execute(select(schema.study.c.last_instance_at)).scalar_one() == last
+    assert settle.claim_stable(earlier) == []
+    assert settle.claim_stable(earlier + 9) == []
+    (stable,) = settle.claim_stable(earlier + 10)
+    assert stable.study_instance_uid == STUDY
+    assert settle.claim_stable(last + 1000) == []
+
+
 def test_results_alone_never_make_a_study_stable(ingest: Ingest, index: Index) -> None:
     ingest.file([prepare(ingest, dicom_data.image(), result_of="1.2.3")])
     assert Settle(index, Settings(stable_after_s=0)).claim_stable(4e9) == []

@@ -68,11 +68,16 @@ def texts(metadata: Mapping[str, Any], tag: str) -> list[str]:
 
 def text(metadata: Mapping[str, Any], tag: str) -> str | None:
     """The first value of an attribute as DICOM text, or None where it is absent or empty."""
-    values = texts(metadata, tag)
-    return values[0] if values and values[0] else None
+    entry = metadata.get(tag)
+    if not isinstance(entry, dict) or entry.get("vr") == "SQ":
+        return None
+    values = entry.get("Value")
+    return (_text(values[0]) or None) if isinstance(values, list) and values else None
 
 
 def _text(value: Any) -> str:
+    if value.__class__ is str:
+        return str(value)
     match value:
         case None:
             return ""

@@ -70,7 +70,8 @@ def _walked(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limit
 
 
 def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:
-    values = json_model.texts(metadata, tag)
+    entry = metadata.get(tag)
+    values = entry.get("Value") if entry is not None and entry["vr"] == "UI" else json_model.texts(metadata, tag)
     if not values or not values[0]:
         raise MalformedDataset(f"{name} is missing or empty", about=tag)
     if len(values) > 1:
@@ -127,9 +128,9 @@ def _extended_offsets(walk: Walk, metadata: dict[str, Any]) -> tuple[int, ...]:
 def _integer(metadata: dict[str, Any], tag: str, default: int) -> int:
     """The one integer of an image attribute; `default` where it is absent or empty. Raises MalformedDataset."""
     entry = metadata.get(tag)
-    if entry is None or set(entry) == {"vr"}:
+    if entry is None or len(entry) == 1:
         return default
-    match entry.get("Value"):
-        case [int(value)] if 0 <= value < 1 << 31:
-            return value
+    values = entry.get("Value", ())
+    if len(values) == 1 and isinstance(values[0], int) and 0 <= values[0] < 1 << 31:
+        return values[0]
     raise MalformedDataset("image attribute that is no single number", about=tag)

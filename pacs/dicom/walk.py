@@ -21,6 +21,8 @@ _LOOKUP_TABLES: Final = frozenset((0x00283006, *range(0x00281201, 0x00281204), *
 _LOOKUP_TABLE_BYTES: Final = 1 << 17
 _CHARACTER_SET: Final = 0x00080005
 _SPECIAL: Final = _PIXEL_DATA | {_CHARACTER_SET}
+_WINDOW: Final = 32 << 10
+"""What is walked as bytes, whose slices cost half of a view's; the header of most objects fits."""
 _FIRST: Final = 0x0002FFFF
 """Below every tag that may be in a data set."""
 _PIXEL_REPRESENTATION: Final = "00280103"
@@ -116,44 +118,49 @@ class Walk:
         inline_bytes, inline_text_bytes = limits.inline_bytes, limits.inline_text_bytes
         names = dictionary.names()
         explicit, little = self.syntax.explicit, self.syntax.little_endian
-        known, header, bare, uint32 = _layout(little)
-        short = _plain(explicit, little, inline_bytes, inline_text_bytes)
+        known, bare, uint32 = _layout(little)
+        header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
+        size = len(data)
+        source: Any = bytes(data[:_WINDOW])
+        near, reach = True, len(source)
         stack: list[_Level] = []
         root: dict[str, Any] = {}
         elements = root
         last, ordered, prefix, decode = _FIRST, True, "", decoder(())
-        position, end, undefined = 0, len(data), False
+        position, end, undefined = 0, size, False
         budget, cost = limits.metadata_bytes, limits.metadata_bytes // limits.elements
         while True:
             opened = False
             while position < end:
+                start = position + 8
+                if start > reach and near:
+                    source, near, reach = data, False, size
                 try:
-                    if explicit:
-                        group, number, letters, length = header(data, position)
-                        tag = group << 16 | number
-                        plain = short(letters)
-                    else:
-                        group, number, length = bare(data, position)
-                        tag = group << 16 | number
-                        plain, letters = short(tag), b""
+                    first, length = header(source, position)
                 except struct.error:
                     raise MalformedDataset(f"{end - position} bytes at offset {position} are no element") from None
-                if plain is not None and last < tag < 0xFFFE0000 and number and tag not in _SPECIAL:
+                row = plain(first) or unusual(first)
+                if row is not None:
                     # Most elements: in order, small, of a VR with 16-bit length. Whatever is odd goes the long way.
-                    name, read, limit = plain
-                    start = position + 8
+                    tag, key, name, reader, limit = row
                     stop = start + length
-                    if stop <= end and length <= limit:
+                    if last < tag and stop <= end and length <= limit:
+                        if stop > reach:
+                            source, near, reach = data, False, size
                         budget -= cost + length
                         if budget < 0:
                             raise _too_much(limits)
                         try:
-                            values = read(data[start:stop].tobytes(), decode) if length else None
-                            elements[names[tag]] = {"vr": name, "Value": values} if values else {"vr": name}
+                            piece = source[start:stop]
+                            values = reader(piece if near else piece.tobytes(), decode) if length else None
+                            elements[key] = {"vr": name, "Value": values} if values else {"vr": name}
                             last, position = tag, stop
                             continue
                         except struct.error:
                             pass
+                group, number = tag_of(first)
+                letters = first[4:]
+                tag = group << 16 | number
                 if end - position < 8:
                     raise MalformedDataset(f"{end - position} bytes at offset {position} are no element")
                 if group == 0xFFFE:
@@ -245,8 +252,8 @@ class Walk:
                 )  # fmt: skip
                 if as_implicit:
                     explicit, little = False, True
-                    known, header, bare, uint32 = _layout(little)
-                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
+                    known, bare, uint32 = _layout(little)
+                    header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
                 position, opened = start, True
                 break
             if not opened:
@@ -298,8 +305,8 @@ class Walk:
                 prefix, decode = level.prefix, level.decode
                 if (explicit, little) != (level.explicit, level.little):
                     explicit, little = level.explicit, level.little
-                    known, header, bare, uint32 = _layout(little)
-                    short = _plain(explicit, little, inline_bytes, inline_text_bytes)
+                    known, bare, uint32 = _layout(little)
+                    header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
         self._decide()
         return root
 
@@ -307,7 +314,7 @@ class Walk:
         self, tag: int, letters: bytes, explicit: bool, little: bool, position: int, end: int
     ) -> tuple[VR, int, int, bool]:
         """VR, length, start of the value and whether a sequence in it is implicit, where no known VR is written."""
-        known, _, _, uint32 = _layout(little)
+        known, _, uint32 = _layout(little)
         if explicit and letters.isalpha() and letters.isupper():
             # PS3.5 7.1.2: VRs still to come have 32-bit lengths.
             if end - position < 12:
@@ -376,25 +383,47 @@ class Walk:
 
 
 @cache
-def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """VRs by letters, and the readers of an explicit header, of an implicit or item header, and of a length."""
+def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable[..., Any]]:
+    """VRs by letters, and the readers of an item header and of a length."""
     order = "<" if little else ">"
-    explicit, bare, uint32 = struct.Struct(order + "HH2sH"), struct.Struct(order + "HHI"), struct.Struct(order + "I")
-    return vrs(little), explicit.unpack_from, bare.unpack_from, uint32.unpack_from
+    return vrs(little), struct.Struct(order + "HHI").unpack_from, struct.Struct(order + "I").unpack_from
+
+
+_Row = tuple[int, str, str, Callable[..., Any], int]
+"""Tag, its digits, VR, reader and largest inline length."""
 
 
 @cache
-def _plain(explicit: bool, little: bool, inline_bytes: int, inline_text_bytes: int) -> Callable[[Any], Any]:
-    """From the letters of a VR with 16-bit length to its name, reader and largest inline length; None for others.
+def _plain(
+    explicit: bool, little: bool, inline_bytes: int, inline_text_bytes: int
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[bytes], _Row | None], Callable[[bytes], _Row | None]]:
+    """How an element is told by its first bytes: tag and VR, or in implicit data sets the tag.
 
-    For implicit data sets from the tag, whatever the length's size, if the dictionary knows just one VR for it.
+    The readers of a header (first bytes and length) and of the tag in it; then what knows the elements with a VR of
+    16-bit length (in implicit ones: of just one VR), from a table for attributes of the dictionary, or for any tag.
+    What neither knows is for others to judge.
     """
+    order = "<" if little else ">"
+    header, tag_of = struct.Struct(order + ("6sH" if explicit else "4sI")), struct.Struct(order + "HH")
     rows = {
-        letters.decode("ascii"): (vr.name, vr.read, inline_text_bytes if vr.text else inline_bytes)
+        letters: (vr.name, vr.read, inline_text_bytes if vr.text else inline_bytes)
         for letters, vr in vrs(little).items()
         if vr.read is not None and not (explicit and vr.long)
     }
-    if explicit:
-        return {name.encode("ascii"): row for name, row in rows.items()}.get
-    known = ((tag, dictionary.vr(tag)) for tag in dictionary.names())
-    return {tag: rows[vr] for tag, vr in known if vr in rows}.get
+    names = dictionary.names()
+    table: dict[bytes, _Row] = {}
+    for tag, key in names.items():
+        letters = str(dictionary.vr(tag)).encode("ascii")
+        if letters in rows and _FIRST < tag < 0xFFFE0000 and tag & 0xFFFF and tag not in _SPECIAL:
+            table[tag_of.pack(tag >> 16, tag & 0xFFFF) + (letters if explicit else b"")] = (tag, key, *rows[letters])
+
+    def unusual(first: bytes) -> _Row | None:
+        if not explicit or first[4:] not in rows:
+            return None
+        group, number = tag_of.unpack_from(first)
+        tag = group << 16 | number
+        if not number or tag >= 0xFFFE0000 or tag in _SPECIAL:
+            return None
+        return tag, names[tag], *rows[first[4:]]
+
+    return header.unpack_from, tag_of.unpack_from, table.get, unusual

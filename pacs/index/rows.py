@@ -38,23 +38,35 @@ def _default(level: Level) -> tuple[Attribute, ...]:
     return tuple(a for a in of_level(level) if a.returned is not Returned.ASKED and not a.computed)
 
 
+@cache
+def _plan(levels: tuple[Level, ...]) -> tuple[dict[str, Any], tuple[tuple[str, str, tuple[str, ...]], ...]]:
+    """All columns of the levels, empty; then tag, VR and columns of what may fill them."""
+    sourced = [attribute for level in levels for attribute in _sourced(level)]
+    return {name: None for a in sourced for name in a.columns}, tuple((a.tag, a.vr, a.columns) for a in sourced)
+
+
 def columns(metadata: Metadata, *levels: Level) -> dict[str, str | int | None]:
     """The searchable columns of the levels, folded for matching."""
-    found: dict[str, str | int | None] = {}
-    for level in levels:
-        for attribute in _sourced(level):
-            text = json_model.text(metadata, attribute.tag)
-            if attribute.vr == "PN":
-                found.update(zip(attribute.columns, (*fold_name(text or ""), words(text or "")), strict=True))
-            else:
-                found[attribute.columns[0]] = fold(attribute.vr, text)
+    empty, sourced = _plan(levels)
+    found = empty.copy()
+    for tag, vr, names in sourced:
+        if tag not in metadata:
+            continue
+        text = json_model.text(metadata, tag)
+        if vr == "PN":
+            found.update(zip(names, (*fold_name(text or ""), words(text or "")), strict=True))
+        else:
+            found[names[0]] = fold(vr, text)
     return found
 
 
 def entry(metadata: Metadata, tag: str, vr: str) -> dict[str, Any] | None:
     """The JSON of one attribute, None where it is absent or not of the VR that belongs to it."""
     held = metadata.get(tag)
-    if not isinstance(held, dict) or (held.get("vr") != vr and not {held.get("vr"), vr} <= _TEXT_VRS):
+    if held is None or not isinstance(held, dict):
+        return None
+    written = held.get("vr")
+    if written != vr and not (written in _TEXT_VRS and vr in _TEXT_VRS):
         return None
     return {"vr": vr, "Value": held["Value"]} if held.get("Value") else {"vr": vr}
 

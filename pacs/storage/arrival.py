@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -52,9 +52,9 @@ def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, ar
     creator += b"\0" * (len(creator) % 2)
     base += struct.pack("<HH2sH", 2, 0x0100, b"UI", len(creator)) + creator
     room = HEAD_BYTES - len(base) - 12
-    facts = orjson.dumps(asdict(arrival))
+    facts = orjson.dumps(arrival)
     if len(facts) > room:  # only names of absurd length: the scope rules access and has to stay
-        facts = orjson.dumps(asdict(arrival) | {"principal": ""})
+        facts = orjson.dumps(replace(arrival, principal=""))
     if len(facts) > room:
         raise MalformedDataset("names of principal and scope are too long to be recorded", about=sop_instance_uid)
     whole = bytearray(base + struct.pack("<HH2sHI", 2, 0x0102, b"OB", 0, room) + facts.ljust(room))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pacs.dimse.messages import MAX_COMMAND_LENGTH, MAX_SENT_LENGTH, Command, decode_command
 from pacs.dimse.negotiation import MIN_PEER_LENGTH
+from pacs.dimse.tls import fingerprint_of
 from pacs.dimse.transport import LARGE_BUFFER, MIN_BYTES_PER_S, Disconnected, Stalled, Transport
 from pacs.dimse.upper_layer import (
     HEADER_LENGTH,
@@ -52,12 +53,16 @@ WHY_REJECTED = {
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Another application entity: its title and address, and how to speak TLS with it (None = plain)."""
+    """Another application entity: its title and address, and how to speak TLS with it (None = plain).
+
+    With `certificate` (SHA-256, hex) it has to show that one.
+    """
 
     title: str
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    certificate: str = ""
 
     def __str__(self) -> str:
         return f"{self.title}@{self.host}:{self.port}"
@@ -75,8 +80,9 @@ class Timeouts:
 class Link:
     """An association that we requested. Made by `connect`; closed by `release` or `abort`, whichever comes first."""
 
-    def __init__(self, remote: Remote, transport: Transport, timeouts: Timeouts) -> None:
+    def __init__(self, remote: Remote, transport: Transport, timeouts: Timeouts, security: str = "") -> None:
         self.remote = remote
+        self.security = security
         self._transport = transport
         self._timeouts = timeouts
         self._max_received = LARGE_BUFFER
@@ -249,14 +255,20 @@ def connect(remote: Remote, timeouts: Timeouts) -> Link:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if remote.tls is not None:
-            sock = remote.tls.wrap_socket(sock, server_hostname=remote.host)
+            sock = wrapped = remote.tls.wrap_socket(sock, server_hostname=remote.host)
+            if remote.certificate and fingerprint_of(wrapped) != remote.certificate:
+                sock.close()
+                raise PeerRefused(f"{remote} shows another TLS certificate than the configured one")
     except ssl.SSLError as error:
         sock.close()
         raise PeerRefused(f"no TLS with {remote}: {error.reason or error}") from None
     except OSError as error:
         sock.close()
         raise PeerUnreachable(f"no TLS with {remote}: {error}") from None
-    return Link(remote, Transport(sock), timeouts)
+    security = ""
+    if isinstance(sock, ssl.SSLSocket) and (cipher := sock.cipher()) is not None:
+        security = f"{sock.version()} {cipher[0]}"
+    return Link(remote, Transport(sock), timeouts, security)
 
 
 def message_parts(

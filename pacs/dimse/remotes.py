@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pacs.dimse import tls
 from pacs.dimse.requestor import Remote
 from pacs.errors import NotFound
+from pacs.known_aes import fingerprint
 from pacs.settings import AE, Settings
 
 
@@ -17,4 +19,12 @@ def known(settings: Settings, title: str) -> Remote:
 
 def remote(settings: Settings, ae: AE) -> Remote:
     """A configured AE as a peer, with TLS where it is set so."""
-    return Remote(ae.title.strip(), ae.host, ae.port)
+    if not (ae.tls or ae.certificate):
+        return Remote(ae.title.strip(), ae.host, ae.port)
+    certificate = fingerprint(ae.certificate) if ae.certificate else ""
+    return Remote(ae.title.strip(), ae.host, ae.port, tls.client_context(settings, ae), certificate)
+
+
+def named(settings: Settings, title: str, host: str, port: int, *, tls: bool) -> Remote:
+    """An AE that is in no settings: its address is given by hand."""
+    return remote(settings, AE(title, host=host, port=port, tls=tls))

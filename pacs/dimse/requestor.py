@@ -9,7 +9,7 @@ no reply to give. An instance is used by one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -183,6 +183,11 @@ class Requestor:
         """Whether the association can still be used, as far as we know."""
         return self._link.open
 
+    @property
+    def security(self) -> str:
+        """The TLS version and cipher in use; empty for a plain connection."""
+        return self._link.security
+
     def release(self) -> None:
         """End the association in order. Never raises."""
         self._link.release()
@@ -252,12 +257,14 @@ class Requestor:
         )
         self._link.send(context.id, command, pieces, length)
 
-    def find(self, context: Context, identifier: bytes, priority: int = _MEDIUM) -> Iterator[Reply]:
+    def find(self, context: Context, identifier: bytes, priority: int = _MEDIUM) -> Generator[Reply, None, None]:
         """The replies to a C-FIND (PS3.7 9.1.2), the last one final. Closing the iterator early cancels the query."""
         fields: Fields = {Tag.COMMAND_FIELD: CommandField.C_FIND, Tag.PRIORITY: priority}
         return self._replies(context, fields, identifier, None)
 
-    def move(self, context: Context, identifier: bytes, destination: str, priority: int = _MEDIUM) -> Iterator[Reply]:
+    def move(
+        self, context: Context, identifier: bytes, destination: str, priority: int = _MEDIUM
+    ) -> Generator[Reply, None, None]:
         """The replies to a C-MOVE (PS3.7 9.1.4) to the AE title `destination`, the last one final."""
         fields: Fields = {
             Tag.COMMAND_FIELD: CommandField.C_MOVE,
@@ -272,7 +279,7 @@ class Requestor:
         identifier: bytes,
         receive: Callable[[Command, Context], Sink],
         priority: int = _MEDIUM,
-    ) -> Iterator[Reply]:
+    ) -> Generator[Reply, None, None]:
         """The replies to a C-GET (PS3.7 9.1.3), the last one final; `receive` gives a Sink for each instance sent."""
         fields: Fields = {Tag.COMMAND_FIELD: CommandField.C_GET, Tag.PRIORITY: priority}
         return self._replies(context, fields, identifier, receive)
@@ -368,7 +375,7 @@ class Requestor:
         fields: Fields,
         identifier: bytes,
         receive: Callable[[Command, Context], Sink] | None,
-    ) -> Iterator[Reply]:
+    ) -> Generator[Reply, None, None]:
         self._send(context, fields, identifier)
         cancelled = False
         while True:

@@ -157,12 +157,11 @@ class Link:
         """
         with self.words("take a message"):
             try:
-                for parts in message_parts(context_id, command, pieces, length, self.max_length):
-                    self._transport.send_all(parts)
+                send_message(self._transport, message_parts(context_id, command, pieces, length, self.max_length))
             except (Disconnected, Stalled):
                 raise
             except BaseException:
-                self.abort()
+                self._close()
                 raise
 
     def command(self, wait_s: float | None = None) -> tuple[int, Command]:
@@ -269,6 +268,19 @@ def connect(remote: Remote, timeouts: Timeouts) -> Link:
     if isinstance(sock, ssl.SSLSocket) and (cipher := sock.cipher()) is not None:
         security = f"{sock.version()} {cipher[0]}"
     return Link(remote, Transport(sock), timeouts, security)
+
+
+def send_message(transport: Transport, message: Iterable[list[Piece]]) -> None:
+    """Send a message made by `message_parts`. Whatever breaks it off, nothing follows on this connection.
+
+    An A-ABORT behind a fragment that was cut short would be read as the rest of that fragment.
+    """
+    try:
+        for parts in message:
+            transport.send_all(parts)
+    except BaseException:
+        transport.spoil()
+        raise
 
 
 def message_parts(

@@ -8,9 +8,11 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 TICK_S = 1.0
 """How late a deadline may be noticed."""
@@ -22,6 +24,19 @@ SEND_STALL_S = 20.0
 MAX_PARTS = 1000  # what the kernel takes in one call (IOV_MAX is 1024)
 MIN_BYTES_PER_S = 10_000
 RATE_WINDOW_S = 30.0
+
+
+class Sink(Protocol):
+    """Where the bytes of a data set go."""
+
+    def room(self, wanted: int) -> memoryview | None:
+        """Memory for the next bytes, at most `wanted` of them, until `filled` is called; None: they go to `write`."""
+
+    def filled(self, count: int) -> None:
+        """So many bytes are in the memory that `room` gave."""
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes; they are gone afterwards."""
 
 
 class Disconnected(Exception):
@@ -36,11 +51,18 @@ class Transport:
     """A connected socket with one buffer. Used by one thread, but for `interrupt`."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(TICK_S)
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(TICK_S)
+        else:  # the kernel keeps the time: a timeout of Python's own costs a poll for each read and write
+            sock.settimeout(None)
+            tick = struct.pack("@ll", int(TICK_S), int(TICK_S % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
         self._sock = sock
         self._buffer = bytearray(SMALL_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._spoiled = False
         self._deadline = 0.0
         self._metered = False
         self._waited = 0.0
@@ -55,12 +77,15 @@ class Transport:
         self._metered = on
         self._waited, self._received = 0.0, 0
 
-    def take(self, count: int) -> memoryview:
-        """The next `count` bytes, valid until the next call. Raises Disconnected and Stalled."""
+    def take(self, count: int, ahead: int | None = None) -> memoryview:
+        """The next `count` bytes, valid until the next call. Raises Disconnected and Stalled.
+
+        `ahead` is how much is received at most, `count` or more: what follows may have a better place than our buffer.
+        """
         if count > len(self._buffer):
             self._resize(count)
         while self._end - self._start < count:
-            self._receive()
+            self._receive(ahead)
         self._start += count
         return self._view[self._start - count : self._start]
 
@@ -75,6 +100,23 @@ class Transport:
             begin, self._start = self._start, self._start + piece
             count -= piece
             sink(self._view[begin : self._start])
+
+    def pour(self, count: int, sink: Sink) -> None:
+        """The next `count` bytes into memory of the sink, or to its `write` where it has none to give."""
+        while count:
+            place = sink.room(count)
+            if place is None:
+                self.pump(count, sink.write)
+                return
+            with place:
+                got = min(self._end - self._start, len(place))
+                if got:
+                    place[:got] = self._view[self._start : self._start + got]
+                    self._start += got
+                else:
+                    got = self._receive_into(place)
+            sink.filled(got)
+            count -= got
 
     def pending(self) -> bool:
         """Whether something has come that was not taken yet. Raises Disconnected where the socket is gone."""
@@ -119,13 +161,16 @@ class Transport:
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """All of `data` to the peer. Raises Stalled where it reads nothing for SEND_STALL_S, and Disconnected."""
+        if self._spoiled:
+            raise Disconnected
         rest = memoryview(data)
         deadline = time.monotonic() + SEND_STALL_S
         while rest:
             try:
                 sent = self._sock.send(rest)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 if time.monotonic() >= deadline:
+                    self._spoiled = True
                     raise Stalled from None
                 continue
             except OSError as error:
@@ -136,6 +181,8 @@ class Transport:
 
     def send_all(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Every part in order, none of them copied or joined. Raises Stalled and Disconnected as `send` does."""
+        if self._spoiled:
+            raise Disconnected
         if isinstance(self._sock, ssl.SSLSocket):  # which encrypts piece by piece anyway
             self.send(b"".join(parts))
             return
@@ -145,8 +192,9 @@ class Transport:
             batch = [rest, *parts[first : first + MAX_PARTS]] if rest else parts[first : first + MAX_PARTS]
             try:
                 sent = self._sock.sendmsg(batch)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 if time.monotonic() >= deadline:
+                    self._spoiled = True
                     raise Stalled from None
                 continue
             except OSError as error:
@@ -161,6 +209,10 @@ class Transport:
             if sent:
                 rest, first = memoryview(parts[first])[sent:], first + 1
 
+    def spoil(self) -> None:
+        """Send nothing more, ever: a PDU was begun that cannot be ended, and whatever follows would be taken for it."""
+        self._spoiled = True
+
     def linger(self, seconds: float, *, sending: bool) -> None:
         """Wait for the peer to close, reading and forgetting what it still sends; close at the latest after `seconds`.
 
@@ -169,7 +221,7 @@ class Transport:
         """
         with suppress(OSError):
             if not sending:
-                self._sock.shutdown(socket.SHUT_WR)
+                socket.socket.shutdown(self._sock, socket.SHUT_WR)
             deadline = time.monotonic() + seconds
             while (left := deadline - time.monotonic()) > 0:
                 self._sock.settimeout(left)
@@ -184,7 +236,8 @@ class Transport:
     def interrupt(self, *, at_once: bool) -> None:
         """From another thread: let a waiting read end as if the peer had closed; `at_once` ends writes as well."""
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR if at_once else socket.SHUT_RD)
+            # That of an SSLSocket would send what follows in plain
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR if at_once else socket.SHUT_RD)
 
     def _resize(self, size: int) -> None:
         grown = bytearray(size)
@@ -193,19 +246,24 @@ class Transport:
         self._buffer, self._view = grown, memoryview(grown)
         self._start, self._end = 0, held
 
-    def _receive(self) -> None:
+    def _receive(self, at_most: int | None = None) -> None:
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start:
             held = self._end - self._start
             self._buffer[:held] = self._buffer[self._start : self._end]
             self._start, self._end = 0, held
+        end = len(self._buffer) if at_most is None else self._end + at_most
+        self._end += self._receive_into(self._view[self._end : end])
+
+    def _receive_into(self, place: memoryview) -> int:
+        """How many bytes came, at least one."""
         begun = now = time.monotonic()
         count = -1
         while count < 0:
             try:
-                count = self._sock.recv_into(self._view[self._end :])
-            except TimeoutError:
+                count = self._sock.recv_into(place)
+            except (TimeoutError, BlockingIOError):
                 pass
             except OSError as error:
                 raise Disconnected from error
@@ -214,7 +272,6 @@ class Transport:
                 raise Stalled
         if count == 0:
             raise Disconnected
-        self._end += count
         if self._metered:
             self._waited += now - begun
             self._received += count
@@ -222,3 +279,4 @@ class Transport:
                 if self._received < self._waited * MIN_BYTES_PER_S:
                     raise Stalled
                 self._waited, self._received = 0.0, 0
+        return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from pacs.errors import Unauthenticated
-from pacs.server.http import SESSION_COOKIE, dumps, from_same_origin, problem, session_of
+from pacs.server.http import SESSION_COOKIE, dumps, from_same_origin, problem, session_of, small_json
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -33,7 +32,7 @@ def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRo
     async def login(request: Request) -> Response:
         if request.headers.get("origin") is not None and not from_same_origin(request.headers):
             return problem(403, "Forbidden", "the request comes from another site")
-        body = await _small_json(request)
+        body = await small_json(request, MAX_BODY_BYTES)
         secret = body.get("code") or body.get("token")
         if not isinstance(secret, str):
             return problem(400, "Bad Request", 'a JSON object with "code" or "token" is needed')
@@ -80,19 +79,6 @@ def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRo
         Route("/api/session", session),
         Route("/api/events", events),
     ]
-
-
-async def _small_json(request: Request) -> dict[str, object]:
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            return {}
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 async def _events(

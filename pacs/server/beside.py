@@ -1,14 +1,16 @@
-"""For commands that run beside a server on the same data folder: its credentials, and where it can be reached."""
+"""For commands that run beside a server on the same data folder: its credentials, where it is, and asking it."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pacs.auth import Auth
+from pacs.auth import ALL_RIGHTS, Auth
+from pacs.errors import ArchiveError, InvalidInput, NotFound, PeerFailed, PeerUnreachable
 from pacs.index.engine import open_index
 
 if TYPE_CHECKING:
@@ -34,3 +36,43 @@ def running(settings: Settings) -> dict[str, Any]:
     except (OSError, ValueError, KeyError):
         return {}
     return found
+
+
+TOKEN_LIFETIME_S = 120.0
+ANSWER_S = 600.0
+
+
+def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
+    """What the server running on this data folder answers to a request of its JSON API; None where it says nothing.
+
+    It is asked with a token that is made for this and soon expires: whoever may write the credentials may do anything.
+    Raises PeerUnreachable where no server runs, and the server's own reason in words.
+    """
+    found = running(settings)
+    if not found:
+        raise PeerUnreachable(f"no server runs on {settings.data}; start one: m3dicom serve --data {settings.data}")
+    with credentials(settings) as auth:
+        token = auth.create_token("command line", ALL_RIGHTS, lifetime_s=TOKEN_LIFETIME_S)
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    raw = None
+    if body is not None:
+        raw = json.dumps(body).encode()
+        headers["Content-Type"] = "application/json"
+    connection = http.client.HTTPConnection(str(found["http"]), timeout=ANSWER_S)
+    try:
+        connection.request(method, path, raw, headers)
+        answer = connection.getresponse()
+        told = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise PeerUnreachable(f"the server does not answer: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+    try:
+        said: Any = json.loads(told) if told else None
+    except ValueError:
+        said = None
+    if answer.status < 400:
+        return said
+    reason = str(said.get("detail") or said.get("title")) if isinstance(said, dict) else f"HTTP status {answer.status}"
+    kind: type[ArchiveError] = {400: InvalidInput, 404: NotFound}.get(answer.status, PeerFailed)
+    raise kind(reason)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SESSION_COOKIE = "m3dicom_session"
 OPEN_PATHS = ("/api/login", "/api/logout")
 GUARDED_PREFIXES = ("/dicom-web", "/api")
+SMALL_BODY_BYTES = 64 << 10
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 CONTENT_SECURITY_POLICY = (
@@ -47,6 +48,20 @@ def problem(status: int, title: str, detail: str, headers: dict[str, str] | None
     """A problem+json answer (RFC 9457)."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return JSONResponse(body, status, headers, "application/problem+json")
+
+
+async def small_json(request: Request, limit: int = SMALL_BODY_BYTES) -> dict[str, Any]:
+    """The JSON object in the request's body; empty where there is none, or one of more than `limit` bytes."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > limit:
+            return {}
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def session_of(headers: Headers) -> str | None:

@@ -210,7 +210,9 @@ def _transaction(conn: Connection) -> Iterator[None]:
         yield
         conn.commit() if conn.in_transaction() else driver.commit()
     except BaseException:
-        conn.rollback() if conn.in_transaction() else driver.rollback()
+        # A COMMIT that failed, as on a full disk, leaves SQLAlchemy with a transaction that is neither active nor gone.
+        conn.rollback()
+        driver.rollback()
         raise
 
 

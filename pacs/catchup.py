@@ -135,12 +135,22 @@ def _file(
 
 
 def _add(conn: Connection, entry: filing.Entry, done: Caught) -> None:
-    (filed,) = filing.file_all(conn, [entry])
-    if filed.held is not None and filed.held.digest == entry.digest:
+    if adopt(conn, entry):
+        done.added += 1
+    else:
         done.same += 1
-        return
+
+
+def adopt(conn: Connection, entry: filing.Entry) -> bool:
+    """Whether an object became an instance now, told as new; not when its very content is one already.
+
+    Raises DuplicateInstance for other content under its SOP Instance UID, and Conflict.
+    """
+    (filed,) = filing.file_all(conn, [entry])
     if filed.held is not None:
-        raise DuplicateInstance("other content is in the index under this SOP Instance UID", about="")
+        if filed.held.digest == entry.digest:
+            return False
+        raise DuplicateInstance("other content is in the index under this SOP Instance UID")
     came = entry.arrival
     new = changes.row(
         "instance" if came.result_of is None else "result", at=came.at, principal=came.principal, scope=filed.scope,
@@ -148,7 +158,7 @@ def _add(conn: Connection, entry: filing.Entry, done: Caught) -> None:
         sop_instance_uid=entry.scan.sop_instance_uid, workitem_uid=came.result_of,
     )  # fmt: skip
     changes.append_all(conn, [new])
-    done.added += 1
+    return True
 
 
 def _replay(conn: Connection, news: Sequence[journal.Record], done: Caught, now: float) -> None:

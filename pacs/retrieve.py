@@ -7,6 +7,7 @@ of the stored bytes, and so are the offsets by which frames and bulk data are re
 from __future__ import annotations
 
 import hashlib
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ from pacs.dicom.scanner import BulkValue, Limits
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import Corrupt, NotFound
 from pacs.index import corrections, schema
+from pacs.index.damage import damage
 from pacs.index.engine import Index
 from pacs.index.statement import Statement
 from pacs.storage.arrival import content_digest, content_suffix
 from pacs.storage.base import Locator, ObjectStore
 
 _KEYS_IN_ONE_LIST = 500
+_DAMAGE_KNOWN_FOR_S = 2.0
+_DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None))
 
 
 @cache
@@ -95,6 +99,7 @@ class Retrieve:
     def __init__(self, store: ObjectStore, index: Index) -> None:
         self._store = store
         self._index = index
+        self._damaged: tuple[float, frozenset[int]] = (0.0, frozenset())
 
     def locate(
         self, principal: Principal, study: str, series: str | None = None, instance: str | None = None
@@ -137,6 +142,7 @@ class Retrieve:
         header = part10.header(
             location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
         )
+        self._refuse_damaged(location)
         chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
         if location.overlay is None or as_received:
             return self._verified(location, header, chunks)
@@ -144,6 +150,7 @@ class Retrieve:
 
     def pieces(self, location: InstanceLocation) -> Iterator[bytes]:
         """The data set in its stored transfer syntax, in pieces of bounded size; corrected and raises as `part10`."""
+        self._refuse_damaged(location)
         chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
         return _corrected(location, self._verified(location, b"", chunks))
 
@@ -183,10 +190,22 @@ class Retrieve:
         return self._stored(location, offset, length)
 
     def _stored(self, location: InstanceLocation, offset: int, length: int) -> bytes:
+        self._refuse_damaged(location)
         data = self._store.read(location.locator, location.dataset_offset + offset, length)
         if len(data) != length or offset + length > location.size:
             raise _corrupt(location)
         return data
+
+    def _refuse_damaged(self, location: InstanceLocation) -> None:
+        """Nothing, or Corrupt for an instance that a scrub has quarantined: frames have no digest of their own."""
+        asked, keys = self._damaged
+        now = time.monotonic()
+        if now - asked > _DAMAGE_KNOWN_FOR_S:
+            with self._index.read() as conn:
+                keys = frozenset(conn.execute(_DAMAGED).scalars())
+            self._damaged = now, keys
+        if location.instance_key in keys:
+            raise Corrupt("the stored bytes are damaged; the instance is quarantined", about=location.sop_instance_uid)
 
     def _whole(self, location: InstanceLocation) -> bytes:
         data = self._received(location)

@@ -70,7 +70,7 @@ def raw(target, files, kind, ways, clock):
         ready.acquire()
     with clock:
         go.set()
-        bad = sum(done.get(timeout=180) for _ in procs)
+        bad = sum(done.get(timeout=60) for _ in procs)
     for p in procs:
         p.join()
     return bad

@@ -5,7 +5,7 @@
 # ours.sh FOLDER stop: only stops it. KEEP=1: keeps what is stored.
 set -u
 d=$1; http=${2:-18080}; dimse=${3:-11112}
-here=$(cd "$(dirname "$0")/.." && pwd); m3dicom="$here/.venv/bin/m3dicom"
+here=$(cd "$(dirname "$0")/.." && pwd); m3dicom=${M3DICOM:-$here/.venv/bin/m3dicom}
 if [ -f "$d/ours.pid" ]; then kill "$(cat "$d/ours.pid")" 2>/dev/null; for _ in $(seq 400); do kill -0 "$(cat "$d/ours.pid")" 2>/dev/null || break; sleep 0.05; done; fi
 [ "$http" = stop ] && exit 0
 [ -n "${KEEP:-}" ] || rm -rf "$d/ours"

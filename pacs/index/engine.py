@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,6 +24,7 @@ from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, tra
 
 BUSY_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 15_000
+_SPARE = 8
 
 
 class Index:
@@ -32,6 +34,8 @@ class Index:
         self._reader = reader
         self._writer = writer
         self._engines = engines
+        # Connections of `fetch`, kept out of the pool between two calls: its check-out costs more than the look-up.
+        self._spare: deque[PoolProxiedConnection] = deque()
 
     @property
     def dialect(self) -> str:
@@ -69,17 +73,31 @@ class Index:
             with self.read() as conn:
                 return statement.all(conn, values)
         try:
-            connection = self._reader.raw_connection()
+            connection = self._spared() or self._reader.raw_connection()
             try:
-                return statement.on_driver(connection.driver_connection, self._reader.dialect, values)
-            finally:
+                found = statement.on_driver(connection.driver_connection, self._reader.dialect, values)
+            except BaseException:
+                connection.close()
+                raise
+            if len(self._spare) < _SPARE:
+                self._spare.append(connection)
+            else:
                 connection.close()
         except (sqlite3.Error, DBAPIError, PoolTimeout) as error:
             raise translated(error) from error
+        return found
+
+    def _spared(self) -> PoolProxiedConnection | None:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return None
 
     def close(self) -> None:
         """Finish accepted transactions and let go of the database."""
         self._writer.close()
+        while (connection := self._spared()) is not None:
+            connection.close()
         for engine in self._engines:
             engine.dispose()
 

@@ -44,15 +44,17 @@ class Statement:
         return found
 
     def _values(self, dialect: Dialect, values: Values) -> tuple[str, Any]:
-        text, ordered, constants = self._for(dialect)
-        whole = {**constants, **values} if constants else values
-        return text, whole if ordered is None else ordered(whole)
+        text, ordered, constants = self._compiled.get(dialect.name) or self._for(dialect)
+        if constants:
+            values = {**constants, **values}
+        return text, values if ordered is None else ordered(values)
 
     def all(self, conn: Connection, values: Values) -> list[Found]:
         """The rows it returns for these values of the parameters; none for a statement that returns none."""
-        text, whole = self._values(conn.dialect, values)
-        if conn.dialect.name == "sqlite":
-            return self.on_driver(conn.connection.driver_connection, conn.dialect, values)
+        dialect = conn.dialect
+        if dialect.name == "sqlite":
+            return self.on_driver(conn.connection.driver_connection, dialect, values)
+        text, whole = self._values(dialect, values)
         result = conn.exec_driver_sql(text, whole)
         return list(result) if result.returns_rows else []
 
@@ -63,8 +65,7 @@ class Statement:
 
     def on_driver(self, connection: Any, dialect: Dialect, values: Values) -> list[Found]:
         """The rows, by a connection of the SQLite driver."""
-        text, whole = self._values(dialect, values)
-        cursor = connection.execute(text, whole)
+        cursor = connection.execute(*self._values(dialect, values))
         try:
             if cursor.description is None:
                 return []
@@ -77,13 +78,23 @@ class Statement:
 
     def each(self, conn: Connection, rows: Sequence[Values]) -> None:
         """Run it once for each row of values."""
-        if rows:
-            text, _, _ = self._for(conn.dialect)
-            conn.exec_driver_sql(text, [self._values(conn.dialect, row)[1] for row in rows])
+        if not rows:
+            return
+        dialect = conn.dialect
+        whole = [self._values(dialect, row)[1] for row in rows]
+        text = self._compiled[dialect.name][0]
+        if dialect.name == "sqlite":
+            driver: Any = conn.connection.driver_connection
+            driver.executemany(text, whole).close()
+        else:
+            conn.exec_driver_sql(text, whole)
 
 
 def _ordered(names: Sequence[str]) -> Callable[[Values], Any]:
     """From named values to a tuple in this order."""
     if len(names) > 1:
         return itemgetter(*names)
-    return lambda values: tuple(values[name] for name in names)
+    if not names:
+        return lambda _: ()
+    (name,) = names
+    return lambda values: (values[name],)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dicomweb import errors
-from pacs.errors import ArchiveError, OutOfResources, Unavailable
+from pacs.errors import ArchiveError, OutOfResources, Quarantined, Unavailable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -35,7 +35,7 @@ def file(archive: Archive, done: Sequence[Prepared | Failure]) -> list[Stored | 
     """Make the prepared instances visible, all in one transaction; where one is refused, each in its own."""
     prepared = [each for each in done if not isinstance(each, Failure)]
     try:
-        stored: Iterator[Stored | Failure] = iter(archive.ingest.file(prepared) if prepared else ())
+        stored: Iterator[Stored | Failure] = map(_honest, archive.ingest.file(prepared) if prepared else ())
     except ArchiveError:
         stored = (_file_one(archive, each) for each in prepared)
     return [each if isinstance(each, Failure) else next(stored) for each in done]
@@ -43,9 +43,16 @@ def file(archive: Archive, done: Sequence[Prepared | Failure]) -> list[Stored | 
 
 def _file_one(archive: Archive, prepared: Prepared) -> Stored | Failure:
     try:
-        return archive.ingest.file([prepared])[0]
+        return _honest(archive.ingest.file([prepared])[0])
     except ArchiveError as error:
         return Failure(prepared.sop_class_uid, prepared.sop_instance_uid, error)
+
+
+def _honest(stored: Stored) -> Stored | Failure:
+    """A quarantined instance is a failure: it cannot be retrieved, so whoever sent it must not believe it is stored."""
+    if stored.outcome != "quarantined":
+        return stored
+    return Failure(stored.sop_class_uid, stored.sop_instance_uid, Quarantined(stored.sop_instance_uid))
 
 
 def status_of(results: Sequence[Stored | Failure]) -> int:

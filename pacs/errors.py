@@ -6,12 +6,25 @@
     │   ├── InvalidQuery
     │   ├── MalformedDataset         the bytes are no data set we can understand
     │   ├── DatasetMismatch          the data set contradicts the request around it
+    │   ├── MissingAttribute         a required attribute is not there
+    │   │   └── MissingValue         it is there, and empty
+    │   ├── NotScheduled             a Workitem to be created is not SCHEDULED
     │   └── UnsupportedTransferSyntax
     ├── NotFound
+    │   └── UnknownReceiver          nobody can send Workitem events there
     ├── Conflict                     right in itself, but not with what is here
     │   ├── DuplicateInstance        other content under a known SOP Instance UID
+    │   │   └── Quarantined          kept aside until a person decides
     │   ├── StateConflict            a Workitem's state forbids it (PS3.4 CC.1.1)
-    │   └── TransactionMismatch      a Workitem's Transaction UID is missing or wrong
+    │   │   ├── AlreadyFinal         it may no longer be updated
+    │   │   ├── AlreadyInProgress
+    │   │   ├── NeverScheduledAgain  only its creation makes it SCHEDULED
+    │   │   ├── NotInProgress
+    │   │   ├── FinalStateUnmet      what the final state needs is missing
+    │   │   ├── AlreadyCompleted     too late to ask for its end
+    │   │   └── PerformerUnreachable nobody is there who could be asked to end it
+    │   ├── TransactionMismatch      a Workitem's Transaction UID is missing or wrong
+    │   └── ActionUnsuitable         this cannot be done with what it is asked of
     ├── AccessDenied
     │   ├── Unauthenticated
     │   └── Forbidden
@@ -67,8 +80,24 @@ class UnsupportedTransferSyntax(InvalidInput):
     """A transfer syntax that is not in the table, or that cannot be turned into the one asked for."""
 
 
+class MissingAttribute(InvalidInput):
+    """A required attribute is not there (PS3.7 C.4.2, status 0120H)."""
+
+
+class MissingValue(MissingAttribute):
+    """A required attribute is there without a value (PS3.7 C.4.2, status 0121H)."""
+
+
+class NotScheduled(InvalidInput):
+    """A Workitem that is to be created has another state than SCHEDULED (PS3.4 Table CC.2.5-2)."""
+
+
 class NotFound(ArchiveError):
     """Nothing of that name is here, or nothing that the asker may see."""
+
+
+class UnknownReceiver(NotFound):
+    """Workitem events are to go to an AE that we know no way to (PS3.4 Table CC.2.3-3)."""
 
 
 class Conflict(ArchiveError):
@@ -79,12 +108,51 @@ class DuplicateInstance(Conflict):
     """Other content is stored under this SOP Instance UID; the first stays."""
 
 
+class Quarantined(DuplicateInstance):
+    """The same, but the newcomer is kept aside until a person decides; nobody sees it until then."""
+
+    def __init__(self, sop_instance_uid: str) -> None:
+        super().__init__("other content is stored under this UID; kept aside for a person", about=sop_instance_uid)
+
+
 class StateConflict(Conflict):
     """The Workitem's state forbids this (PS3.4 Table CC.1.1-2)."""
 
 
+class AlreadyFinal(StateConflict):
+    """The Workitem is COMPLETED or CANCELED and may no longer be updated."""
+
+
+class AlreadyInProgress(StateConflict):
+    """The Workitem is performed already."""
+
+
+class NeverScheduledAgain(StateConflict):
+    """A Workitem becomes SCHEDULED by being created, and in no other way."""
+
+
+class NotInProgress(StateConflict):
+    """The Workitem is not performed yet."""
+
+
+class FinalStateUnmet(StateConflict):
+    """What the final state needs has not been given (PS3.4 Table CC.2.5-3)."""
+
+
+class AlreadyCompleted(StateConflict):
+    """The Workitem cannot be cancelled: it is COMPLETED."""
+
+
+class PerformerUnreachable(StateConflict):
+    """Nobody is subscribed to the Workitem who could be asked to end it."""
+
+
 class TransactionMismatch(Conflict):
     """The Transaction UID is missing or is not the one that the Workitem was claimed with (PS3.4 CC.2.1)."""
+
+
+class ActionUnsuitable(Conflict):
+    """The action is not for this instance (PS3.4 Table CC.2.3-3)."""
 
 
 class AccessDenied(ArchiveError):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, Table, bindparam, insert, select, upd
 from pacs import identity
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
+from pacs.dicom.matching import fold
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
 from pacs.index import corrections, rows, schema
@@ -33,6 +34,8 @@ class Entry:
     dataset_offset: int
     arrival: Arrival
     columns: dict[str, Any] = field(init=False)
+    patient: tuple[str | None, str | None] = field(init=False)
+    """Patient ID and its issuer, folded as in the index."""
     row: bytes = field(init=False)
     json: bytes = field(init=False)
     frames: bytes | None = field(init=False)
@@ -43,6 +46,7 @@ class Entry:
         s = self.scan
         made = {
             "columns": rows.columns(s.metadata, Level.IMAGE),
+            "patient": tuple(fold("LO", json_model.text(s.metadata, tag)) for tag in ("00100020", "00100021")),
             "row": rows.instance_row(
                 s.metadata, s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, self.transfer_syntax_uid
             ),
@@ -82,6 +86,7 @@ _SERIES = Statement(
         _r.study_key == bindparam("study"), _r.series_instance_uid == bindparam("uid")
     )
 )
+_ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES = _insert(schema.study), _insert(schema.series)
 _INSERT_INSTANCE = _insert(schema.instance)
 _INSERT_METADATA, _INSERT_LAYOUT = (
@@ -108,10 +113,15 @@ _COUNT_STUDY = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of an entry: now part of a study of this access scope, or `held`, with the row that is there."""
+    """What became of an entry: now part of a study of this access scope, or `held`, with the row that is there.
+
+    A new one may contradict what is here: its patient is not that of its study, its series is known in another study.
+    """
 
     scope: str
     held: Found | None = None
+    other_patient: bool = False
+    known_series: bool = False
 
     @property
     def new(self) -> bool:
@@ -174,6 +184,7 @@ class _Study:
     id: int
     uid: str
     scope: str
+    patient: tuple[str | None, str | None]
     row: bytes
     number_of_series: int
     instances: int
@@ -204,9 +215,10 @@ class Filing:
             _allowed(entry, found.scope)
             return Filed(found.scope, found)
         study = self._study(entry)
-        series = study.series.get(entry.scan.series_instance_uid) or self._series(entry, study)
+        known = study.series.get(entry.scan.series_instance_uid)
+        series, elsewhere = (known, False) if known is not None else self._series(entry, study)
         self._taken[uid] = entry, study, series
-        return Filed(study.scope)
+        return Filed(study.scope, None, other_patient(entry.patient, study.patient), elsewhere)
 
     def write(self) -> None:
         """Make rows of everything taken."""
@@ -236,23 +248,27 @@ class Filing:
             _insert_study(self._conn, entry)
             (found,) = wanted.all(self._conn, {"uid": uid})
         study = self._studies[uid] = _Study(
-            found.id, uid, found.scope, found.row, found.number_of_series, found.number_of_instances,
-            found.last_instance_at, found.stable_at, found.fingerprint,
+            found.id, uid, found.scope, (found.patient_id, found.issuer_of_patient_id), found.row,
+            found.number_of_series, found.number_of_instances, found.last_instance_at, found.stable_at,
+            found.fingerprint,
         )  # fmt: skip
         return study
 
-    def _series(self, entry: Entry, study: _Study) -> _Series:
+    def _series(self, entry: Entry, study: _Study) -> tuple[_Series, bool]:
+        """The series, and whether it is new here and yet known in another study."""
         scan = entry.scan
         which = {"study": study.id, "uid": scan.series_instance_uid}
         found = _SERIES.first(self._conn, which)
+        elsewhere = False
         if found is None:
+            elsewhere = _ELSEWHERE.first(self._conn, {"uid": scan.series_instance_uid}) is not None
             _insert_series(self._conn, entry, study.id)
             (found,) = _SERIES.all(self._conn, which)
             study.number_of_series += 1
             if modality := json_model.text(scan.metadata, "00080060"):
                 study.modalities.add(modality)
         series = study.series[scan.series_instance_uid] = _Series(found.id, found.row, found.number_of_instances)
-        return series
+        return series, elsewhere
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
         scan, arrival = entry.scan, entry.arrival
@@ -303,6 +319,11 @@ class Filing:
             "last": study.last, "stable": study.stable, "mark": study.mark,
         }  # fmt: skip
         _COUNT_STUDY.all(self._conn, changed)
+
+
+def other_patient(here: tuple[str | None, str | None], there: tuple[str | None, str | None]) -> bool:
+    """Whether two Patient IDs are of different patients; an issuer that only one of them names tells nothing."""
+    return here != there and (here[0] != there[0] or None not in (here[1], there[1]))
 
 
 def _allowed(entry: Entry, scope: str) -> None:

@@ -151,6 +151,7 @@ class Ingest:
         self._events = events
         self._settings = settings
         self._journal = journal.Journal(store, index)
+        self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
 
     def receive(
         self,
@@ -226,8 +227,8 @@ class Ingest:
         """What happens to other content under a known UID: "refuse", "quarantine" or "replace"."""
         if result_of is not None:
             return "refuse"
-        own = next((ae.other_content for ae in self._settings.aes if ae.title.strip() == principal.name), "")
-        return (own if principal.kind == "ae" else "") or self._settings.other_content
+        own = self._policies.get(principal.name) if principal.kind == "ae" else None
+        return own or self._settings.other_content
 
     @staticmethod
     def _expect(name: str, got: str, expected: str | None) -> None:

@@ -8,17 +8,19 @@ tombstone's row while they decide (`pacs.ingest`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from pacs import audit, journal, recount
+from pacs import aside, audit, identity, journal, recount
 from pacs.auth import Principal, Right
 from pacs.errors import NotFound
 from pacs.events import Events
+from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
+from pacs.index.statement import Found
 from pacs.journal import Journal
 from pacs.storage.base import Locator, ObjectStore
 
@@ -37,17 +39,68 @@ class Removal:
         self._events = events
         self._journal = Journal(store, index)
 
-    def delete(self, principal: Principal, study: str, series: str | None = None, instance: str | None = None) -> int:
+    def delete(
+        self,
+        principal: Principal,
+        study: str,
+        series: str | None = None,
+        instance: str | None = None,
+        *,
+        why: str = "",
+        unless: Callable[[Connection], bool] | None = None,
+    ) -> int:
         """How many instances of the study, series or instance were removed; nobody sees them any more.
 
-        Raises NotFound when there are none that the principal may see, and Forbidden.
+        Their old versions, and what was rejected of them, go too. `why` goes into the audit. `unless` is asked in the
+        same transaction, once the study is locked: true, and nothing is removed. Raises NotFound when there are none
+        that the principal may see, and Forbidden.
         """
         principal.require(Right.DELETE)
-        removed, gone = self._index.transact(lambda conn: self._delete(conn, principal, study, series, instance))
+
+        def work(conn: Connection) -> tuple[int, list[Locator]]:
+            identity.locked(conn, study)
+            if unless is not None and unless(conn):
+                return 0, []
+            return self._delete(conn, principal, study, series, instance, why)
+
+        removed, gone = self._index.transact(work)
+        self._told(gone)
+        return removed
+
+    def discard(self, principal: Principal, numbers: Sequence[int], why: str) -> int:
+        """How many of the objects that are kept aside under these numbers were removed; see `pacs.aside`.
+
+        Raises Forbidden, and NotFound when none of them is there.
+        """
+        principal.require(Right.DELETE)
+        t, now = kept_aside.aside.c, time.time()
+
+        def work(conn: Connection) -> list[Locator]:
+            wanted = select(kept_aside.aside).where(t.id.in_(numbers)).order_by(t.id)
+            found = conn.execute(wanted.with_for_update() if conn.dialect.name == "postgresql" else wanted).all()
+            if not found:
+                raise NotFound("nothing is kept aside under this number")
+            gone = self._bury(conn, principal, found, now)
+            aside.forget(conn, found, now)
+            told = [
+                audit.row(
+                    "DICOM Instances Deleted", principal, "success", now, detail=f"{row.state}; {why}",
+                    study_instance_uid=row.study_instance_uid, series_instance_uid=row.series_instance_uid,
+                    sop_instance_uid=row.sop_instance_uid,
+                )
+                for row in found
+            ]  # fmt: skip
+            audit.record_all(conn, told)
+            return gone
+
+        gone = self._index.transact(work)
+        self._told(gone)
+        return len(gone)
+
+    def _told(self, gone: Sequence[Locator]) -> None:
         self._events.publish()
         self._journal.export()  # before the bytes go, and before anybody is told: a rebuild must not bring it back
         self._remove_bytes(gone)
-        return removed
 
     def sweep(self) -> int:
         """How many objects were removed whose removal had been cut short."""
@@ -59,7 +112,7 @@ class Removal:
         return len(gone)
 
     def _delete(
-        self, conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None
+        self, conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None, why: str
     ) -> tuple[int, list[Locator]]:
         s, r, i = schema.study.c, schema.series.c, schema.instance.c
         owner = select(s.id, s.scope).where(s.study_instance_uid == study)
@@ -84,12 +137,15 @@ class Removal:
                     i.object_offset,
                     i.object_length,
                     r.series_instance_uid,
+                    s.study_instance_uid,
                 )
                 .join_from(schema.instance, schema.series, r.id == i.series_key)
+                .join(schema.study, s.id == i.study_key)
                 .where(i.study_key == held.id, *conditions)
             ).all()
         )
-        if held is None or not gone:
+        apart = _apart(conn, principal, study, series, instance)
+        if not gone and not apart:
             raise NotFound("nothing is stored here", about=instance or series or study)
         for at in range(0, len(gone), _AT_ONCE):
             conn.execute(delete(schema.instance).where(i.id.in_([each.id for each in gone[at : at + _AT_ONCE]])))
@@ -103,35 +159,35 @@ class Removal:
             }
             for each in gone
         ]
-        stones = [
-            {
-                **name,
-                "principal": principal.name,
-                "at": now,
-                "digest": each.digest,
-                "object_key": each.object_key,
-                "object_offset": each.object_offset,
-                "object_length": each.object_length,
-                "state": "pending",
-            }
-            for name, each in zip(names, gone, strict=True)
-        ]
-        conn.execute(insert(schema.tombstone), stones)
-        for at in range(0, len(stones), _AT_ONCE):
-            some = [
-                {name: held for name, held in stone.items() if name in _FACTS} for stone in stones[at : at + _AT_ONCE]
-            ]
-            journal.record(conn, "deleted", {"instances": some, "principal": principal.name}, at=now)
+        places = self._bury(conn, principal, [*gone, *apart], now)
+        aside.forget(conn, apart, now)
         event = "Study Deleted" if series is None else "DICOM Instances Deleted"
-        detail = f"{len(gone)} instances"
+        detail = (
+            f"{len(gone)} instances" + (f", {len(apart)} kept aside" if apart else "") + (f"; {why}" if why else "")
+        )
         whole = audit.row(
             event, principal, "success", now, detail=detail,
             study_instance_uid=study, series_instance_uid=series, sop_instance_uid=instance,
         )  # fmt: skip
         audit.record_all(conn, [whole])
-        news = [changes.row("deleted", at=now, principal=principal.name, scope=held.scope, **name) for name in names]
+        scope = "" if held is None else held.scope
+        news = [changes.row("deleted", at=now, principal=principal.name, scope=scope, **name) for name in names]
         changes.append_all(conn, news)
-        return len(gone), [Locator(each.object_key, each.object_offset, each.object_length) for each in gone]
+        return len(gone) or len(apart), places
+
+    @staticmethod
+    def _bury(conn: Connection, principal: Principal, gone: Sequence[Found], now: float) -> list[Locator]:
+        """Where the bytes lie that are to go, once tombstones and journal know of them."""
+        stones = [
+            {name: getattr(each, name) for name in _FACTS}
+            | {"principal": principal.name, "at": now, "state": "pending"}
+            for each in gone
+        ]
+        conn.execute(insert(schema.tombstone), stones)
+        for at in range(0, len(stones), _AT_ONCE):
+            some = [{name: stone[name] for name in _FACTS} for stone in stones[at : at + _AT_ONCE]]
+            journal.record(conn, "deleted", {"instances": some, "principal": principal.name}, at=now)
+        return [Locator(each.object_key, each.object_offset, each.object_length) for each in gone]
 
     def _remove_bytes(self, gone: Sequence[Locator]) -> None:
         t = schema.tombstone
@@ -149,3 +205,15 @@ class Removal:
                 self._store.delete(*mine)
 
             self._index.transact(work)
+
+
+def _apart(conn: Connection, principal: Principal, study: str, series: str | None, instance: str | None) -> list[Found]:
+    """Old versions and rejected instances of what is removed; a quarantined newcomer waits for its person."""
+    t = kept_aside.aside.c
+    wanted = select(kept_aside.aside).where(t.study_instance_uid == study, t.state != kept_aside.QUARANTINED)
+    for column, value in ((t.series_instance_uid, series), (t.sop_instance_uid, instance)):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    if principal.scope:
+        wanted = wanted.where(t.scope == principal.scope)
+    return list(conn.execute(wanted.order_by(t.id)).all())

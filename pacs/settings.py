@@ -64,8 +64,11 @@ class Settings:
     dimse_tls: str = _setting("", "DIMSE door with TLS as HOST:PORT (2762 is the registered one); empty = none.")
     tls_certificate: str = _setting("", "PEM file of our TLS certificate and its chain, for both directions of DIMSE.")
     tls_key: str = _setting("", "PEM file of the certificate's private key, without a passphrase.")
-    tls_ca: str = _setting("", "PEM file of the authorities whose certificates peers may show; empty = the system's.")
+    tls_ca: str = _setting("", "PEM file of the authorities, or self-signed certificates, that peers are believed by.")
     tls_clients: str = _setting("required", 'Certificates of callers on the TLS door: "required" or "optional".')
+    dimse_identity: str = _setting(
+        "ignore", 'User identities offered by DIMSE peers: "ignore", "check" those that are, "require" one of each.'
+    )
     aet: str = _setting("M3DICOM", "Our application entity title, at most 16 characters.")
     aes: tuple[AE, ...] = _setting((), "Known AEs; once any is given, all others are refused. TOML: [[aes]] tables.")
     behind_tls_proxy: bool = _setting(False, "A TLS proxy stands in front of the HTTP door, which may then be open.")
@@ -78,6 +81,11 @@ class Settings:
     s3_cache_bytes: int = _setting(1 << 30, "Bytes of the local read cache in front of S3.")
     index: str = _setting("sqlite", 'Index database: "sqlite" (under data) or a postgresql+psycopg:// URL.')
     queue: str = _setting("local", 'Queue: "local" (the task table, polled) or a redis:// or unix:// URL for arq.')
+
+    other_content: str = _setting(
+        "refuse", 'Other content under a known SOP Instance UID: "refuse", "quarantine" or "replace"; an AE may differ.'
+    )
+    rejection_notes: bool = _setting(True, "Rejection notes (Key Objects, PS3.16 CID 7011) hide what they reject.")
 
     max_object_bytes: int = _setting(4 << 30, "Largest instance that is accepted.")
     max_associations: int = _setting(400, "DIMSE associations at one time.")

@@ -79,7 +79,7 @@ discrepancy = Table(
     sqlite_autoincrement=True,
 )
 
-COLUMNS = tuple(c.name for c in aside.columns if c.name != "id")
+COLUMNS = tuple(str(c.name) for c in aside.columns if c.name != "id")
 _INSERT = Statement(insert(aside).returning(aside.c.id), COLUMNS)
 _FOUND = Statement(
     select(aside).where(aside.c.sop_instance_uid == bindparam("uid"), aside.c.digest == bindparam("digest"))

@@ -42,6 +42,28 @@ class StoreOperation:
             except Exception as error:
                 self._failure = status.failure(error)
 
+    def room(self, wanted: int) -> memoryview | None:
+        """Where the next bytes may be received, or None: they go to `write`."""
+        if self._receiving is None:
+            return None
+        try:
+            return self._receiving.room(wanted)
+        except Exception as error:
+            self._fail(error)
+            return None
+
+    def filled(self, count: int) -> None:
+        """The next bytes are where `room` said."""
+        if self._receiving is not None:
+            try:
+                self._receiving.filled(count)
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = status.failure(error)
+        self.abort()
+
     def write(self, piece: memoryview) -> None:
         """The next bytes of the data set. Raises ProtocolError where a refused one does not end."""
         if self._receiving is not None:
@@ -49,8 +71,7 @@ class StoreOperation:
                 self._receiving.write(piece)
                 return
             except Exception as error:
-                self._failure = status.failure(error)
-                self.abort()
+                self._fail(error)
         self._discarded += len(piece)
         if self._discarded > DISCARD_LIMIT:
             raise ProtocolError("refused data set goes on", AbortReason.NOT_SPECIFIED, AbortSource.USER)

@@ -67,6 +67,7 @@ class Transport:
         self._metered = False
         self._waited = 0.0
         self._received = 0
+        self._interrupted = False
 
     def expect(self, within_s: float) -> None:
         """From now on, what is waited for has to come within this time."""
@@ -235,8 +236,11 @@ class Transport:
 
     def interrupt(self, *, at_once: bool) -> None:
         """From another thread: let a waiting read end as if the peer had closed; `at_once` ends writes as well."""
+        self._interrupted = True
+        if isinstance(self._sock, ssl.SSLSocket) and not at_once:
+            return  # TLS without its read side could not say goodbye; the read ends within TICK_S
         with suppress(OSError):
-            # That of an SSLSocket would send what follows in plain
+            # The method of an SSLSocket would let what follows go in plain
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR if at_once else socket.SHUT_RD)
 
     def _resize(self, size: int) -> None:
@@ -264,7 +268,8 @@ class Transport:
             try:
                 count = self._sock.recv_into(place)
             except (TimeoutError, BlockingIOError):
-                pass
+                if self._interrupted:
+                    raise Disconnected from None
             except OSError as error:
                 raise Disconnected from error
             now = time.monotonic()

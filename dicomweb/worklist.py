@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -18,11 +19,12 @@ from dicomweb.media_types import (
     UnsupportedMediaType,
     parse,
 )  # fmt: skip
-from dicomweb.params import count
+from dicomweb.params import FLAGS, count, flag
 from dicomweb.qido import documents_answer
 from pacs.auth import Right
 from pacs.dicom import ups
 from pacs.dicom.json_model import dumps_many, loads
+from pacs.dicom.matching import Options
 from pacs.errors import InvalidInput, InvalidQuery, StateConflict, TransactionMismatch
 
 RETRIEVED = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
@@ -55,14 +57,14 @@ async def search(call: Call) -> Answer:
     keys: dict[str, str] = {}
     limit: int | None = None
     offset = 0
-    ignored = []
+    flags: dict[str, str] = {}
     for name, value in call.query:
         if name == "limit":
             limit = count(name, value)
         elif name == "offset":
             offset = count(name, value)
-        elif name in ("fuzzymatching", "emptyvaluematching", "multiplevaluematching") and value == "true":
-            ignored.append(f"The {name} parameter is not supported. Only literal matching has been performed.")
+        elif name in FLAGS:
+            flags[name] = value
         else:
             path = _path(name)
             if path is None:
@@ -72,10 +74,12 @@ async def search(call: Call) -> Answer:
             keys[path] = value
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
-    _once(call, "limit", "offset")
+    _once(call, "limit", "offset", *FLAGS)
+    fuzzy, empty_values, _ = (flag(flags, name) for name in FLAGS)
+    options = Options(fuzzy=fuzzy, empty_values=empty_values)
     capped = MAX_RESULTS if limit is None else min(limit, MAX_RESULTS)
-    items, remaining = await call.io(call.archive.worklist.search, keys, capped, offset, principal)
-    headers = [call.warning(text) for text in ignored]
+    items, remaining = await call.io(call.archive.worklist.search, keys, capped, offset, principal, options)
+    headers = []
     if remaining:
         headers.append(call.warning(f"There are {remaining} additional results that can be requested"))
     if not items:
@@ -136,14 +140,15 @@ async def change_state(call: Call) -> Answer:
 
 
 async def request_cancel(call: Call) -> Answer:
-    """POST /workitems/{workitem}/cancelrequest (11.8): 202; 409 where it is COMPLETED."""
+    """POST /workitems/{workitem}/cancelrequest (11.8): 202; 409 where it is COMPLETED or nobody can be asked."""
     principal = call.principal(Right.PROCESS)
     uid = call.uid("workitem")
     raw = await call.body()
     attributes = loads(raw) if raw.strip() else {}
     reason = ups.value(attributes, ups.REASON_FOR_CANCELLATION)
     try:
-        warned = await call.io(call.archive.worklist.request_cancel, uid, str(reason or ""), principal)
+        asked = partial(call.archive.worklist.request_cancel, uid, str(reason or ""), principal, request=attributes)
+        warned = await call.io(partial(asked, requesting_ae=call.params.get("requester", "")[:16]))
     except StateConflict as error:
         return refused(call, 409, error)
     return Answer(202, headers=[call.warning(warned)] if warned else [])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import orjson
@@ -18,13 +18,15 @@ from sqlalchemy import Connection
 
 from pacs import uids
 from pacs.auth import SYSTEM, Principal
-from pacs.dicom import ups, ups_task
+from pacs.dicom import ups, ups_events, ups_task
 from pacs.dicom.ups import Attributes, State
+from pacs.dicom.ups_events import Report
 from pacs.errors import StateConflict
 from pacs.events import Events
-from pacs.index import changes, workitems
+from pacs.index import changes, subscriptions, workitems
 from pacs.index.engine import Index
 from pacs.index.workitems import WorkitemRow
+from pacs.subscriptions import Subscriptions
 
 T = TypeVar("T")
 
@@ -59,16 +61,14 @@ class Offer:
     epoch: int
 
 
-class Leases:
+class Leases(Subscriptions):
     """Leases on the Workitems of one archive. Safe from any thread; `now` is in Unix seconds."""
 
     def __init__(
         self, index: Index, events: Events, *, max_attempts: int = 3, clock: Callable[[], float] = time.time
     ) -> None:
-        self._index = index
-        self._events = events
+        super().__init__(index, events, clock=clock)
         self._max_attempts = max_attempts
-        self._clock = clock
 
     def claim(self, plugins: Sequence[str], worker: str, now: float, lease_s: float) -> Claim | None:
         """The most urgent Workitem for one of `plugins`, now leased until `now + lease_s`; None where none waits."""
@@ -79,7 +79,9 @@ class Leases:
         def work(conn: Connection) -> WorkitemRow | None:
             row = workitems.claim(conn, plugins, worker, token, transaction_uid, now, now + lease_s)
             if row is not None:
-                self._news(conn, row.uid, row.study_instance_uid, worker, row.scope, now)
+                first = row.transaction_uid == transaction_uid  # a later attempt goes on where it was IN PROGRESS
+                reports = [ups_events.state_report(row.attributes)] if first else []
+                self._news(conn, row.uid, row.study_instance_uid, worker, row.scope, now, reports)
             return row
 
         row = self._index.transact(work)
@@ -111,8 +113,7 @@ class Leases:
             "message": message[:1024],
             "updated_at": now,
         }
-        kept = self._index.transact(lambda conn: workitems.save(conn, claim.uid, values, workitems.leased(claim.token)))
-        if not kept:
+        if not self._index.transact(lambda conn: self._save_leased(conn, claim, values, now)):
             return "lost"
         self._events.publish()
         return self.verdict(claim)
@@ -152,7 +153,9 @@ class Leases:
                 "lease_token": None, "lease_until": None, "updated_at": now,
             }  # fmt: skip
             workitems.save(conn, claim.uid, values, workitems.leased(claim.token))
-            self._news(conn, claim.uid, row.study_instance_uid, claim.worker, row.scope, now)
+            after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.COMPLETED)}
+            reports = ups_events.changes(row.attributes, after)
+            self._news(conn, claim.uid, row.study_instance_uid, claim.worker, row.scope, now, reports)
 
         done = self._index.transact(also) if file is None else file(also)
         self._events.publish()
@@ -184,7 +187,7 @@ class Leases:
             "lease_token": None, "lease_until": None, "attempt": workitems.t.attempt - 1, "offered_at": None,
             "not_before": now, "progress": 0.0, "message": "waiting for a worker", "updated_at": now,
         }  # fmt: skip
-        self._index.transact(lambda conn: workitems.save(conn, claim.uid, values, workitems.leased(claim.token)))
+        self._index.transact(lambda conn: self._save_leased(conn, claim, values, now))
         self._events.publish()
 
     def reap(self, now: float) -> int:
@@ -226,19 +229,51 @@ class Leases:
             "not_before": now + RETRY_AFTER_S * (row.attempt - 1), "updated_at": now,
         }  # fmt: skip
         workitems.save(conn, row.uid, values)
-        self._news(conn, row.uid, row.study_instance_uid, SYSTEM.name, row.scope, now)
+        reports = ups_events.changes(row.attributes, replace(row, progress=0.0, message=message).attributes)
+        self._news(conn, row.uid, row.study_instance_uid, SYSTEM.name, row.scope, now, reports)
 
-    def _end_canceled(self, conn: Connection, row: WorkitemRow, reason: str, now: float, by: Principal) -> None:
-        kept = ups.canceled(row.attributes, reason, now)
+    def _save_leased(self, conn: Connection, claim: Claim, values: Mapping[str, object], now: float) -> bool:
+        """Change what is noted of the progress; whether the lease is still held."""
+        watched = bool(subscriptions.watchers(conn, claim.uid))
+        before = workitems.get(conn, claim.uid) if watched else None
+        if not workitems.save(conn, claim.uid, values, workitems.leased(claim.token)):
+            return False
+        after = workitems.get(conn, claim.uid) if watched else None
+        if before is not None and after is not None:
+            self._told(conn, claim.uid, ups_events.changes(before.attributes, after.attributes), now)
+        return True
+
+    def _end_canceled(
+        self,
+        conn: Connection,
+        row: WorkitemRow,
+        reason: str,
+        now: float,
+        by: Principal,
+        request: Mapping[str, object] | None = None,
+    ) -> None:
+        kept = ups.canceled(row.attributes, reason, now, request)
         values = {
             "state": State.CANCELED, "attributes": orjson.dumps(kept), "reason": reason, "lease_token": None,
             "lease_until": None, "message": "", "updated_at": now,
         }  # fmt: skip
         workitems.save(conn, row.uid, values)
-        self._news(conn, row.uid, row.study_instance_uid, by.name, row.scope, now)
+        after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.CANCELED)}
+        reports = ups_events.changes(row.attributes, after)
+        self._news(conn, row.uid, row.study_instance_uid, by.name, row.scope, now, reports)
 
-    @staticmethod
-    def _news(conn: Connection, uid: str, study: str | None, principal: str, scope: str, now: float) -> None:
+    def _news(
+        self,
+        conn: Connection,
+        uid: str,
+        study: str | None,
+        principal: str,
+        scope: str,
+        now: float,
+        reports: Sequence[Report] = (),
+    ) -> None:
+        """What happened, for those who read changes, and what is reported of it to those who watch the Workitem."""
         changes.append(
             conn, "workitem", at=now, principal=principal, scope=scope, study_instance_uid=study, workitem_uid=uid
         )
+        self._told(conn, uid, reports, now)

@@ -6,6 +6,7 @@ What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,10 +15,11 @@ from sqlalchemy import Connection, insert
 from pacs import uids
 from pacs.audit import row as audit_row
 from pacs.auth import SYSTEM, Principal, Right
-from pacs.dicom import ups, ups_match, ups_task
+from pacs.dicom import ups, ups_events, ups_match, ups_task
+from pacs.dicom.matching import PLAIN, Options
 from pacs.dicom.ups import Attributes, State
-from pacs.errors import Conflict, NotFound, StateConflict
-from pacs.index import schema, workitems
+from pacs.errors import AlreadyCompleted, Conflict, PerformerUnreachable
+from pacs.index import schema, subscriptions, workitems
 from pacs.index.workitems import WorkitemRow
 from pacs.leases import Leases
 
@@ -26,18 +28,6 @@ NOT_READY = 1e15
 
 ALREADY_COMPLETED = "The UPS is already COMPLETED."
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
-
-_PLUGIN = f"{ups.WORKITEM_CODE_SEQUENCE}.{ups.CODE_VALUE}"
-
-# Matching keys that a column answers; all others are matched on the Workitem itself.
-_COLUMNS = {
-    ups.SOP_INSTANCE_UID: "uid",
-    ups.PROCEDURE_STEP_STATE: "state",
-    ups.STUDY_INSTANCE_UID: "study_instance_uid",
-    ups.PATIENT_ID: "patient_id",
-    ups.LABEL: "label",
-    _PLUGIN: "plugin",
-}
 
 
 class Worklist(Leases):
@@ -68,8 +58,10 @@ class Worklist(Leases):
             if workitems.get(conn, uid) is not None:
                 raise Conflict("a Workitem with this UID exists already", about=uid)
             workitems.add(conn, values)
+            workitems.index_values(conn, uid, kept)
             self._audit(conn, "workitem created", principal, uid, values["study_instance_uid"])
             self._news(conn, uid, values["study_instance_uid"], principal.name, principal.scope, now)
+            self._told_of_new(conn, uid, kept, principal.scope, now)
             return uid, True
 
         made, is_new = self._index.transact(work)
@@ -84,32 +76,23 @@ class Worklist(Leases):
             return self._visible(conn, uid, principal).attributes
 
     def search(
-        self, keys: Mapping[str, str], limit: int | None, offset: int, principal: Principal
+        self,
+        keys: Mapping[str, str],
+        limit: int | None,
+        offset: int,
+        principal: Principal,
+        options: Options = PLAIN,
     ) -> tuple[list[Attributes], int]:
         """At most `limit` matching Workitems from `offset` on, newest first, and how many there are beyond them.
 
         `keys` maps a path of tags joined by dots ("00741000", "00404018.00080100") to the text of a matching key:
-        single value, UID list, range of dates, wild cards (PS3.4 C.2.2.2). Raises InvalidQuery.
+        as in a query of the archive (PS3.4 C.2.2.2). Raises InvalidQuery.
         """
         principal.require(Right.QUERY)
-        criteria = {path: ups_match.parse(path, text) for path, text in keys.items() if text not in ("", "*")}
+        wanted = ups_match.search(keys, options)
         with self._index.read() as conn:
-            columns = dict(_COLUMNS)
-            if _PLUGIN in criteria and workitems.any_foreign(conn):
-                del columns[_PLUGIN]  # the column knows our own codes only
-            equal = {columns[p]: c.values for p, c in criteria.items() if p in columns and c.values is not None}
-            rest = {path: c for path, c in criteria.items() if path not in columns or c.values is None}
-            if not rest:
-                rows, total = workitems.search(conn, equal, principal.scope, limit, offset)
-                return [row.attributes for row in rows], max(0, total - offset - len(rows))
-            rows, _ = workitems.search(conn, equal, principal.scope, None, 0)
-        found = [
-            attributes
-            for attributes in (row.attributes for row in rows)
-            if all(criterion.matches(list(ups.values_at(attributes, path))) for path, criterion in rest.items())
-        ]
-        page = found[offset:] if limit is None else found[offset : offset + limit]
-        return page, max(0, len(found) - offset - len(page))
+            rows, total = workitems.search(conn, wanted, principal.scope, limit, offset)
+        return [row.attributes for row in rows], max(0, total - offset - len(rows))
 
     def plugins_of(self, keys: Mapping[str, str], principal: Principal) -> list[tuple[str, str]]:
         """(UID, plug-in) of the matching Workitems that are for a plug-in of ours."""
@@ -140,7 +123,10 @@ class Worklist(Leases):
             percent, message, _ = ups.progress_of(kept)
             values = {"attributes": orjson.dumps(kept), "updated_at": now, "progress": percent, "message": message}
             workitems.save(conn, uid, values | _columns(kept))
-            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now)
+            workitems.index_values(conn, uid, kept)
+            after = replace(row, raw=orjson.dumps(kept)).attributes
+            reports = ups_events.changes(row.attributes, after)
+            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
 
         self._index.transact(work)
         self._events.publish()
@@ -168,17 +154,29 @@ class Worklist(Leases):
                 values |= {"attributes": orjson.dumps(kept), "progress": percent, "message": message, "reason": reason}
             workitems.save(conn, uid, values)
             self._audit(conn, f"workitem {target.value.lower()}", principal, uid, row.study_instance_uid)
-            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now)
+            after = replace(row, state=target, raw=values.get("attributes", row.raw)).attributes
+            reports = ups_events.changes(row.attributes, after)
+            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
             return None
 
         warned = self._index.transact(work)
         self._events.publish()
         return warned
 
-    def request_cancel(self, uid: str, reason: str, principal: Principal) -> str | None:
-        """None, or the warning that it is CANCELED already (N-ACTION, PS3.18 11.8).
+    def request_cancel(
+        self,
+        uid: str,
+        reason: str,
+        principal: Principal,
+        *,
+        requesting_ae: str = "",
+        request: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """None, or the warning that it is CANCELED already (N-ACTION, PS3.4 CC.2.2, PS3.18 11.8).
 
-        SCHEDULED ends at once; IN PROGRESS is asked of whoever performs it. Raises StateConflict for COMPLETED.
+        SCHEDULED ends at once; IN PROGRESS is asked of whoever performs it: a worker of ours, or everybody who is
+        subscribed to the Workitem. `request` is the action information, of which reason code and contact are passed
+        on. Raises AlreadyCompleted, and PerformerUnreachable where nobody could be asked.
         """
         principal.require(Right.PROCESS)
         now = self._clock()
@@ -189,14 +187,20 @@ class Worklist(Leases):
             if row.state is State.CANCELED:
                 return ALREADY_CANCELED
             if row.state is State.COMPLETED:
-                raise StateConflict(ALREADY_COMPLETED, about=uid)
+                raise AlreadyCompleted(ALREADY_COMPLETED, about=uid)
+            if row.state is State.IN_PROGRESS and row.worker is None and not subscriptions.watchers(conn, uid):
+                raise PerformerUnreachable("the performer cannot be contacted: nobody watches the Workitem", about=uid)
             self._audit(conn, "workitem cancel requested", principal, uid, row.study_instance_uid)
             free = row.worker is not None and row.lease_token is None
             if row.state is State.SCHEDULED or free:
-                self._end_canceled(conn, row, said, now, principal)
+                self._end_canceled(conn, row, said, now, principal, request)
             else:
                 workitems.save(conn, uid, {"cancel_requested": 1, "reason": said, "updated_at": now})
-                self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now)
+                given = {ups.REASON_FOR_CANCELLATION: ups.element("LT", said)} if reason.strip() else {}
+                reports = [
+                    ups_events.cancel_requested(requesting_ae or principal.name[:16], {**(request or {}), **given})
+                ]
+                self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
             return None
 
         warned = self._index.transact(work)
@@ -215,12 +219,24 @@ class Worklist(Leases):
         except Conflict:
             return  # finished in between: its results stay, and the newer Workitem names it
 
-    @staticmethod
-    def _visible(conn: Connection, uid: str, principal: Principal, *, lock: bool = False) -> WorkitemRow:
-        row = workitems.get(conn, uid, lock=lock)
-        if row is None or (principal.scope and row.scope != principal.scope):
-            raise NotFound("no such Workitem", about=uid if uids.is_valid(uid) else "")
-        return row
+    def forget(self, now: float, days: float) -> int:
+        """How many Workitems were removed: in their final state for that long, and under no deletion lock."""
+        with self._index.read() as conn:
+            ended = workitems.ended_before(conn, now - days * 86_400)
+            found = [uid for uid in ended if not subscriptions.locked(conn, uid)]
+
+        def work(conn: Connection) -> int:
+            removed = 0
+            for uid in found:
+                row = workitems.get(conn, uid, lock=True)
+                if row is not None and not subscriptions.locked(conn, uid):
+                    subscriptions.forget(conn, uid)
+                    workitems.remove(conn, uid)
+                    self._audit(conn, "workitem removed", SYSTEM, uid, row.study_instance_uid)
+                    removed += 1
+            return removed
+
+        return self._index.transact(work) if found else 0
 
     def _audit(self, conn: Connection, event: str, principal: Principal, uid: str, study: str | None) -> None:
         made = audit_row(event, principal, "success", self._clock(), workitem_uid=uid, study_instance_uid=study)

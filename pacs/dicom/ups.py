@@ -1,7 +1,7 @@
 """The Unified Procedure Step by the letter: states, required attributes and what may be changed when (PS3.4 annex CC).
 
 Everything here is a function of values: a Workitem is its DICOM JSON model, `now` is an argument. Refusals carry the
-texts of PS3.18 section 11 and PS3.4 CC.2; the status codes in the comments are those of PS3.4 CC.2.
+texts of PS3.18 section 11 and PS3.4 CC.2.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pacs.errors import InvalidInput, StateConflict, TransactionMismatch
+from pacs.errors import (
+    AlreadyFinal,
+    AlreadyInProgress,
+    FinalStateUnmet,
+    InvalidInput,
+    MissingAttribute,
+    MissingValue,
+    NeverScheduledAgain,
+    NotInProgress,
+    NotScheduled,
+    TransactionMismatch,
+)
 
 UPS_PUSH_SOP_CLASS_UID = "1.2.840.10008.5.1.4.34.6.1"
 
@@ -202,15 +213,16 @@ def from_dt(text: str) -> float:
 def created(attributes: Mapping[str, Any], uid: str, now: float) -> Attributes:
     """The Workitem as it is kept: what was asked for, checked and completed (PS3.4 CC.2.5, N-CREATE).
 
-    Raises InvalidInput that names every attribute missing (0120H, 0121H), a state other than SCHEDULED (C309H), and
+    Raises MissingAttribute that names every one that is missing, NotScheduled for another state, and InvalidInput for
     attributes that must be empty at creation.
     """
     state = value(attributes, PROCEDURE_STEP_STATE)
     if state is not None and state != State.SCHEDULED:
-        raise InvalidInput("the submitted value of Procedure Step State is not SCHEDULED", about=PROCEDURE_STEP_STATE)
+        raise NotScheduled("the submitted value of Procedure Step State is not SCHEDULED", about=PROCEDURE_STEP_STATE)
     missing = [f"{name} ({tag})" for tag, name in TYPE_1.items() if value(attributes, tag) in (None, "")]
     if missing:
-        raise InvalidInput(f"required and missing: {', '.join(missing)}", about=", ".join(sorted(TYPE_1)))
+        kind = MissingValue if TYPE_1.keys() <= attributes.keys() else MissingAttribute
+        raise kind(f"required and missing: {', '.join(missing)}", about=", ".join(sorted(TYPE_1)))
     filled = [f"{name} ({tag})" for tag, name in EMPTY_AT_CREATION.items() if value(attributes, tag) is not None]
     if filled:
         raise InvalidInput(f"must be empty at creation: {', '.join(filled)}")
@@ -249,9 +261,9 @@ def _check_values(attributes: Mapping[str, Any]) -> None:
 
 
 def check_update(state: State, recorded: str | None, given: str | None) -> None:
-    """Nothing, where an update is allowed now; raises StateConflict (C300H) or TransactionMismatch (C301H)."""
+    """Nothing, where an update is allowed now; raises AlreadyFinal or TransactionMismatch."""
     if state.final:
-        raise StateConflict("the Workitem may no longer be updated")
+        raise AlreadyFinal("the Workitem may no longer be updated")
     if state is State.IN_PROGRESS:
         _check_transaction(recorded, given)
     elif given:
@@ -283,30 +295,30 @@ def _check_transaction(recorded: str | None, given: str | None) -> None:
 def transition(state: State, target: State, recorded: str | None, given: str | None) -> str | None:
     """None where `state` may become `target` now, or the warning that it is there already (PS3.4 Table CC.1.1-2).
 
-    Raises StateConflict or TransactionMismatch. The first claim records the Transaction UID that it brings.
+    Raises a StateConflict or TransactionMismatch. The first claim records the Transaction UID that it brings.
     """
     if target is State.SCHEDULED:
-        raise StateConflict("a Workitem only becomes SCHEDULED by being created")  # C303H
+        raise NeverScheduledAgain("a Workitem only becomes SCHEDULED by being created")
     if state is State.SCHEDULED:
         if not given:
-            raise TransactionMismatch("the Transaction UID is missing")  # C301H
+            raise TransactionMismatch("the Transaction UID is missing")
         if target is State.IN_PROGRESS:
             return None
-        raise StateConflict("the Workitem is not yet IN PROGRESS")  # C310H
-    _check_transaction(recorded, given)  # C301H
+        raise NotInProgress("the Workitem is not yet IN PROGRESS")
+    _check_transaction(recorded, given)
     if state is State.IN_PROGRESS:
         if target is State.IN_PROGRESS:
-            raise StateConflict("the Workitem is already IN PROGRESS")  # C302H
+            raise AlreadyInProgress("the Workitem is already IN PROGRESS")
         return None
     if state is target:
-        return f"The UPS is already in the requested state of {target}."  # B304H, B306H
-    raise StateConflict("the Workitem may no longer be updated")  # C300H
+        return f"The UPS is already in the requested state of {target}."
+    raise AlreadyFinal("the Workitem may no longer be updated")
 
 
 def finalised(attributes: Mapping[str, Any], target: State, now: float) -> Attributes:
     """`attributes` fit for the final state `target` (PS3.4 Table CC.2.5-3, final state column).
 
-    COMPLETED: raises StateConflict (C304H) that names what the performer has not given. CANCELED: when and why are
+    COMPLETED: raises FinalStateUnmet that names what the performer has not given. CANCELED: when and why are
     filled in where the performer has not given them.
     """
     kept = dict(attributes)
@@ -320,16 +332,25 @@ def finalised(attributes: Mapping[str, Any], target: State, now: float) -> Attri
         if not performed or OUTPUT_INFORMATION_SEQUENCE not in performed[0]:
             lacking.append(f"Output Information Sequence ({OUTPUT_INFORMATION_SEQUENCE})")
         if lacking:
-            raise StateConflict(f"final state requirements are not met; missing: {', '.join(lacking)}")
+            raise FinalStateUnmet(f"final state requirements are not met; missing: {', '.join(lacking)}")
         return kept
     return canceled(kept, "", now)
 
 
-def canceled(attributes: Mapping[str, Any], reason: str, now: float) -> Attributes:
-    """`attributes` with when and why the step ended without success; what is there already is kept."""
+def canceled(
+    attributes: Mapping[str, Any], reason: str, now: float, request: Mapping[str, Any] | None = None
+) -> Attributes:
+    """`attributes` with when and why the step ended without success; what is there already is kept.
+
+    `request` is the action information of the request that it ends by: its reason code is taken over.
+    """
     progress = dict(next(iter(items(attributes, PROGRESS_SEQUENCE)), {}))
     if value(progress, CANCELLATION_DATETIME) is None:
         progress[CANCELLATION_DATETIME] = element("DT", dt(now))
+    if not items(progress, DISCONTINUATION_REASON_CODE_SEQUENCE) and items(
+        request or {}, DISCONTINUATION_REASON_CODE_SEQUENCE
+    ):
+        progress[DISCONTINUATION_REASON_CODE_SEQUENCE] = (request or {})[DISCONTINUATION_REASON_CODE_SEQUENCE]
     if not items(progress, DISCONTINUATION_REASON_CODE_SEQUENCE):
         progress[DISCONTINUATION_REASON_CODE_SEQUENCE] = element(
             "SQ", code("110513", "DCM", "Discontinued for unspecified reason")

@@ -1,98 +1,103 @@
-"""Matching keys of a worklist search, on any attribute of a Workitem (PS3.4 C.2.2.2, CC.2.8)."""
+"""Searching Workitems: matching keys on any attribute, and what the index keeps of a Workitem (PS3.4 CC.2.8).
+
+A search is answered by the index as far as it goes, which narrows; `Search.fits` says exactly what matches.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.datadict import dictionary_VR
-
-from pacs.dicom import ups
-from pacs.errors import InvalidInput, InvalidQuery
+from pacs.dicom import dictionary, json_model, matching, names, ups
+from pacs.dicom.attributes import held
+from pacs.dicom.matching import PLAIN, Criterion, Item, MatchKey, Options, Universal
+from pacs.errors import InvalidQuery
 
 _PATH = re.compile(r"[0-9A-F]{8}(\.[0-9A-F]{8})*")
-_MOMENT = r"\d{4}(?:\d{2}){0,5}(?:\.\d{1,6})?(?:[+-](?:0\d|1[0-4])[0-5]\d)?"
-_RANGE = re.compile(rf"(?P<low>{_MOMENT})?-(?P<high>{_MOMENT})?")
+
+_REQUEST = "0040A370"  # Referenced Request Sequence
+KEPT: tuple[str, ...] = (
+    ups.PATIENT_NAME, ups.PATIENT_ID, "00100021", "00100030", "00100040", "00380010",
+    ups.PRIORITY, ups.LABEL, ups.WORKLIST_LABEL, ups.INPUT_READINESS_STATE,
+    ups.START_DATETIME, ups.MODIFICATION_DATETIME, "00404008", "00404011",  # ... Expiration, Expected Completion
+    *(f"{sequence}.{tag}" for sequence in (
+        ups.WORKITEM_CODE_SEQUENCE, "00404025", "00404026", "00404027", "00081084", "00404034.00404009",
+    ) for tag in (ups.CODE_VALUE, ups.CODING_SCHEME_DESIGNATOR)),
+    f"{ups.INPUT_INFORMATION_SEQUENCE}.{ups.STUDY_INSTANCE_UID}",
+    f"{ups.INPUT_INFORMATION_SEQUENCE}.{ups.SERIES_INSTANCE_UID}",
+    f"{ups.REPLACED_PROCEDURE_STEP_SEQUENCE}.{ups.REFERENCED_SOP_INSTANCE_UID}",
+    *(f"{_REQUEST}.{tag}" for tag in (ups.STUDY_INSTANCE_UID, "00080050", "00401001", "00402016", "00402017")),
+)  # fmt: skip
+"""Paths whose values the index keeps: the matching keys of PS3.4 Table CC.2.5-3 that people search by."""
+
+WORDS = "~"
+"""What the words of a name are kept under, behind its path."""
+
+MAX_KEPT = 256
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """What one key asks for. `values`: the literal values of which one must be there, None for anything else."""
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Matching keys: each leaf with its path, and the whole of them as they apply to a Workitem."""
 
-    values: tuple[str, ...] | None
-    test: Callable[[str], bool]
+    leaves: tuple[tuple[str, Criterion], ...]
+    keys: tuple[MatchKey, ...]
 
-    def matches(self, found: Sequence[Any]) -> bool:
-        """Whether one of the values found in a Workitem matches."""
-        return any(self.test(_text(each)) for each in found)
+    def fits(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether a Workitem matches."""
+        return all(matching.matches_in(key, attributes) for key in self.keys)
 
 
-def parse(path: str, text: str) -> Criterion:
-    """The criterion that a matching key states. Raises InvalidQuery for an unknown tag or a value out of form."""
+def search(keys: Mapping[str, str], options: Options = PLAIN) -> Search:
+    """What these keys ask for: a path of tags joined by dots to the text of each. Raises InvalidQuery.
+
+    Keys within one sequence have to match in one item (PS3.4 C.2.2.2.6).
+    """
+    leaves = [
+        (path, found) for path, text in keys.items() if not isinstance(found := _parse(path, text, options), Universal)
+    ]
+    return Search(tuple(leaves), tuple(_tree(leaves)))
+
+
+def _tree(leaves: Sequence[tuple[str, Criterion]]) -> list[MatchKey]:
+    by_head: dict[str, list[tuple[str, Criterion]]] = {}
+    for path, criterion in leaves:
+        head, _, rest = path.partition(".")
+        by_head.setdefault(head, []).append((rest, criterion))
+    keys = []
+    for head, inside in by_head.items():
+        nested = tuple((key.attribute.tag, key.criterion) for key in _tree(inside)) if inside[0][0] else ()
+        attribute = held(head, dictionary.vr(int(head, 16)) or "UN")
+        keys.append(MatchKey(attribute, Item(nested) if nested else inside[0][1]))
+    return keys
+
+
+def _parse(path: str, text: str, options: Options) -> Criterion:
     if _PATH.fullmatch(path) is None:
         raise InvalidQuery("a matching key is a path of tags", about=path[:64] if path.isprintable() else "")
-    try:
-        vr = dictionary_VR(int(path[-8:], 16))
-    except KeyError:
-        raise InvalidQuery("unknown attribute", about=path) from None
-    if vr == "SQ":
+    tag = path[-8:]
+    vr = dictionary.vr(int(tag, 16))
+    if vr is None or vr in matching.UNMATCHED_VRS or len(vr) > 2:
+        raise InvalidQuery("unknown attribute, or one that is not matched", about=path)
+    if vr == "SQ" and text:
         raise InvalidQuery("a sequence is matched by the attributes in its items", about=path)
-    if vr == "UI":
-        wanted = tuple(re.split(r"[,\\]", text))
-        return Criterion(wanted, wanted.__contains__)
-    if vr in ("DT", "DA"):
-        return _between(path, text)
-    if vr in ("DS", "IS", "FD", "FL", "US", "UL", "SS", "SL"):
-        try:
-            number = float(text)
-        except ValueError:
-            raise InvalidQuery("not a number", about=path) from None
-        return Criterion(None, lambda found: float(found) == number)
-    flags = re.IGNORECASE if vr == "PN" else 0
-    if "*" in text or "?" in text or vr == "PN":
-        pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in text), flags | re.DOTALL)
-        return Criterion(None, lambda found: pattern.fullmatch(found) is not None)
-    return Criterion((text,), text.__eq__)
+    return matching.parse(held(tag, vr), text, options)
 
 
-def _between(path: str, text: str) -> Criterion:
-    spanned = _RANGE.fullmatch(text)
-    if spanned is not None and not re.fullmatch(_MOMENT, text):
-        low, high = spanned["low"], spanned["high"]
-    elif re.fullmatch(_MOMENT, text):
-        low = high = text
-    else:
-        raise InvalidQuery("not a date, date and time, or range of them", about=path)
-    try:
-        first = ups.from_dt(low) if low else float("-inf")
-        last = _end(high) if high else float("inf")
-    except InvalidInput as error:
-        raise InvalidQuery(error.reason, about=path) from error
-    return Criterion(None, lambda found: _within(found, first, last))
-
-
-def _within(found: str, first: float, last: float) -> bool:
-    try:
-        return first <= ups.from_dt(found) < last
-    except InvalidInput:
-        return False
-
-
-def _end(text: str) -> float:
-    """The moment after the last one that a DT of that precision covers."""
-    digits = re.split(r"[.+-]", text)[0]
-    if "." in text or len(digits) >= 14:
-        return ups.from_dt(text) + (1e-6 if "." in text else 1.0)
-    rest = text[len(digits) :]
-    if len(digits) >= 8:
-        return ups.from_dt(text) + {8: 86_400.0, 10: 3_600.0, 12: 60.0}[len(digits)]
-    year, month = int(digits[:4]), int(digits[4:6] or 12)
-    return ups.from_dt(f"{year + month // 12:04d}{month % 12 + 1:02d}{rest}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("Alphabetic", ""))
-    return str(value)
+def kept(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(path, folded value) of everything that the index keeps of a Workitem."""
+    found: dict[tuple[str, str], None] = {}
+    for path in KEPT:
+        vr = dictionary.vr(int(path[-8:], 16)) or "UN"
+        for value in ups.values_at(attributes, path):
+            (text,) = json_model.texts({"0": {"vr": vr, "Value": [value]}}, "0")
+            if vr == "PN":
+                folded = [group for group in matching.fold_name(text) if group]
+                found |= {(path, group): None for group in folded}
+                if (spoken := names.words(text)) is not None:
+                    found[path + WORDS, spoken] = None
+            elif (plain := matching.fold(vr, text)) is not None:
+                found[path, str(plain)] = None
+    return list(found)[:MAX_KEPT]

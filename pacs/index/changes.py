@@ -7,12 +7,16 @@ writer; on PostgreSQL whoever appends holds an advisory lock until the end of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from pacs.index import schema
-from pacs.index.engine import Index
+from pacs.index.order import in_order
 from pacs.index.statement import Statement
+
+if TYPE_CHECKING:
+    from pacs.index.engine import Index
 
 KINDS = (
     "instance", "result", "stable", "workitem", "deleted",
@@ -21,7 +25,6 @@ KINDS = (
 FLOOR = "changes floor"
 """The name in the table `meta` of the sequence number up to which an index was made again from its store."""
 
-_ADVISORY_LOCK = 0x6D334443
 _APPEND = Statement(insert(schema.change), [c.name for c in schema.change.columns if c.name != "seq"])
 
 
@@ -76,8 +79,7 @@ def append(conn: Connection, kind: str, *, at: float, principal: str, **values: 
 def append_all(conn: Connection, rows: list[dict[str, object]]) -> None:
     """Append several changes, each made by `row`."""
     if rows:
-        if conn.dialect.name == "postgresql":
-            conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        in_order(conn)
         _APPEND.each(conn, rows)
 
 

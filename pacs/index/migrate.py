@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, inspect, select, text
 
 from pacs.errors import Unavailable
-from pacs.index import aside, commitments, corrections, damage, journal, schema
+from pacs.index import aside, commitments, corrections, damage, deliveries, journal, schema, subscriptions, workitems
 
-TOPICS = (schema, damage, journal, aside, corrections, commitments)
+TOPICS = (schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions)
 """Modules whose import puts their tables on the one metadata."""
 
 HALF_BUILT = "rebuilding"

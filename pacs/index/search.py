@@ -148,7 +148,7 @@ def _condition(dialect: str, key: MatchKey) -> ColumnElement[bool]:
         return _any_child(dialect, held, held.c.study_key, held.c.sop_class_uid, criterion)
     if isinstance(criterion, Moments):
         return _moments(criterion, *_columns(attribute), *_columns(criterion.time))
-    return _compare(dialect, criterion, _columns(attribute))
+    return compare(dialect, criterion, _columns(attribute))
 
 
 def _moments(moments: Moments, date: ColumnElement[Any], time: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -166,7 +166,7 @@ def _any_child(
 ) -> ColumnElement[bool]:
     if isinstance(criterion, Empty):
         return ~exists().where(owner == study.c.id, column.is_not(None)).correlate(study)
-    return exists().where(owner == study.c.id, _compare(dialect, criterion, (column,))).correlate(study)
+    return exists().where(owner == study.c.id, compare(dialect, criterion, (column,))).correlate(study)
 
 
 def _columns(attribute: Attribute) -> tuple[ColumnElement[Any], ...]:
@@ -177,7 +177,8 @@ def _columns(attribute: Attribute) -> tuple[ColumnElement[Any], ...]:
     return tuple(table.c[name] for name in attribute.columns)
 
 
-def _compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[Any], ...]) -> ColumnElement[bool]:
+def compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[Any], ...]) -> ColumnElement[bool]:
+    """What a criterion says of the columns of one attribute: one, or for a name its three groups and its words."""
     if not columns:
         return true()  # an attribute that cannot be matched is returned and otherwise ignored (PS3.4 C.2.2.1.3)
     match criterion:
@@ -186,11 +187,13 @@ def _compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[An
         case Empty():
             return and_(*(column.is_(None) for column in columns))
         case AnyOf(choices):
-            return or_(*(_compare(dialect, choice, columns) for choice in choices))
+            return or_(*(compare(dialect, choice, columns) for choice in choices))
         case UIDList(values):
             slices = [values[at : at + _UIDS_IN_ONE_LIST] for at in range(0, len(values), _UIDS_IN_ONE_LIST)]
             return or_(false(), *(columns[0].in_(part) if len(part) > 1 else columns[0] == part[0] for part in slices))
         case Fuzzy(patterns):
+            if columns[3].table is not study:
+                return and_(*(_like(dialect, pattern, columns[3]) for pattern in patterns))
             return _words(dialect, patterns, columns[3])
         case Moments() | Item():
             raise TypeError("no criterion of one column")

@@ -1,24 +1,62 @@
 """The SQL of Workitems: rows as values, the conditional updates that claim, keep and end a lease, and the search.
 
+What people search by is kept beside each Workitem, a row per value (`pacs.dicom.ups_match.KEPT`): a search narrows
+by the index of that table and never reads Workitems that one of its keys rules out.
+
 Functions take the connection of a transaction that the caller owns. "Ours" is a Workitem that a worker of ours has
 performed: `worker` is set. It is free again, though IN PROGRESS, while it has no `lease_token`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    Row,
+    Table,
+    Text,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 
-from pacs.dicom import ups
+from pacs.dicom import ups, ups_match
+from pacs.dicom.matching import Criterion, Empty, Fuzzy, Item, Moments, Single, Wildcard
 from pacs.dicom.ups import Attributes, State
 from pacs.index import schema
+from pacs.index.search import compare
+
+_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+workitem_value = Table(
+    "workitem_value",
+    schema.metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("workitem_uid", _TEXT, ForeignKey("workitem.uid", ondelete="CASCADE"), nullable=False, index=True),
+    Column("path", _TEXT, nullable=False),
+    Column("value", _TEXT, nullable=False),
+    Index("workitem_value_found", "path", "value", "workitem_uid"),
+)
 
 t = schema.workitem.c
+_v = workitem_value.c
 
 _SUMMARY = (
     t.uid, t.state, t.label, t.plugin, t.study_instance_uid, t.progress, t.message, t.reason, t.updated_at,
@@ -208,21 +246,79 @@ def moved_since(conn: Connection, since: float, scope: str, limit: int = 1000) -
     ]
 
 
-def any_foreign(conn: Connection) -> bool:
-    """Whether there is a Workitem that asks for something that is no plug-in of ours."""
-    return conn.execute(select(t.uid).where(t.plugin.is_(None)).limit(1)).first() is not None
+_OWN = {
+    ups.SOP_INSTANCE_UID: t.uid,
+    ups.PROCEDURE_STEP_STATE: t.state,
+    ups.STUDY_INSTANCE_UID: t.study_instance_uid,  # also where only an input or the request names the study
+}
+"""Paths that a column of the Workitem answers, and nothing else."""
+
+
+def index_values(conn: Connection, uid: str, attributes: Mapping[str, Any]) -> None:
+    """Keep what the Workitem can be found by, in place of what was kept of it."""
+    conn.execute(delete(workitem_value).where(_v.workitem_uid == uid))
+    rows = [{"workitem_uid": uid, "path": path, "value": value} for path, value in ups_match.kept(attributes)]
+    if rows:
+        conn.execute(insert(workitem_value), rows)
 
 
 def search(
-    conn: Connection, equal: Mapping[str, Iterable[str]], scope: str, limit: int | None, offset: int
+    conn: Connection, wanted: ups_match.Search, scope: str, limit: int | None, offset: int
 ) -> tuple[list[WorkitemRow], int]:
-    """Rows whose columns have one of the given values, newest first, and how many there are in all."""
-    conditions: list[ColumnElement[bool]] = [
-        schema.workitem.c[name].in_(list(values)) for name, values in equal.items()
-    ]
+    """At most `limit` matching rows from `offset` on, newest first, and how many match in all."""
+    conditions = [_condition(conn.dialect.name, path, criterion) for path, criterion in wanted.leaves]
+    known: list[ColumnElement[bool]] = [condition for condition in conditions if condition is not None]
     if scope:
-        conditions.append(t.scope == scope)
-    total = conn.execute(select(func.count()).select_from(schema.workitem).where(*conditions)).scalar_one()
-    wanted = select(schema.workitem).where(*conditions).order_by(t.created_at.desc(), t.uid).offset(offset)
-    found = conn.execute(wanted if limit is None else wanted.limit(limit))
-    return [_row(row) for row in found], int(total)
+        known.append(t.scope == scope)
+    found = select(schema.workitem).where(*known).order_by(t.created_at.desc(), t.uid)
+    if len(known) - bool(scope) == len(conditions) and all(_is_single(key.criterion) for key in wanted.keys):
+        total = conn.execute(select(func.count()).select_from(schema.workitem).where(*known)).scalar_one()
+        page = found.offset(offset) if limit is None else found.offset(offset).limit(limit)
+        return [_row(row) for row in conn.execute(page)], int(total)
+    checked = tuple(key for key in wanted.keys if key.attribute.tag not in _OWN)
+    exact = ups_match.Search((), checked)
+    matching = [row for row in map(_row, conn.execute(found)) if exact.fits(row.attributes)]
+    return (matching[offset:] if limit is None else matching[offset : offset + limit]), len(matching)
+
+
+def _is_single(criterion: Criterion) -> bool:
+    """Whether matching each leaf is matching the whole: nothing has to be true of one and the same item."""
+    while isinstance(criterion, Item):
+        if len(criterion.keys) > 1:
+            return False
+        criterion = criterion.keys[0][1]
+    return True
+
+
+def _condition(dialect: str, path: str, criterion: Criterion) -> ColumnElement[bool] | None:
+    """What the index says of a leaf, None where it says nothing; a name of several groups is left to the Workitem."""
+    if path in _OWN:
+        return compare(dialect, criterion, (_OWN[path],))
+    named = isinstance(criterion, Single | Wildcard) and criterion.vr == "PN"
+    text = (
+        criterion.value
+        if isinstance(criterion, Single)
+        else criterion.pattern
+        if isinstance(criterion, Wildcard)
+        else ""
+    )
+    if path not in ups_match.KEPT or isinstance(criterion, Moments | Item) or (named and "=" in str(text)):
+        return None
+    if isinstance(criterion, Empty):
+        return ~exists().where(_v.workitem_uid == t.uid, _v.path == path)
+    kept = path + ups_match.WORDS if isinstance(criterion, Fuzzy) else path
+    columns = (_v.value,) * 4  # groups of a name and its words are rows here, not columns
+    return t.uid.in_(select(_v.workitem_uid).where(_v.path == kept, compare(dialect, criterion, columns)))
+
+
+def ended_before(conn: Connection, moment: float, limit: int = 500) -> list[str]:
+    """UIDs of Workitems that reached their final state before `moment`, oldest first."""
+    final = t.state.in_((State.COMPLETED, State.CANCELED))
+    wanted = select(t.uid).where(final, t.updated_at < moment).order_by(t.updated_at).limit(limit)
+    return list(conn.execute(wanted).scalars())
+
+
+def remove(conn: Connection, uid: str) -> None:
+    """Delete the row, and what it can be found by."""
+    conn.execute(delete(workitem_value).where(_v.workitem_uid == uid))
+    conn.execute(delete(schema.workitem).where(t.uid == uid))

@@ -11,6 +11,8 @@ import pytest
 from dicomweb_server import Web, parts, serving
 
 from pacs import uids
+from pacs.auth import SYSTEM
+from pacs.dicom.ups_events import EventType
 
 JSON = "application/dicom+json"
 
@@ -212,7 +214,12 @@ def test_cancel_requests(web: Web) -> None:
     assert again.headers["warning"] == f"299 {web.url}: {already}"
     claimed = created(web)
     state(claimed, web, "IN PROGRESS", uids.new())
+    nobody = web.client.post(f"/workitems/{claimed}/cancelrequest")
+    assert (nobody.status_code, "cannot be contacted" in nobody.headers["warning"]) == (409, True)
+    web.archive.worklist.subscribe(claimed, "PERFORMER", SYSTEM)
     assert web.client.post(f"/workitems/{claimed}/cancelrequest").status_code == 202
+    (_, asked) = web.archive.worklist.events_for("PERFORMER")
+    assert (asked.type, asked.workitem_uid) == (EventType.CANCEL_REQUESTED, claimed)
     assert state_of(web, claimed) == "IN PROGRESS"
 
 
@@ -234,7 +241,8 @@ def test_one_of_two_claims_succeeds(web: Web) -> None:
 def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
     with serving(tmp_path_factory.mktemp("search")) as web:
         assert web.get("/workitems").status_code == 204
-        uid = [created(web, label=f"Label {n}") for n in range(4)]
+        name = {"vr": "PN", "Value": [{"Alphabetic": "Synthetic^Sam"}]}
+        uid = [created(web, label=f"Label {n}", t00100010=name) for n in range(4)]
         state(uid[0], web, "IN PROGRESS", uids.new())
 
         def found(**query: Any) -> set[str]:
@@ -252,6 +260,9 @@ def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert found(**{"00404018.00080100": "none"}) == set()
         assert found(SOPInstanceUID=f"{uid[1]},{uid[2]}") == {"1", "2"}
         assert found(includefield="all", foo="bar", limit=10) == {"0", "1", "2", "3"}
+        assert found(PatientName="sam synthetick", fuzzymatching="true") == {"0", "1", "2", "3"}
+        assert found(ProcedureStepLabel="Label 1\\Label 3", multiplevaluematching="true") == {"1", "3"}
+        assert found(PatientBirthDate='""', emptyvaluematching="true") == {"0", "1", "2", "3"}
         page = web.get("/workitems", params={"limit": 1, "offset": 1})
         assert len(page.json()) == 1
         assert "2 additional" in page.headers["warning"]

@@ -21,6 +21,7 @@ from pacs.errors import (
     InvalidQuery,
     InvalidUID,
     NotFound,
+    PerformerUnreachable,
     StateConflict,
     TransactionMismatch,
 )
@@ -165,6 +166,9 @@ def test_an_outside_performers_claim_is_never_reaped_nor_taken(worklist: Worklis
     assert worklist.claim(["count"], "w", T0, 30) is None
     assert worklist.reap(T0 + 1e6) == 0
     assert worklist.due_offers(T0 + 1e6) == []
+    with pytest.raises(PerformerUnreachable):
+        worklist.request_cancel(uid, "no more", USER)
+    worklist.subscribe(uid, "PERFORMER", USER)
     assert worklist.request_cancel(uid, "no more", USER) is None
     assert state_of(worklist, uid) == "IN PROGRESS"
     assert worklist.change_state(uid, "CANCELED", "1.2.77", USER) is None

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # packages.sh : the Debian packages that the tests need. Says in words what is missing when it may not install them.
 set -euo pipefail
-packages=(redis-server postgresql chromium dcmtk dicom3tools pixelmed-apps openjdk-17-jdk-headless)
+packages=(redis-server postgresql chromium dcmtk dicom3tools pixelmed-apps openjdk-17-jdk-headless
+  faketime libgdcm-tools orthanc orthanc-dicomweb)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -26,3 +27,12 @@ if ! { ${as_root[@]+"${as_root[@]}"} apt-get update -q && ${as_root[@]+"${as_roo
   exit 1
 fi
 rm -f "$log"
+# Orthanc is a peer that tests start for themselves: its own service is not wanted.
+case " ${missing[*]} " in
+  *" orthanc "*)
+    for stop in "service orthanc stop" "update-rc.d orthanc disable"; do
+      # shellcheck disable=SC2086  # a command of several words
+      ${as_root[@]+"${as_root[@]}"} $stop >/dev/null 2>&1 || true
+    done
+    ;;
+esac

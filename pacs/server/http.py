@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pacs.errors import Unauthenticated
+from pacs.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from pacs.auth import Auth
@@ -83,7 +83,7 @@ def from_same_origin(headers: Headers) -> bool:
 
 
 class Authentication:
-    """ASGI middleware: under a guarded path, a principal in `request.state.principal`, or 401 or 403."""
+    """ASGI middleware: under a guarded path, a principal in `request.state.principal`, or 401, 403 or 503."""
 
     def __init__(self, app: ASGIApp, auth: Auth) -> None:
         self.app = app
@@ -112,6 +112,9 @@ class Authentication:
         except Unauthenticated as error:
             challenge = {"WWW-Authenticate": 'Bearer realm="m3dicom"'}
             await problem(401, "Unauthorized", error.reason, challenge)(scope, receive, send)
+            return
+        except Unavailable as error:  # nobody can be known while the index is away
+            await problem(503, "Service Unavailable", error.reason, {"Retry-After": "5"})(scope, receive, send)
             return
         again = partial(self.auth.authenticate, *credential)  # for answers that outlive a revocation
         scope.setdefault("state", {}).update(principal=principal, authenticate=again)

@@ -23,6 +23,9 @@ from dimse_client import CT, EXPLICIT, VERIFICATION, Aborted, Association, Rejec
 ROOT = "1.2.826.0.1.3680043.8.498.99"
 STUDY, SERIES, INSTANCE = (f"{ROOT}.{level}.1000000000" for level in (1, 2, 3))
 STOW_PARTS = 4
+PAUSE_S = 0.1
+"""How long a client waits after it was refused."""
+
 A_STUDY = 24
 """Instances in a study."""
 SIZES = (64, 64, 200, 512, 900)
@@ -130,7 +133,7 @@ class Load:
                 visit()
             except (OSError, Aborted, Rejected, httpx.HTTPError) as error:
                 self.book.answered(type(error).__name__)
-                self._stop.wait(0.02)
+                self._stop.wait(PAUSE_S)
             except BaseException as error:
                 self.failed.append(error)
                 raise
@@ -168,6 +171,7 @@ class Load:
                     self.book.promised.add(name)
                 else:
                     self.book.answered(f"{status:04X}H")
+                    self._stop.wait(PAUSE_S)
 
     def _stow(self, dicomweb: str, token: str) -> None:
         with httpx.Client(base_url=dicomweb, headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
@@ -189,6 +193,7 @@ class Load:
             self.book.promised |= {item["00081155"]["Value"][0] for item in stored}
         if answer.status_code != 200:
             self.book.answered(str(answer.status_code))
+            self._stop.wait(PAUSE_S)
         return answer
 
     def resend(self, client: httpx.Client, names: Collection[str]) -> None:

@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dicom_data
 import orjson
 import pydicom
+import pynetdicom
 import pytest
+from dimse_client import EXPLICIT
 from pydicom import Dataset
 from raw_dicom import bundled
 from servers import free_port, missing, stop, wait_for_port
 
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
+from pacs.committing import Committing
 from pacs.dimse.acceptor import Acceptor, serve
+from pacs.dimse.commit_scu import EventReporter
 from pacs.server import cli
 from pacs.settings import AE, Settings
 
@@ -253,3 +260,87 @@ def test_storescp_that_takes_only_explicit_gets_decoded_pixels(
         stop(process)
     (path,) = got.iterdir()
     assert (pydicom.dcmread(path).pixel_array == pydicom.dcmread(bundled("SC_rgb_rle.dcm")).pixel_array).all()
+
+
+# --- storage commitment -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def committing(archive: Archive) -> Iterator[None]:
+    """The background that verifies and reports, stepping as the server's scheduler lets it."""
+    made = Committing(archive.commitments, archive.index, archive.store, hours=1.0)
+    made.add_reporter("dimse", EventReporter(archive))
+    stopped = threading.Event()
+
+    def run() -> None:
+        while not stopped.wait(0.05):
+            made.step(time.time())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        made.close()
+
+
+def test_commit(archive: Archive, door: Acceptor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = list(dicom_data.series(3))
+    folder = written(tmp_path / "in", *images)
+    assert cli.main(["store", "--to", at(door), str(folder / "0.dcm"), str(folder / "1.dcm")]) == 0
+    with committing(archive):
+        to = ["--to", at(door), "--wait", "60"]
+        assert cli.main(["commit", *to, str(folder / "0.dcm"), str(folder / "1.dcm")]) == 0
+        assert "2 of 2 instances committed by PACS" in capsys.readouterr().out
+        assert cli.main(["commit", *to, str(folder)]) == 3
+        told = capsys.readouterr()
+        assert "2 of 3 instances committed by PACS" in told.out
+        assert f"{images[2].SOPInstanceUID}: no such object instance" in told.err
+        mine = open_archive(Settings(data=tmp_path / "mine"))
+        receiving = mine.ingest.receive(EXPLICIT, images[0].SOPClassUID, images[0].SOPInstanceUID, "TESTER")
+        receiving.write(memoryview(dicom_data.dataset_bytes(images[0])))
+        mine.ingest.store(receiving, principal=SYSTEM)
+        mine.close()
+        study = ["--study", images[0].StudyInstanceUID, "--data", str(tmp_path / "mine")]
+        assert cli.main(["commit", *to, *study]) == 0
+        assert "1 of 1 instances committed by PACS" in capsys.readouterr().out
+
+
+def test_a_report_on_an_association_of_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = list(dicom_data.series(2))
+    folder = written(tmp_path / "in", *images)
+    port = free_port()
+    model = "1.2.840.10008.1.20.1"
+    reporters: list[threading.Thread] = []
+    statuses: list[int] = []
+
+    def report(asked: Dataset) -> None:
+        client = pynetdicom.AE("PACS")
+        client.add_requested_context(model)
+        role = pynetdicom.build_role(model, scu_role=False, scp_role=True)
+        assoc = client.associate("127.0.0.1", port, ae_title="M3DICOM", ext_neg=[role])
+        status, _ = assoc.send_n_event_report(asked, 1, model, "1.2.840.10008.1.20.1.1")
+        statuses.append(status.Status)
+        assoc.release()
+
+    def on_action(event: Any) -> tuple[int, None]:
+        reporters.append(threading.Thread(target=report, args=(event.action_information,)))
+        reporters[-1].start()
+        return 0, None
+
+    pacs = pynetdicom.AE("PACS")
+    pacs.add_supported_context(model)
+    handlers = [(pynetdicom.evt.EVT_N_ACTION, on_action)]
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        to = f"PACS@127.0.0.1:{server.socket.getsockname()[1]}"
+        listen = ["--listen", f"127.0.0.1:{port}", "--wait", "60"]
+        assert cli.main(["commit", "--to", to, *listen, str(folder)]) == 0
+        assert "2 of 2 instances committed by PACS" in capsys.readouterr().out
+        for thread in reporters:
+            thread.join()
+        assert statuses == [0]
+    finally:
+        server.shutdown()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select, u
 
 from pacs.errors import Forbidden, InvalidInput, Unauthenticated
 from pacs.index.schema import credential
+from pacs.known_aes import KnownAEs
 
 if TYPE_CHECKING:
     from pacs.index.engine import Index
@@ -80,7 +80,8 @@ class Auth:
 
     def __init__(self, index: Index, aes: Sequence[AE] = (), *, clock: Callable[[], float] = time.time) -> None:
         self._index = index
-        self._aes = _known(aes)
+        self.aes = KnownAEs(aes)
+        self._ae_rights = _ae_rights(aes)
         self._clock = clock
         self._cache: dict[str, tuple[float, Principal]] = {}
 
@@ -166,19 +167,23 @@ class Auth:
             ).all()
         return [(row.name, row.created_at, row.expires_at) for row in rows]
 
-    def ae(self, calling: str, called: str, address: str) -> Principal:
+    def ae(self, calling: str, called: str, address: str, *, tls: bool = False, certificate: str = "") -> Principal:
         """The principal behind a calling AE title. Raises Forbidden for one that is not configured, once any is.
 
-        `called` is checked by the acceptor (PS3.8 9.3.4); an AE configured with a host is bound to that address.
+        `called` is checked by the acceptor (PS3.8 9.3.4); what an AE is bound to is checked by `KnownAEs.judge`.
         """
-        if not self._aes:
-            return Principal(calling, "ae", CLINICAL_RIGHTS)
-        if calling not in self._aes:
-            raise Forbidden("the calling AE title is not configured", about=called)
-        known, rights = self._aes[calling]
-        if known.host and address not in _addresses(known.host):
-            raise Forbidden("the calling AE title belongs to another address", about=called)
-        return Principal(calling, "ae", rights)
+        ae = self.aes.judge(calling, address, tls=tls, certificate=certificate)
+        return Principal(calling, "ae", CLINICAL_RIGHTS if ae is None else self._ae_rights[calling])
+
+    def user(self, ae: Principal, name: str | None, secret: str) -> Principal:
+        """Who holds `secret`, a bearer token of ours, at the AE: with the rights that both of them have.
+
+        Raises Unauthenticated where the token is not good, or not that of `name` (None = whose it is does not matter).
+        """
+        holder = self.authenticate(secret)
+        if name is not None and name != holder.name:
+            raise Unauthenticated("the token belongs to somebody else")
+        return Principal(holder.name, holder.kind, holder.rights & ae.rights, holder.scope)
 
     def _insert(
         self, kind: str, name: str, secret: str, rights: frozenset[Right], scope: str, lifetime_s: float | None
@@ -211,26 +216,16 @@ class Auth:
         )
 
 
-def _known(aes: Sequence[AE]) -> dict[str, tuple[AE, frozenset[Right]]]:
-    """The AEs and their rights by title. Raises InvalidInput naming the one that cannot be."""
-    known: dict[str, tuple[AE, frozenset[Right]]] = {}
+def _ae_rights(aes: Sequence[AE]) -> dict[str, frozenset[Right]]:
+    """The rights of each AE by its title. Raises InvalidInput naming the one that cannot be."""
+    known: dict[str, frozenset[Right]] = {}
     for ae in aes:
-        title = ae.title.strip()
-        if not 1 <= len(title) <= 16 or title in known:
-            raise InvalidInput(f"setting aes: title {ae.title!r} is given twice or not of 1 to 16 characters")
         try:
-            known[title] = ae, frozenset(Right(right) for right in ae.rights)
+            known[ae.title.strip()] = frozenset(Right(right) for right in ae.rights)
         except ValueError as error:
-            raise InvalidInput(f"setting aes: {title}: {error}; rights are {', '.join(Right)}") from error
+            raise InvalidInput(f"setting aes: {ae.title}: {error}; rights are {', '.join(Right)}") from error
     return known
 
 
 def _rights(text: str) -> frozenset[Right]:
     return frozenset(Right(word) for word in text.split())
-
-
-def _addresses(host: str) -> set[str]:
-    try:
-        return {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return set()

@@ -105,9 +105,14 @@ class Connection:
     """A TCP connection to the server, with PDUs read off it."""
 
     def __init__(self, address: tuple[str, int], timeout: float = 30.0) -> None:
-        self.sock = socket.create_connection(address, timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self.connect(address, timeout)
         self.over = False
+
+    def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        """The socket to talk through."""
+        sock = socket.create_connection(address, timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """The DIMSE door: a listening socket, peers that have not yet asked for anything, and a bounded number of associations.
 
 Connections wait for their A-ASSOCIATE-RQ in one selector without a thread each, so silent ones cost next to nothing
-and cannot keep anybody out; beyond a number of them the oldest is dropped. A whole request gets a thread, or a
-rejection that says "local limit exceeded". A request for nothing but C-ECHO has a reserve beyond the limits.
+and cannot keep anybody out; beyond a number of them the oldest is dropped. TLS handshakes wait there too. A whole
+request gets a thread, or a rejection that says "local limit exceeded"; one for nothing but C-ECHO has a reserve.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import resource
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from pacs.dimse.association import ARTIM_S, Association
 from pacs.dimse.negotiation import Policy, is_verification_only
 from pacs.dimse.services import SERVICES
 from pacs.dimse.states import Action, State, on_pdu
+from pacs.dimse.tls import fingerprint_of
 from pacs.dimse.transport import Transport
 from pacs.dimse.upper_layer import (
     HEADER_LENGTH,
@@ -64,12 +66,50 @@ class _Waiting:
     deadline: float
     state: State = State.AWAIT_REQUEST
     read: bytearray = field(default_factory=bytearray)
+    greeted: bool = True
+    """Whether the TLS handshake, if any, is over."""
+
+
+class Places:
+    """How many associations there are, over all doors of a server and by address. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = 0
+        self._per_host: Counter[str] = Counter()
+
+    def taken(self, host: str) -> tuple[int, int]:
+        """How many there are, and how many of them are from this address."""
+        with self._lock:
+            return self._total, self._per_host[host]
+
+    def take(self, host: str) -> None:
+        """One more."""
+        with self._lock:
+            self._total += 1
+            self._per_host[host] += 1
+
+    def leave(self, host: str) -> None:
+        """One less."""
+        with self._lock:
+            self._total -= 1
+            self._per_host[host] -= 1
+            if self._per_host[host] <= 0:
+                del self._per_host[host]
 
 
 class Acceptor:
     """A running DIMSE door. Made by `serve`."""
 
-    def __init__(self, archive: Archive, listener: socket.socket, policy: Policy) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        listener: socket.socket,
+        policy: Policy,
+        *,
+        tls: ssl.SSLContext | None = None,
+        places: Places | None = None,
+    ) -> None:
         self._archive = archive
         self._policy = policy
         self._listener = listener
@@ -77,7 +117,8 @@ class Acceptor:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
-        self._per_host: Counter[str] = Counter()
+        self._tls = tls
+        self._places = places or Places()
         self._waiting: dict[_Waiting, None] = {}
         self._waiting_bytes = 0
         # Associations, spooled objects and the index need descriptors as well
@@ -106,10 +147,7 @@ class Acceptor:
 
     def close(self, drain_s: float = 10.0) -> None:
         """Accept nothing more, let messages being performed end within `drain_s` seconds, then cut the rest."""
-        self._closing.set()
-        with suppress(OSError):  # closed before
-            self._wake_send.send(b"\0")
-        self._thread.join()
+        self.stop()
         for each in self._current():
             each.drain()
         deadline = time.monotonic() + drain_s
@@ -120,6 +158,13 @@ class Acceptor:
             each.cut()
         for each in rest:
             each.join(1.0)
+
+    def stop(self) -> None:
+        """Accept nothing more."""
+        self._closing.set()
+        with suppress(OSError):  # closed before
+            self._wake_send.send(b"\0")
+        self._thread.join()
 
     # --- the acceptor's thread ---
 
@@ -165,6 +210,13 @@ class Acceptor:
                 self._drop(next(iter(self._waiting)))
             host = str(address[0]).removeprefix("::ffff:")
             waiting = _Waiting(sock, host, time.monotonic() + FIRST_PDU_S)
+            if self._tls is not None:
+                try:
+                    waiting.sock = sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                except (OSError, ValueError):  # gone already
+                    sock.close()
+                    continue
+                waiting.greeted = False
             self._waiting[waiting] = None
             self._selector.register(sock, selectors.EVENT_READ, waiting)
 
@@ -176,9 +228,17 @@ class Acceptor:
                 if not waiting.sock.recv(65536):
                     self._drop(waiting)
                 return
+            if not waiting.greeted:
+                self._greet(waiting)
             request = self._read_request(waiting)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
+        except ssl.SSLWantWriteError:
+            self._selector.modify(waiting.sock, selectors.EVENT_WRITE, waiting)
+        except ssl.SSLError as error:
+            why = error.reason or type(error).__name__
+            log.warning("TLS with %s failed: %s", waiting.address, why.lower().replace("_", " "))
+            self._drop(waiting)
         except OSError:
             self._drop(waiting)
         except ProtocolError as error:
@@ -188,6 +248,14 @@ class Acceptor:
         else:
             if request is not None:
                 self._admit(waiting, request)
+
+    def _greet(self, waiting: _Waiting) -> None:
+        """Go on with the TLS handshake. Raises ssl.SSLWantReadError and SSLWantWriteError until it is over."""
+        assert isinstance(waiting.sock, ssl.SSLSocket)
+        if self._selector.get_key(waiting.sock).events != selectors.EVENT_READ:
+            self._selector.modify(waiting.sock, selectors.EVENT_READ, waiting)
+        waiting.sock.do_handshake()
+        waiting.greeted = True
 
     def _read_request(self, waiting: _Waiting) -> AssociateRequest | None:
         """The request, once it is whole. Takes no byte beyond it from the socket."""
@@ -216,8 +284,7 @@ class Acceptor:
     def _admit(self, waiting: _Waiting, request: AssociateRequest) -> None:
         settings = self._archive.settings
         echo_only = is_verification_only(request)
-        with self._lock:
-            total, of_host = len(self._associations), self._per_host[waiting.address]
+        total, of_host = self._places.taken(waiting.address)
         excess = max(total - settings.max_associations, of_host - settings.max_associations_per_host)
         if excess >= (ECHO_RESERVE if echo_only else 0):
             log.warning("association rejected: local limit exceeded", extra={"address": waiting.address})
@@ -231,11 +298,13 @@ class Acceptor:
             policy=self._policy,
             address=waiting.address,
             idle_s=min(ECHO_IDLE_S, settings.association_idle_s) if excess >= 0 else settings.association_idle_s,
+            tls=self._tls is not None,
+            certificate=fingerprint_of(waiting.sock) if isinstance(waiting.sock, ssl.SSLSocket) else "",
             on_end=self._ended,
         )
+        self._places.take(waiting.address)
         with self._lock:
             self._associations.add(association)
-            self._per_host[waiting.address] += 1
         try:
             association.start()
         except RuntimeError:  # the system has no more threads
@@ -243,11 +312,9 @@ class Acceptor:
             waiting.sock.close()
 
     def _ended(self, association: Association) -> None:
+        self._places.leave(association.address)
         with self._lock:
             self._associations.discard(association)
-            self._per_host[association.address] -= 1
-            if self._per_host[association.address] <= 0:
-                del self._per_host[association.address]
 
     def _refuse(self, waiting: _Waiting, last: bytes) -> None:
         """Send `last` and wait, without a thread, for the peer to close (Sta13)."""
@@ -257,7 +324,7 @@ class Acceptor:
         waiting.deadline = time.monotonic() + ARTIM_S
         try:
             waiting.sock.send(last)
-            waiting.sock.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(waiting.sock, socket.SHUT_WR)  # that of an SSLSocket would forget its keys
         except OSError:
             self._drop(waiting)
 
@@ -281,16 +348,25 @@ class Acceptor:
             return list(self._associations)
 
 
-def serve(archive: Archive, *, host: str, port: int, ae_title: str, unknown_storage: bool = False) -> Acceptor:
+def serve(
+    archive: Archive,
+    *,
+    host: str,
+    port: int,
+    ae_title: str,
+    unknown_storage: bool = False,
+    tls: ssl.SSLContext | None = None,
+    places: Places | None = None,
+) -> Acceptor:
     """A running acceptor of `ae_title` on `host` and `port` (0 = any free one; `Acceptor.address` tells).
 
     It stores every Storage SOP Class of `pacs.dicom.sop_classes` in every transfer syntax of
-    `pacs.dicom.transfer_syntaxes`; with `unknown_storage` also SOP classes that are in no table. Raises OSError where
-    it cannot listen.
+    `pacs.dicom.transfer_syntaxes`; with `unknown_storage` also SOP classes that are in no table. With `tls` nothing
+    else is spoken. Doors that share `places` share the limits of associations. Raises OSError where it cannot listen.
     """
     family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)  # with SO_REUSEADDR
     policy = Policy(
         ae_title.strip(), STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=unknown_storage, services=SERVICES
     )
-    return Acceptor(archive, listener, policy)
+    return Acceptor(archive, listener, policy, tls=tls, places=places)

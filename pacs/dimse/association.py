@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pacs.dimse import negotiation, status
-from pacs.dimse.link import Piece, message_parts
+from pacs.dimse import identity, negotiation, status
+from pacs.dimse.link import Piece, message_parts, send_message
 from pacs.dimse.messages import (
     MAX_COMMAND_LENGTH,
     MAX_SENT_LENGTH,
@@ -30,6 +31,7 @@ from pacs.dimse.operation import Fields, Operation, Peer, Request
 from pacs.dimse.outgoing import Outgoing
 from pacs.dimse.services import begin
 from pacs.dimse.states import Action, State, on_pdu
+from pacs.dimse.store_scp import StoreOperation
 from pacs.dimse.transport import MIN_BYTES_PER_S, TICK_S, Disconnected, Stalled, Transport
 from pacs.dimse.upper_layer import (
     HEADER_LENGTH,
@@ -45,7 +47,7 @@ from pacs.dimse.upper_layer import (
     encode_accept,
     encode_reject,
 )
-from pacs.errors import AccessDenied
+from pacs.errors import AccessDenied, Unauthenticated
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -63,6 +65,8 @@ ARTIM_S = 2.0
 
 ANSWER_S = 120.0
 """How long a peer may take to answer a request that it asked for itself, such as a sub-operation of C-GET."""
+
+LARGE_FRAGMENT = 64 << 10
 
 BATCH_LENGTH = 32 << 10
 """Pending responses are sent together once they are this long; between two sends a C-CANCEL is looked for."""
@@ -84,6 +88,8 @@ class Association(threading.Thread):
         policy: Policy,
         address: str,
         idle_s: float,
+        tls: bool = False,
+        certificate: str = "",
         on_end: Callable[[Association], None],
     ) -> None:
         super().__init__(name=f"dimse {address}", daemon=True)
@@ -94,6 +100,8 @@ class Association(threading.Thread):
         self._archive = archive
         self._policy = policy
         self._idle_s = idle_s
+        self._tls = tls
+        self._certificate = certificate
         self._on_end = on_end
         self._draining = False
         self._contexts: dict[int, Context] = {}
@@ -197,13 +205,23 @@ class Association(threading.Thread):
         if rejection is not None:
             raise _Refused(rejection)
         try:
-            principal = self._archive.auth.ae(request.calling_ae_title, request.called_ae_title, self.address)
+            auth = self._archive.auth
+            ae = auth.ae(
+                request.calling_ae_title,
+                request.called_ae_title,
+                self.address,
+                tls=self._tls,
+                certificate=self._certificate,
+            )
+            principal, response = identity.judge(request.user.identity, self._archive.settings.dimse_identity, ae, auth)
+        except Unauthenticated as error:
+            raise _Refused(Rejection.NO_REASON, error.reason) from error
         except AccessDenied as error:
-            raise _Refused(Rejection.CALLING_AE_TITLE) from error
+            raise _Refused(Rejection.CALLING_AE_TITLE, error.reason) from error
         except Exception as error:
             status.report("cannot judge a calling AE title", error)
             raise _Refused(Rejection.TEMPORARY_CONGESTION) from error
-        negotiated = negotiation.negotiate(request, self._policy)
+        negotiated = negotiation.negotiate(request, self._policy, response)
         peer = Peer(
             self._archive,
             principal,
@@ -242,14 +260,18 @@ class Association(threading.Thread):
         operation = self._operation = begin(peer, context, command)
         self._running, self._cancel_seen = command, False
         if command.has_dataset:
-            write, pump = operation.write, self._transport.pump
+            take: Callable[[int], None] = partial(self._transport.pump, sink=operation.write)
+            if isinstance(operation, StoreOperation):
+                take = partial(self._transport.pour, sink=operation)
             self._transport.meter(True)
-            last = False
+            last, length = False, 0
             while not last:
-                context_id, control, length = self._next_fragment(SILENCE_S)
+                # Between large fragments no more than headers is read, so that what follows is received where it stays
+                ahead = 2 * HEADER_LENGTH if length >= LARGE_FRAGMENT else None
+                context_id, control, length = self._next_fragment(SILENCE_S, ahead)
                 if context_id != context.id or control & 1:
                     raise ProtocolError("a data set fragment was due", AbortReason.UNEXPECTED_PARAMETER)
-                pump(length, write)
+                take(length)
                 last = bool(control & 2)
             self._transport.meter(False)
         out = bytearray()
@@ -275,8 +297,7 @@ class Association(threading.Thread):
             Tag.DATASET_TYPE: NO_DATASET if length is None else 0x0001,
         }
         limit = min(self._request.user.max_length or MAX_SENT_LENGTH, MAX_SENT_LENGTH)
-        for parts in message_parts(context_id, encode_command(whole), pieces, length, limit):
-            self._transport.send_all(parts)
+        send_message(self._transport, message_parts(context_id, encode_command(whole), pieces, length, limit))
         return self._last_message_id
 
     def _read_command(self, wait_s: float) -> tuple[Context, Command]:
@@ -323,12 +344,12 @@ class Association(threading.Thread):
         elif self._running is not None and command.responded_to == self._running.message_id:
             self._cancel_seen = True
 
-    def _next_fragment(self, wait_s: float) -> tuple[int, int, int]:
+    def _next_fragment(self, wait_s: float, ahead: int | None = None) -> tuple[int, int, int]:
         """The context, control header and length of the next fragment; its bytes are the next to be taken."""
         transport = self._transport
         if not self._pdu_left:
             transport.expect(wait_s)
-            kind, length = decode_header(transport.take(HEADER_LENGTH))
+            kind, length = decode_header(transport.take(HEADER_LENGTH, ahead))
             check_length(kind, length, self._policy.max_length)
             transport.expect(max(PDU_S, length / MIN_BYTES_PER_S))
             match on_pdu(State.ESTABLISHED, kind)[0]:
@@ -343,7 +364,7 @@ class Association(threading.Thread):
                     raise ProtocolError(f"PDU type {kind} within an association", AbortReason.UNEXPECTED_PDU)
         if self._pdu_left < HEADER_LENGTH:
             raise ProtocolError("P-DATA-TF with bytes that are no fragment")
-        length, context_id, control = struct.unpack(">IBB", transport.take(HEADER_LENGTH))
+        length, context_id, control = struct.unpack(">IBB", transport.take(HEADER_LENGTH, ahead))
         if not 2 <= length <= self._pdu_left - 4:
             raise ProtocolError("fragment is longer than its PDU")
         self._pdu_left -= length + 4
@@ -381,6 +402,6 @@ def _asks_scp(field: CommandField) -> bool:
 class _Refused(Exception):
     """The association is not accepted."""
 
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection.name)
+    def __init__(self, rejection: Rejection, why: str = "") -> None:
+        super().__init__(f"{rejection.name}: {why}" if why else rejection.name)
         self.rejection = rejection

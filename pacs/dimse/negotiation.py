@@ -125,8 +125,11 @@ def is_verification_only(request: AssociateRequest) -> bool:
     return all(context.abstract_syntax == VERIFICATION for context in request.contexts)
 
 
-def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
-    """The answer to `request`: every context gets its result, every negotiation item that asks for one its answer."""
+def negotiate(request: AssociateRequest, policy: Policy, identity_response: bytes | None = None) -> Negotiated:
+    """The answer to `request`: every context gets its result, every negotiation item that asks for one its answer.
+
+    `identity_response` answers a user identity that was judged and is used (PS3.7 D.3.3.7.2); None = no answer.
+    """
     related = {
         common.sop_class_uid: common.related_sop_class_uids
         for common in request.user.common_extended
@@ -156,7 +159,8 @@ def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
         # PS3.7 D.3.3.4: each role that was offered is taken or not; none that was not offered
         roles=tuple(Role(uid, served[uid].scu, served[uid].scp) for uid in roles if uid in served),
         extended=tuple(extended.items()),
-        # PS3.7 D.3.3.7: user identity gets no answer from an acceptor that does not use it; D.3.3.6 knows none
+        identity_response=identity_response,
+        # PS3.7 D.3.3.6: common extended negotiation is never answered
     )
     accept = AssociateAccept(request.called_ae_title, request.calling_ae_title, tuple(answers), user)
     options = {uid: flags for uid, flags in extended.items() if uid in FIND_CLASSES}

@@ -144,6 +144,7 @@ class UserInformation:
     extended: tuple[tuple[str, bytes], ...] = ()
     common_extended: tuple[CommonExtended, ...] = ()
     identity: UserIdentity | None = None
+    identity_response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,8 @@ def _associate(
     if (identity := user.identity) is not None:
         head = bytes((identity.type, identity.response_requested))
         parts.append(_item(0x58, head, _counted(identity.primary), _counted(identity.secondary)))
+    if user.identity_response is not None:
+        parts.append(_item(0x59, _counted(user.identity_response)))
     body = struct.pack(">HH16s16s32x", version, 0, called, calling)
     body += _item(0x10, application) + b"".join(contexts) + _item(0x50, *parts)
     return struct.pack(">BBI", kind, 0, len(body)) + body
@@ -355,7 +358,7 @@ def _proposed_context(value: memoryview) -> ProposedContext:
 
 def _user_information(value: memoryview) -> UserInformation:
     # A peer that states no maximum gets PDUs of the size that everybody can read
-    max_length, class_uid, version_name, window, identity = 16384, "", "", None, None
+    max_length, class_uid, version_name, window, identity, response = 16384, "", "", None, None, None
     roles, extended, common = list[Role](), list[tuple[str, bytes]](), list[CommonExtended]()
     for kind, sub in _items(value):
         if kind in (0x51, 0x53) and len(sub) != 4:
@@ -386,8 +389,10 @@ def _user_information(value: memoryview) -> UserInformation:
                 primary, at = _take(sub, 2)
                 secondary, _ = _take(sub, at)
                 identity = UserIdentity(sub[0], bool(sub[1]), bytes(primary), bytes(secondary))
+            case 0x59:
+                response = bytes(_take(sub, 0)[0])
     return UserInformation(
-        max_length, class_uid, version_name, window, tuple(roles), tuple(extended), tuple(common), identity
+        max_length, class_uid, version_name, window, tuple(roles), tuple(extended), tuple(common), identity, response
     )
 
 

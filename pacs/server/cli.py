@@ -100,6 +100,7 @@ def _welcome(running: Running, settings: Settings) -> None:
     site = running.dicomweb.removesuffix("/dicom-web")
     command = f"{os.path.relpath(sys.argv[0])}" if os.path.isfile(sys.argv[0]) else "m3dicom"
     data = f"--data {settings.data}"
+    secure = f"\n  with TLS   {running.aet} at {running.dimse_tls}" if running.dimse_tls else ""
     send = f"dcmsend -aec {running.aet} {host.strip('[]')} {port} +sd +r FOLDER" if running.dimse else "(no DIMSE door)"
     print(
         f"""
@@ -108,7 +109,7 @@ m3DICOM is running.
   Viewer     {site}/#login={running.login}
              (good for one login; `{command} login-link {data}` prints another)
   DICOMweb   {running.dicomweb}
-  DIMSE      {running.aet} at {running.dimse or "(no DIMSE door)"}
+  DIMSE      {running.aet} at {running.dimse or "(no DIMSE door)"}{secure}
 
 Try:
   {send}

@@ -50,10 +50,13 @@ class Running:
     dicomweb: str
     login: str
     pid: int
+    dimse_tls: str = ""
 
     def public(self) -> dict[str, object]:
         """Everything but the login code, in the order of the ready file."""
-        return {"http": self.http, "dimse": self.dimse, "aet": self.aet, "dicomweb": self.dicomweb, "pid": self.pid}
+        tls = {"dimse_tls": self.dimse_tls} if self.dimse_tls else {}
+        said = {"http": self.http, "dimse": self.dimse, **tls, "aet": self.aet, "dicomweb": self.dicomweb}
+        return {**said, "pid": self.pid}
 
 
 @contextmanager
@@ -133,13 +136,14 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         stack.callback(archive.close)
         parts = compose.Parts(archive)
         stack.callback(parts.close)
-        acceptor = _open_dimse(archive, stack)
+        acceptors = _open_dimse(archive, stack)
         scheduler = Scheduler(archive, parts.schedule)
         stack.callback(scheduler.close)
 
         running = Running(
             http=str(doors.address(http_socket)),
-            dimse=str(doors.Door(*acceptor.address)) if acceptor else "",
+            dimse=str(doors.Door(*acceptors["dimse"].address)) if "dimse" in acceptors else "",
+            dimse_tls=str(doors.Door(*acceptors["dimse_tls"].address)) if "dimse_tls" in acceptors else "",
             aet=settings.aet,
             dicomweb=(settings.public_url or f"http://{doors.address(http_socket)}") + compose.DICOMWEB_ROOT,
             login=archive.auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60),
@@ -148,8 +152,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
 
         def health() -> http.Health:
             found = compose.problems(archive)
-            if acceptor is not None and not acceptor.alive:
-                found["dimse"] = "does not accept associations"
+            found |= {name: "does not accept associations" for name, each in acceptors.items() if not each.alive}
             if not scheduler.alive:
                 found["scheduler"] = "has stopped"
             return http.Health(found | parts.problems(), parts.warnings())
@@ -163,27 +166,39 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
 
         def close_doors() -> None:
             log.info("stopping: no new associations, finishing what runs")
-            if acceptor is not None:
-                acceptor.close(settings.drain_s)
+            for each in acceptors.values():
+                each.stop()
+            deadline = time.monotonic() + settings.drain_s
+            for each in acceptors.values():
+                each.close(max(0.0, deadline - time.monotonic()))
 
         app_routes = compose.routes(archive, parts)
         asyncio.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
         return 0
 
 
-def _open_dimse(archive: Archive, stack: ExitStack) -> Acceptor | None:
+def _open_dimse(archive: Archive, stack: ExitStack) -> dict[str, Acceptor]:
+    """The DIMSE doors by the names of their settings; they share the limits of associations."""
+    from pacs.dimse.acceptor import Places
     from pacs.dimse.acceptor import serve as serve_dimse
+    from pacs.dimse.tls import server_context
 
     settings = archive.settings
-    if not settings.dimse:
-        return None
-    door = doors.parse(settings.dimse, "dimse")
-    try:
-        acceptor = serve_dimse(archive, host=door.host, port=door.port, ae_title=settings.aet)
-    except OSError as error:
-        raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error
-    stack.callback(acceptor.close, 0.0)
-    return acceptor
+    opened: dict[str, Acceptor] = {}
+    places = Places()
+    for name in ("dimse", "dimse_tls"):
+        if not getattr(settings, name):
+            continue
+        door = doors.parse(getattr(settings, name), name)
+        context = server_context(settings) if name == "dimse_tls" else None
+        try:
+            opened[name] = serve_dimse(
+                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places
+            )
+        except OSError as error:
+            raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error
+        stack.callback(opened[name].close, 0.0)
+    return opened
 
 
 async def _serve_http(

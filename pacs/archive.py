@@ -102,14 +102,14 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
     )
 
 
-def open_store(settings: Settings, *, cached: bool = True) -> ObjectStore:
+def open_store(settings: Settings, *, cached: bool = True, alone: bool = True) -> ObjectStore:
     """The store of the setting `objects`: "files", "s3://BUCKET/PREFIX", or "memory" for trying things out.
 
-    With `cached` reads from S3 go through the local cache. Raises InvalidInput for anything else and Unavailable where
-    it cannot be reached.
+    With `cached` reads from S3 go through the local cache; without `alone` a server may be using the same data folder.
+    Raises InvalidInput for anything else and Unavailable where it cannot be reached.
     """
     if settings.objects == "files":
-        return FileStore(settings.data)
+        return FileStore(settings.data, alone=alone)
     if settings.objects == "memory":
         return MemoryStore()
     if settings.objects.startswith("s3://"):
@@ -124,7 +124,7 @@ def open_store(settings: Settings, *, cached: bool = True) -> ObjectStore:
         remote = S3Store(
             bucket,
             prefix.strip("/"),
-            spool_dir=settings.data / "spool",
+            spool_dir=settings.data / ("spool" if alone else "spool-beside"),
             endpoint=settings.s3_endpoint,
             region=settings.s3_region,
             sse=settings.s3_sse,

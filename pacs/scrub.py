@@ -306,10 +306,11 @@ class Background:
             return
         self._due += since / _DAY_S
         if self._due * _DAY_S >= 60:  # about once a minute
-            number = self._scrub.count() * self._share * self._due
-            if number >= 1:
-                self._due = 0.0
-                self._running = self._pool.submit(self._run, int(number))
+            a_day = self._scrub.count() * self._share
+            number = int(a_day * self._due)
+            if number:
+                self._due -= number / a_day
+                self._running = self._pool.submit(self._run, number)
 
     def _run(self, number: int) -> None:
         try:

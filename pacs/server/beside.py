@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def credentials(settings: Settings) -> Iterator[Auth]:
-    """Only the credentials, for commands that run beside a server."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Only the credentials, for commands that run beside a server. Raises InvalidInput where there is no archive."""
+    require_archive(settings)
     index = open_index(settings.index_url)
     try:
         yield Auth(index, settings.aes)
     finally:
         index.close()
+
+
+def require_archive(settings: Settings) -> None:
+    """Nothing, or InvalidInput where no server has ever run on this data folder: a command must not make an archive."""
+    if settings.index == "sqlite" and not (settings.data / "index.db").exists():
+        raise InvalidInput(
+            f"setting data: no archive in {settings.data.absolute()}; is --data right? `m3dicom serve` makes a new one"
+        )
 
 
 def running(settings: Settings) -> dict[str, Any]:

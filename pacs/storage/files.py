@@ -85,7 +85,8 @@ class _File:
 class FileStore:
     """Objects under `root/objects`, small ones under `root/small`, arriving bytes under `root/spool`."""
 
-    def __init__(self, root: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, root: Path, segment_bytes: int = SEGMENT_BYTES, *, alone: bool = True) -> None:
+        """With `alone` what a crash left in the spool is swept away: nobody else may be using it."""
         self._objects, self._small, self._spool = (root / name for name in ("objects", "small", "spool"))
         self._segment_bytes = segment_bytes
         try:
@@ -95,7 +96,8 @@ class FileStore:
             sync_folder(root.resolve().parent)
         except OSError as error:
             raise spooling.failed(error, f"use the folder {root}") from error
-        spooling.sweep(self._spool)
+        if alone:
+            spooling.sweep(self._spool)
         self._lock = threading.Lock()
         self._buffers = Buffers()
         self._shared: Segment | None = None

@@ -1,0 +1,219 @@
+"""Stored bytes verified again: damage found, quarantined and healed; orphans adopted or removed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dicom_data
+import pytest
+from servers import S3Server
+
+from pacs import uids
+from pacs.archive import Archive, open_archive
+from pacs.auth import SYSTEM, Principal
+from pacs.dicom.attributes import Level
+from pacs.dicom.matching import Query
+from pacs.errors import Conflict, Corrupt
+from pacs.retrieve import InstanceLocation
+from pacs.scrub import Background, Scrub
+from pacs.server import cli
+from pacs.settings import Settings
+from pacs.storage.base import Locator
+
+MODALITY = Principal("MODALITY", "ae")
+STUDY = uids.derived("study", 0)
+
+
+def prepare(archive: Archive, ds: Any, **how: Any) -> Any:
+    receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+    receiving.write(dicom_data.dataset_bytes(ds))
+    return archive.ingest.prepare(receiving, principal=MODALITY, **how)
+
+
+def locations(archive: Archive) -> list[InstanceLocation]:
+    return archive.retrieve.locate(SYSTEM, STUDY)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    """An archive on files with one series of ten."""
+    made = open_archive(Settings(data=tmp_path / "data"))
+    for ds in dicom_data.series(10):
+        made.ingest.file([prepare(made, ds)])
+    yield made
+    made.close()
+
+
+def overwrite(archive: Archive, locator: Locator, at: int, data: bytes) -> bytes:
+    """What was there."""
+    path = archive.settings.data / "objects" / locator.object_key
+    with path.open("r+b") as file:
+        file.seek(locator.offset + at)
+        old = file.read(len(data))
+        file.seek(locator.offset + at)
+        file.write(data)
+    return old
+
+
+def test_damage_is_found_told_and_ended(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
+    scrub = Scrub(archive.store, archive.index)
+    assert (scrub.verify(10).objects, scrub.cases()) == (10, [])
+    held = locations(archive)
+    spoilt, missing = held[3], held[7]
+    old = overwrite(archive, spoilt.locator, spoilt.dataset_offset + spoilt.size - 4, b"\xde\xad\xbe\xef")
+    archive.store.delete(missing.locator)
+    found = scrub.verify(10)
+    assert sorted((case.kind, case.sop_instance_uid) for case in found.damaged) == sorted(
+        [("corrupt", spoilt.sop_instance_uid), ("missing", missing.sop_instance_uid)]
+    )
+    assert len(locations(archive)) == 10  # the rows stay
+    again = open_archive(archive.settings)
+    for location in (spoilt, missing):
+        for read in (
+            lambda location=location: again.retrieve.frame(location, 1),
+            lambda location=location: again.retrieve.dataset(location),
+            lambda location=location: list(again.retrieve.part10(location)),
+        ):
+            with pytest.raises(Corrupt):
+                read()
+    assert again.retrieve.frame(held[4], 1)
+    again.close()
+    events = [event.sop_instance_uid for event in archive.audit.query("Object Damaged")]
+    assert sorted(map(str, events)) == sorted([spoilt.sop_instance_uid, missing.sop_instance_uid])
+    scrub.verify(10)
+    assert len(archive.audit.query("Object Damaged")) == 2  # told once
+
+    assert cli.main(["scrub", "--report", "--data", str(archive.settings.data)]) == 1
+    told = capsys.readouterr().out
+    assert "2 cases" in told
+    assert spoilt.sop_instance_uid in told
+    overwrite(archive, spoilt.locator, spoilt.dataset_offset + spoilt.size - 4, old)
+    assert cli.main(["scrub", "--all", "--data", str(archive.settings.data)]) == 1
+    assert [case.sop_instance_uid for case in scrub.cases()] == [missing.sop_instance_uid]
+    again = open_archive(archive.settings)
+    assert again.retrieve.frame(spoilt, 1)
+    again.close()
+    assert len(archive.audit.query("Object Sound Again")) == 1
+    archive.removal.delete(SYSTEM, STUDY)
+    assert list(scrub.cases()) == []  # a case ends with its instance
+
+
+def test_every_instance_has_its_turn(archive: Archive) -> None:
+    scrub = Scrub(archive.store, archive.index)
+    turns = [[row.sop_instance_uid for row in scrub._next(4)] for _ in range(5)]
+    assert all(len(turn) == 4 for turn in turns)
+    assert len({uid for turn in turns for uid in turn}) == 10
+    assert sorted(uid for turn in turns for uid in turn) == sorted(
+        2 * [each.sop_instance_uid for each in locations(archive)]
+    )
+
+
+def test_in_the_background_a_share_a_day(archive: Archive) -> None:
+    verified: list[int] = []
+
+    class Counting(Scrub):
+        def verify(self, limit: int, **how: Any) -> Any:
+            verified.append(limit)
+            return super().verify(limit, **how)
+
+    background = Background(Counting(archive.store, archive.index), 100.0)
+    for hour in range(49):
+        background.step(hour * 3600.0)
+        until = time.monotonic() + 60
+        while background._running is not None and not background._running.done():
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    background.close()
+    assert 18 <= sum(verified) <= 20  # ten a day, for two days
+    never = Background(Scrub(archive.store, archive.index), 0.0)
+    never.step(0.0)
+    never.step(1e6)
+    assert never._running is None
+    never.close()
+
+
+def test_orphans_are_adopted_or_removed(archive: Archive) -> None:
+    lost = prepare(archive, next(dicom_data.series(1, study=5)))  # a crash came before the index
+    copied = locations(archive)[0]
+    source = archive.store.read(copied.locator)
+    spool = archive.store.spool(1024, None)
+    spool.write(source[1024:])
+    spool.fill_reserve(source[:1024])
+    copy = archive.store.put("0/0/0-" + copied.digest, spool)
+    copy.wait()
+    result = prepare(archive, next(dicom_data.series(1, study=6)), result_of="1.2.3")
+    rival = dicom_data.image(
+        0, StudyInstanceUID=STUDY, SOPInstanceUID=copied.sop_instance_uid, PatientName="Other^Content"
+    )
+    receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+    receiving.write(dicom_data.dataset_bytes(rival))
+    other = None
+    with suppress(Conflict):  # refused before anything was kept
+        other = archive.ingest.prepare(receiving, principal=MODALITY)
+    scrub = Scrub(archive.store, archive.index)
+    young = scrub.orphans()
+    assert (young.adopted, young.removed) == (0, 0)
+    assert young.young == (3 if other is None else 4)
+
+    late = Scrub(archive.store, archive.index, clock=lambda: time.time() + 90_000)
+    done = late.orphans()
+    assert (done.adopted, done.removed, done.young, done.unusable) == (1, 2 if other is None else 3, 0, 0)
+    assert done.adopted_bytes == lost.entry.locator.length
+    (adopted,) = archive.retrieve.locate(SYSTEM, uids.derived("study", 5))
+    assert archive.retrieve.dataset(adopted) == dicom_data.dataset_bytes(next(dicom_data.series(1, study=5)))
+    assert archive.changes.after(0, 1000)[-1].sop_instance_uid == adopted.sop_instance_uid
+    assert not archive.store.holds(copy.locator)
+    assert not archive.store.holds(result.entry.locator)
+    assert len(archive.query.search(Query(Level.STUDY), SYSTEM).rows) == 2
+    assert len(locations(archive)) == 10
+    for location in locations(archive):
+        archive.retrieve.dataset(location)
+    assert late.orphans().removed == 0
+
+
+def test_what_was_deleted_is_not_adopted(archive: Archive) -> None:
+    first = locations(archive)[0]
+    copy = archive.store.read(first.locator)
+    archive.removal.delete(SYSTEM, STUDY)
+    spool = archive.store.spool(1024, None)
+    spool.write(copy[1024:])
+    spool.fill_reserve(copy[:1024])
+    archive.store.put("0/0/0-" + first.digest, spool).wait()
+    done = Scrub(archive.store, archive.index, clock=lambda: time.time() + 90_000).orphans()
+    assert (done.adopted, done.removed) == (0, 1)
+    assert archive.query.search(Query(Level.STUDY), SYSTEM).rows == []
+
+
+def test_orphans_in_s3_that_arrive_again_while_they_go(
+    rclone_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There equal content shares its place: the removal of an orphan and its arrival must not cross."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", rclone_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rclone_server.secret_key)
+    settings = Settings(
+        data=tmp_path / "data", objects=f"s3://{rclone_server.bucket}/orphans", s3_endpoint=rclone_server.endpoint
+    )
+    archive = open_archive(settings)
+    orphan = prepare(archive, next(dicom_data.series(1)), result_of="1.2.3")
+    again = prepare(archive, next(dicom_data.series(1)))
+    late = Scrub(archive.uncached_store, archive.index, clock=lambda: time.time() + 90_000)
+    monkeypatch.setattr(late._removal, "sweep", lambda: archive.ingest.file([again]) and 0)
+    late.orphans()
+    monkeypatch.undo()
+    archive.removal.sweep()
+    (location,) = locations(archive)
+    assert location.locator == orphan.entry.locator
+    assert archive.retrieve.dataset(location) == dicom_data.dataset_bytes(next(dicom_data.series(1)))
+    archive.close()
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "dta"
+    for arguments in (["scrub", "--all"], ["token", "create", "--name", "x"], ["login-link"]):
+        assert cli.main([*arguments, "--data", str(wrong)]) == 1
+        assert "--data right?" in capsys.readouterr().err
+    assert not wrong.exists()

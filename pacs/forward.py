@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row
@@ -42,10 +43,19 @@ class Forward:
         self._by_to = {each.to: each for each in self._by_name.values()} | {
             each.to: each for each in self._by_name.values() if each.token_file or each.commitment
         }
+        self._begin()
         with self._index.read() as conn:
             left = any(sql.listed(conn, state=state, limit=1) for state in sql.OPEN)
         self._idle = not self._by_name and not left
         self._deliverer = Deliverer(archive, self._by_to, couriers, clock=clock)
+
+    def _begin(self) -> None:
+        """A new rule is about what happens from now on: before any door opens."""
+        changes = self._archive.changes
+        last = changes.last()
+        for rule in self._rules:
+            if not changes.has_cursor(_cursor(rule)):
+                self._index.transact(partial(changes.advance, name=_cursor(rule), seq=last))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,10 +139,7 @@ class Forward:
 
     def _plan(self, rule: Rule, now: float) -> None:
         changes = self._archive.changes
-        cursor = f"forward {rule.name}"
-        if not changes.has_cursor(cursor):  # a rule is about what happens from now on
-            last = changes.last()
-            self._index.transact(lambda conn: changes.advance(conn, cursor, last))
+        cursor = _cursor(rule)
         destination = self._by_name[rule.name]
         while batch := changes.after(changes.cursor(cursor), NEWS_AT_ONCE):
             news = list({each.sop_instance_uid for each in batch if each.kind in NEWS and each.sop_instance_uid})
@@ -143,6 +150,10 @@ class Forward:
                 changes.advance(conn, cursor, seq)
 
             self._index.transact(work)
+
+
+def _cursor(rule: Rule) -> str:
+    return f"forward {rule.name}"
 
 
 def _public(row: Row[Any]) -> dict[str, Any]:

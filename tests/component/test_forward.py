@@ -153,7 +153,6 @@ def test_a_rule_is_about_what_happens_once_it_is_there(home: Home) -> None:
     forward.close()
     site.close()
     site, forward, clock = home(Rule("everything", "PACS", what="all"))
-    forward.step(clock())
     site.store(dicom_data.image(2))
     run(forward, clock, lambda: all_are(forward, "delivered", 1))
     assert list(states(forward)) == [f"{dicom_data.image(2).SOPInstanceUID} PACS"]
@@ -288,7 +287,7 @@ def test_what_a_crash_left_under_way_is_sent_again(home: Home, remote: Site) -> 
         lambda conn: deliveries.claim(conn, "PACS", "token of the dead", now + 1, now + 60, 10)
     )
     assert [row.state for row in claimed] == ["sending"]
-    clock.ahead += 61
+    clock.ahead += 61  # its lease is over
     run(forward, clock, lambda: all_are(forward, "delivered", 1))
     assert remote.has(ds)
 

@@ -27,11 +27,13 @@ from pacs.auth import SYSTEM, Auth, Principal, Right
 from pacs.correction_request import Request
 from pacs.corrections import Corrections
 from pacs.decoding import DecodingPool
+from pacs.dicom.attributes import Level
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.dimse.messages import Command, Tag, encode_command
 from pacs.dimse.negotiation import Context
 from pacs.dimse.requestor import Remote, Reply, Requestor
 from pacs.dimse.upper_layer import Role
+from pacs.selection import Selection, locate
 from pacs.settings import AE, Settings
 
 PATIENT_GET, PATIENT_MOVE = "1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.1.2"
@@ -345,6 +347,10 @@ def test_only_what_the_asker_may_see(archive: Archive, door: Opener) -> None:
     keep(archive, mine, scope="ward")
     keys = identifier("STUDY", StudyInstanceUID=mine.StudyInstanceUID)
     assert len(get(door(), keys)[1]) == 1
+    selection = Selection(Level.STUDY, study_instance_uids=(mine.StudyInstanceUID,))
+    for scope, seen in (("", 1), ("ward", 1), ("other ward", 0)):
+        asker = Principal("asker", "token", frozenset({Right.READ}), scope)
+        assert len(locate(archive.index, asker, selection)) == seen
     settings = replace(archive.settings, aes=(AE("TESTER", rights=("query", "store")),))
     changed = archive.with_services(settings=settings, auth=Auth(archive.index, settings.aes))
     acceptor = serve(changed, host="127.0.0.1", port=0, ae_title="M3DICOM")

@@ -48,16 +48,15 @@ def _store(chosen: argparse.Namespace) -> int:
             found,
             partial(files.prepare, pool),
         )
-        sizes = {file.sop_instance_uid: file.size for file in found}
-        paths = {file.sop_instance_uid: file.path for file in found}
         with closing(outcomes):
             for outcome in outcomes:
-                uid = outcome.location.sop_instance_uid
+                file = outcome.location
+                assert isinstance(file, files.File)
                 if outcome.taken:
-                    sent, size = sent + 1, size + sizes[uid]
+                    sent, size = sent + 1, size + file.size
                 else:
                     failed += 1
-                    print(f"m3dicom: {paths[uid]}: {outcome.reason}", file=sys.stderr)
+                    print(f"m3dicom: {file.path}: {outcome.reason}", file=sys.stderr)
                 bar.show(sent + failed, len(found), size, failed)
     finally:
         pool.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
@@ -18,8 +19,13 @@ from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
 from pacs.committing import Committing
 from pacs.decoding import DecodingPool
+from pacs.destinations import Courier, Destination, destinations
+from pacs.dimse import identity, tls
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.server import doors
+from pacs.forward import Forward
+from pacs.known_aes import KnownAEs
+from pacs.server import api_deliveries, doors
+from pacs.stow_client import StowCourier
 from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput("a Redis queue serves several processes, SQLite only one: use PostgreSQL as index")
     if settings.device not in ("auto", "cpu", "gpu"):
         raise InvalidInput('setting device: it must be "auto", "cpu" or "gpu"')
+    destinations(settings)
     if not doors_open:
         if settings.index == "sqlite" or settings.objects == "files":
             raise InvalidInput("workers of their own need what all can reach: PostgreSQL as index and S3 for objects")
@@ -50,6 +57,20 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
             f"setting http: {settings.http} is open to the network without TLS; put a TLS proxy in front and set "
             "behind_tls_proxy, or keep to a loopback address"
         )
+    if settings.dimse_identity not in identity.MODES:
+        raise InvalidInput(f"setting dimse_identity: it must be one of {', '.join(identity.MODES)}")
+    KnownAEs(settings.aes)
+    if settings.dimse_tls:
+        door = doors.parse(settings.dimse_tls, "dimse_tls")
+        tls.server_context(settings)
+        if not door.is_loopback and settings.tls_clients != "required" and not settings.aes:
+            raise InvalidInput(
+                f"setting dimse_tls: {door} is open to the network and asks for no certificates; set tls_clients to "
+                '"required", or configure the AEs that may call'
+            )
+    for ae in settings.aes:
+        if ae.port and (ae.tls or ae.certificate):
+            tls.client_context(settings, ae)
     if settings.dimse and not doors.parse(settings.dimse, "dimse").is_loopback and not settings.aes:
         raise InvalidInput(f"setting dimse: {settings.dimse} is open to the network; configure the AEs that may call")
 
@@ -85,12 +106,14 @@ class Parts:
         self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
         self._worker.start()
         self._committing = committing(archive)
+        self.forward = Forward(archive, partial(courier, archive))
 
     def schedule(self, now: float) -> None:
         """One round of the scheduler: news become Workitems, waiting ones are announced."""
         self._trigger.step(now)
         self._dispatcher.step(now)
         self._committing.step(now)
+        self.forward.step(now)
 
     def problems(self) -> dict[str, str]:
         """What has stopped working, by name."""
@@ -103,6 +126,7 @@ class Parts:
 
     def close(self) -> None:
         """Give leases back and let go of the queue."""
+        self.forward.close()
         self._committing.close()
         self._worker.stop()
         self._queue.close()
@@ -118,10 +142,20 @@ def committing(archive: Archive) -> Committing:
     return made
 
 
+def courier(archive: Archive, destination: Destination) -> Courier:
+    """What sends to a destination. Raises NotFound or InvalidInput where it cannot be reached as configured."""
+    if destination.is_web:
+        return StowCourier(archive, destination)
+    from pacs.dimse.courier import StoreCourier
+
+    return StoreCourier(archive, destination.to)
+
+
 def routes(archive: Archive, parts: Parts) -> Routes:
     """Everything that is mounted besides health and login."""
     return [
         *analysis.routes.routes(archive, parts.registry),
+        *api_deliveries.routes(parts.forward),
         *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
         *viewer.routes(),
     ]

@@ -85,3 +85,18 @@ def test_every_setting_is_documented() -> None:
 
 def test_generated_pages_are_fresh() -> None:
     assert documents.main("check") == 0
+
+
+def test_tls_and_peers_that_cannot_be_are_refused() -> None:
+    for overrides, words in (
+        ({"dimse_tls": "0.0.0.0:2762"}, "tls_certificate"),
+        ({"dimse_tls": "nowhere"}, "HOST:PORT"),
+        ({"dimse_identity": "perhaps"}, "dimse_identity"),
+        ({"aes": [{"title": "CT1", "certificate": "12:34"}]}, "CT1: .* no SHA-256 fingerprint"),
+        ({"aes": [{"title": "CT1", "addresses": ["10.0.0.0/99"]}]}, "CT1: .* no host name, address or network"),
+        ({"aes": [{"title": "CT1", "host": "10.0.0.0/8"}]}, "CT1: .* give it under addresses"),
+        ({"aes": [{"title": "CT1", "other_content": "shred"}]}, "CT1: other_content"),
+        ({"aes": [{"title": "CT1", "host": "x", "port": 1, "tls": True}], "tls_ca": "/nowhere.pem"}, "tls_ca"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            compose.refuse_impossible(load(None, {}, overrides))

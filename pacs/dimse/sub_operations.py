@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from pacs.dicom.transcode import transcode_dataset
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from pacs.dimse.messages import Tag
 from pacs.errors import ArchiveError, Corrupt, PeerRefused, TooLarge
@@ -139,6 +138,8 @@ def prepare(archive: Archive, location: InstanceLocation, accepted: Mapping[str,
 
 def transcoded(archive: Archive, dataset: bytes, source: str, target: str) -> bytes:
     """The data set in `target`; codecs run in the sandboxed children. Raises UnsupportedTransferSyntax, Undecodable."""
+    from pacs.dicom.transcode import transcode_dataset  # NumPy, which the doors' process is better off without
+
     if TRANSFER_SYNTAXES[source].encapsulated and archive.decoding is not None:
         return archive.decoding.transcode(dataset, source, target)
     return transcode_dataset(dataset, source, target)

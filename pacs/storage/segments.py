@@ -217,7 +217,7 @@ class Segment:
         with self._changed:
             return min(self._writing, default=self._tail)
 
-    def seal(self, patience_s: float = 60.0) -> None:
+    def seal(self, patience_s: float = 10.0) -> None:
         """Make everything durable and add nothing any more.
 
         Raises Unavailable or OutOfResources where that fails, or somebody is still writing; the marker stays then, and

@@ -18,6 +18,7 @@ import orjson
 import pydicom
 import pynetdicom
 import pytest
+from certificates import Authority
 from dimse_client import EXPLICIT
 from pydicom import Dataset
 from raw_dicom import bundled
@@ -26,6 +27,7 @@ from servers import free_port, missing, stop, wait_for_port
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
 from pacs.committing import Committing
+from pacs.dimse import tls
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.dimse.commit_scu import EventReporter
 from pacs.server import cli
@@ -190,6 +192,38 @@ def test_wrong_usage_is_told(door: Acceptor, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as usage:
         cli.main(["echo"])
     assert usage.value.code == 2
+
+
+def test_over_tls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "authority").mkdir()
+    authority = Authority(tmp_path / "authority")
+    ours, theirs = authority.vouches_for("server"), authority.vouches_for("client")
+    settings = Settings(
+        data=tmp_path / "archive", dimse_tls="127.0.0.1:0", tls_certificate=str(ours.certificate),
+        tls_key=str(ours.key), tls_ca=str(authority.pem),
+    )  # fmt: skip
+    opened = open_archive(settings)
+    archive = opened.with_services(auth=Auth(opened.index))
+    acceptor = serve(archive, host="127.0.0.1", port=0, ae_title="PACS", tls=tls.server_context(settings))
+    (tmp_path / "client.toml").write_text(
+        f"tls_certificate = '{theirs.certificate}'\ntls_key = '{theirs.key}'\ntls_ca = '{authority.pem}'\n"
+    )
+    to = ["--to", at(acceptor), "--tls", "--config", str(tmp_path / "client.toml")]
+    try:
+        assert cli.main(["echo", *to]) == 0
+        assert "with TLSv1.3 " in capsys.readouterr().out
+        large = dicom_data.image(1, 1500, 1500)  # more than one TLS record and PDU
+        assert cli.main(["store", *to, str(written(tmp_path / "in", large))]) == 0
+        get = ["get", *to, "--study", large.StudyInstanceUID, "--out", str(tmp_path / "out")]
+        assert cli.main(get) == 0
+        (path,) = (tmp_path / "out").iterdir()
+        assert pydicom.dcmread(path).PixelData == large.PixelData
+        capsys.readouterr()
+        assert cli.main(["echo", "--to", at(acceptor), "--tls"]) == 1
+        assert "no TLS with PACS@127.0.0.1" in capsys.readouterr().err
+    finally:
+        acceptor.close(0)
+        archive.close()
 
 
 # --- DCMTK as the other side ------------------------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import orjson
-from pydicom.datadict import tag_for_keyword
 from sqlalchemy import select
 
 from analysis.api import Input, Manifest, When
 from pacs.auth import Principal
-from pacs.dicom import json_model
+from pacs.dicom import dictionary, json_model
 from pacs.dicom.ups_task import References
 from pacs.index import schema
 from pacs.index.engine import Index
@@ -54,7 +53,7 @@ class Candidate:
         """The values of an attribute as text."""
         if keyword == "SOPClassUID":
             return [self.sop_class_uid]
-        tag = tag_for_keyword(keyword)
+        tag = dictionary.tag(keyword)
         return json_model.texts(self.metadata, f"{tag:08X}") if tag is not None else []
 
     def text(self, keyword: str) -> str:

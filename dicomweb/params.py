@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydicom.datadict import tag_for_keyword
-
 from pacs.dicom import dictionary
 from pacs.dicom.attributes import LEVELS, Attribute, Level, by_keyword, by_tag, held, level_of
 from pacs.dicom.matching import (
@@ -164,5 +162,5 @@ def _tag(name: str) -> str | None:
     row = by_keyword(head)
     if row is not None:
         return row.tag
-    tag = tag_for_keyword(head) if head else None  # the dictionary has a nameless entry
+    tag = dictionary.tag(head)
     return None if tag is None else f"{tag:08X}"

@@ -10,19 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset, dcmwrite
-from pydicom.encaps import encapsulate
-
 from dicomweb.answers import BATCH_BYTES
 from dicomweb.calls import Call
 from dicomweb.media_types import DICOM_JSON, OCTET_STREAM, parse
 from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
 from dicomweb.store_results import Failure
-from pacs.dicom.json_model import loads_many, text, to_dataset
+from pacs.dicom.json_model import loads_many, text
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from pacs.errors import ArchiveError, InvalidInput, TooLarge, UnsupportedTransferSyntax
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from pacs.archive import Archive
     from pacs.auth import Principal
     from pacs.ingest import Prepared
@@ -120,6 +119,10 @@ def encoded(metadata: Mapping[str, Any], bulk: Mapping[str, Bulk]) -> tuple[str,
     Raises InvalidInput where a value is missing, UnsupportedTransferSyntax for compressed pixel data whose transfer
     syntax is not named or that has several frames, whose borders one part cannot tell.
     """
+    from pydicom.encaps import encapsulate  # 40 MB, which few ever need
+
+    from pacs.dicom.json_dataset import to_dataset
+
     used: list[Bulk] = []
 
     def value(address: str) -> bytes:
@@ -146,6 +149,8 @@ def encoded(metadata: Mapping[str, Any], bulk: Mapping[str, Bulk]) -> tuple[str,
 
 
 def _written(ds: Dataset) -> memoryview:
+    from pydicom import dcmwrite
+
     out = io.BytesIO()
     dcmwrite(out, ds, implicit_vr=False, little_endian=True)
     return out.getbuffer()

@@ -6,8 +6,6 @@ import re
 from functools import partial
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-
 from dicomweb import errors, xml_model
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
@@ -22,7 +20,7 @@ from dicomweb.media_types import (
 from dicomweb.params import FLAGS, count, flag
 from dicomweb.qido import documents_answer
 from pacs.auth import Right
-from pacs.dicom import ups
+from pacs.dicom import dictionary, ups
 from pacs.dicom.json_model import dumps_many, loads
 from pacs.dicom.matching import Options
 from pacs.errors import InvalidInput, InvalidQuery, StateConflict, TransactionMismatch
@@ -177,15 +175,12 @@ def _path(name: str) -> str | None:
         if _TAG.fullmatch(part):
             tag = int(part, 16)
         else:
-            known = tag_for_keyword(part) if part else None
+            known = dictionary.tag(part)
             if known is None:
                 return None
             tag = known
         parts.append(f"{tag:08X}")
-    try:
-        return None if dictionary_VR(int(parts[-1], 16)) == "SQ" else ".".join(parts)
-    except KeyError:
-        return None
+    return None if dictionary.vr(int(parts[-1], 16)) in (None, "SQ") else ".".join(parts)
 
 
 def _once(call: Call, *names: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from pydicom.datadict import keyword_for_tag
+from pacs.dicom import dictionary
 
 _HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -41,7 +41,7 @@ def _attributes(dataset: Mapping[str, Any], out: list[str]) -> None:
     }
     for tag, element in dataset.items():
         names = f'tag="{tag}" vr="{element["vr"]}"'
-        keyword = keyword_for_tag(int(tag, 16))
+        keyword = dictionary.keyword(int(tag, 16))
         if keyword:
             names += f' keyword="{keyword}"'
         creator = creators.get(tag[:6])

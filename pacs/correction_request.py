@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom import config
-from pydicom.valuerep import validate_value
-
 from pacs import uids
 from pacs.dicom import json_model
 from pacs.dicom.attributes import TABLE, Attribute, Level, by_keyword, by_tag
@@ -93,6 +90,9 @@ def checked(request: Request) -> Changes:
 
 def entry(row: Attribute, text: str) -> dict[str, Any]:
     """The DICOM JSON of a text for an attribute. Raises InvalidInput for what its VR cannot hold (PS3.5 6.2)."""
+    from pydicom import config  # 40 MB, which few ever need
+    from pydicom.valuerep import validate_value
+
     single = row.vr in ("LT", "ST", "UT")
     allowed = "\r\n\t\f" if single else ""
     if not isinstance(text, str) or any(ord(char) < 32 and char not in allowed for char in text):

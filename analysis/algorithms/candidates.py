@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from analysis.algorithms.breast_mask import Breast, block_mean
 
@@ -187,6 +186,8 @@ def find(field: Field, xp: Any, nd: Any, limit: int = LIMIT, report: Callable[[]
 def _apart(table: np.ndarray[Any, Any], spacing: float) -> np.ndarray[Any, Any]:
     """Which rows stay when each takes away lower ones within 0.25 mm, or within its own width if that is more."""
     widths = np.maximum(0.25, np.asarray(SCALES_MM)[table[:, 3].astype(int)] * 1.4)
+    from scipy.spatial import cKDTree  # 40 MB, which only those who compute should pay
+
     tree = cKDTree(table[:, :2] * spacing)
     alive = np.ones(len(table), bool)
     for index, near in enumerate(tree.query_ball_point(table[:, :2] * spacing, widths)):

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 FEATURE_NAMES = ("log_count", "best", "third", "sum_ten", "mean", "log_area", "height_third", "crowd")
 
@@ -29,6 +26,10 @@ def single_link(points: np.ndarray[Any, Any], link: float, minimum: int) -> list
     """
     if len(points) < minimum:
         return []
+    from scipy.sparse import coo_array  # 40 MB, which only those who compute should pay
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     pairs = cKDTree(points).query_pairs(link, output_type="ndarray")
     ones = np.ones(len(pairs), bool)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(points), len(points)))
@@ -67,6 +68,8 @@ def outline(points: np.ndarray[Any, Any], margin: float) -> np.ndarray[Any, np.d
 
     The convex hull of discs around the points, drawn with sixteen corners a disc; never crosses a point.
     """
+    from scipy.spatial import ConvexHull, QhullError
+
     angles = np.arange(16) * (np.pi / 8)
     circle = np.stack([np.sin(angles), np.cos(angles)], axis=1) * margin
     cloud = (points[:, None, :] + circle[None]).reshape(-1, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from analysis.algorithms.geometry import compact, triangle_vectors, vertex_normals
 
@@ -60,6 +59,8 @@ def _balance(points: Array, triangles: Array, vertices: Array, faces: Array, mos
     sizes = np.linalg.norm(vectors, axis=1)
     facing = vectors / np.maximum(sizes, 1e-30)[:, None]
     middles = points[triangles].mean(axis=1)
+    from scipy.spatial import cKDTree  # 40 MB, which only those who compute should pay
+
     _, nearest = cKDTree(vertices).query(middles)
     heights = ((vertices[nearest] - middles) * facing).sum(axis=1)
     alike = (vertex_normals(vertices, faces)[nearest] * facing).sum(axis=1) > 0.5  # not the other side of a thin wall

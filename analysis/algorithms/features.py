@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from analysis.algorithms import texture
 from analysis.algorithms.candidates import Candidates, Field, at, host
@@ -157,6 +156,8 @@ def _region(above: Any, peak: Any, grid: tuple[Any, Any, Any], xp: Any) -> list[
 
 def _surroundings(candidates: Candidates, spacing: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     """How many candidates lie near, how high they are together, how far the nearest is: (n, 9)."""
+    from scipy.spatial import cKDTree  # 40 MB, which only those who compute should pay
+
     points, count = candidates.positions * spacing, len(candidates.height)
     out = np.zeros((count, 9), np.float32)
     tree = cKDTree(points)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from analysis.algorithms import breast_mask, candidates, clusters, features
 from analysis.algorithms.forest import Forest
@@ -101,6 +100,8 @@ def describe(
 
 def context(points: np.ndarray[Any, Any], probability: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """What the first forest says about the surroundings of each candidate: float32 (n, 9). points in mm."""
+    from scipy.spatial import cKDTree  # 40 MB, which only those who compute should pay
+
     count = len(points)
     out = np.zeros((count, 9), np.float32)
     out[:, 0] = probability
@@ -130,6 +131,8 @@ def separate(
 
     A less probable candidate is dropped when it lies within 0.35 mm, or within the more probable one's own size.
     """
+    from scipy.spatial import cKDTree  # 40 MB, which only those who compute should pay
+
     likely = np.flatnonzero(probability >= MEMBER)
     order = likely[np.argsort(-probability[likely], kind="stable")]
     if not len(order):

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.uid import EncapsulatedSTLStorage, SegmentationStorage
 
 from analysis.results import x3d
-from analysis.results.encapsulated_stl import MalformedSTL, read_binary_stl
-from analysis.results.segmentation import srgb
 from pacs.dicom.json_model import text, texts
 from pacs.errors import NotFound, TooLarge, Undecodable
 
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_TRIANGLES = 4_000_000
 FARTHEST_MM = 1e6
+_ENCAPSULATED_STL, _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.104.3", "1.2.840.10008.5.1.4.1.1.66.4"
 _DOCUMENT = "00420011"
 _MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 _COLOUR = (222, 205, 176)
@@ -35,7 +33,7 @@ def x3d_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
     Raises NotFound where there is none, Undecodable for bytes that are no binary STL, TooLarge beyond
     MOST_TRIANGLES.
     """
-    models = [location for location in locations if location.sop_class_uid == EncapsulatedSTLStorage]
+    models = [location for location in locations if location.sop_class_uid == _ENCAPSULATED_STL]
     if not models:
         raise NotFound("there is no 3D model here", about=locations[0].series_instance_uid if locations else "")
     shapes: list[x3d.Shape] = []
@@ -68,6 +66,9 @@ def _document(archive: Archive, location: InstanceLocation, metadata: Mapping[st
 
 def _corners(data: bytes, metadata: Mapping[str, Any], location: InstanceLocation) -> npt.NDArray[np.float32]:
     """(triangles, 3, 3) mm."""
+    # Encoders of results, 50 MB with what they need: only where somebody asks for a model
+    from analysis.results.encapsulated_stl import MalformedSTL, read_binary_stl
+
     try:
         corners = read_binary_stl(data)
     except MalformedSTL as error:
@@ -100,7 +101,7 @@ def _scene_facts(metadata: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """What names the scene's place in the archive: UIDs of study, series, sources and sister results, no patient."""
     referenced = metadata.get("00081115", {}).get("Value") or []
     instances = [item for series in referenced for item in series.get("0008114A", {}).get("Value") or []]
-    labels = [text(item, "00081155") or "" for item in instances if text(item, "00081150") == SegmentationStorage]
+    labels = [text(item, "00081155") or "" for item in instances if text(item, "00081150") == _SEGMENTATION]
     related = metadata.get("00081250", {}).get("Value") or []
     return {
         "StudyInstanceUID": texts(metadata, "0020000D")[:1],
@@ -125,4 +126,6 @@ def _colour(metadata: Mapping[str, Any]) -> tuple[int, int, int]:
     value = metadata.get("0062000D", {}).get("Value") or []
     if len(value) != 3 or not all(isinstance(each, int) and 0 <= each <= 65535 for each in value):
         return _COLOUR
+    from analysis.results.segmentation import srgb
+
     return srgb(value)

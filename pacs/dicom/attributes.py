@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from pydicom.datadict import keyword_for_tag
+from pacs.dicom import dictionary
 
 
 class Level(StrEnum):
@@ -219,7 +219,7 @@ def of_level(level: Level) -> Iterator[Attribute]:
 
 def held(tag: str, vr: str) -> Attribute:
     """A row for an attribute of no row of its own: matched, without a column, on what is held of the entity."""
-    return Attribute(tag, keyword_for_tag(int(tag, 16)) or tag, vr, level_of(tag))
+    return Attribute(tag, dictionary.keyword(int(tag, 16)) or tag, vr, level_of(tag))
 
 
 def level_of(tag: str) -> Level:

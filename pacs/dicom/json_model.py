@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pacs.dicom.json_dataset import from_dataset, to_dataset
 from pacs.dicom.json_input import loads, loads_many
+
+if TYPE_CHECKING:
+    from pacs.dicom.json_dataset import from_dataset, to_dataset
 
 __all__ = [
     "HERE",
@@ -33,6 +35,15 @@ class BulkRef:
     """The value of a BulkDataURI that names a value of the same instance: tags and item numbers joined by "/"."""
 
     path: str
+
+
+def __getattr__(name: str) -> Any:
+    """pydicom is only loaded where somebody has to do with its data sets: it takes 40 MB of memory."""
+    if name not in ("from_dataset", "to_dataset"):
+        raise AttributeError(name)
+    from pacs.dicom import json_dataset
+
+    return getattr(json_dataset, name)
 
 
 def _unknown(value: object) -> orjson.Fragment:

@@ -16,10 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
-from pydicom import charset as pydicom_charset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
 
 from pacs.dicom import json_model
 from pacs.dicom.charsets import decoder
@@ -170,6 +166,8 @@ def _encoded(terms: Sequence[str], text: str) -> bytes | None:
         return text.encode("ascii")
     if len(terms) != 1 or "2022" in terms[0] or terms[0] in ("", "ISO_IR 6"):
         return None
+    from pydicom import charset as pydicom_charset  # 40 MB, which few ever need
+
     try:
         raw = text.encode(pydicom_charset.convert_encodings(list(terms))[0])
     except (UnicodeError, LookupError):
@@ -269,6 +267,10 @@ class _Front:
 
     def to_utf8(self) -> None:
         """Write all text again in UTF-8, in nested data sets too."""
+        from pydicom.filebase import DicomBytesIO
+        from pydicom.filereader import read_dataset
+        from pydicom.filewriter import write_dataset
+
         implicit = not self._explicit
         raw = b"".join(each for _, each in self._elements)
         ds = read_dataset(io.BytesIO(raw), implicit, self._little)

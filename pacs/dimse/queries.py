@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pydicom.datadict import tag_for_keyword
-
 from pacs.dicom import dictionary
 from pacs.dicom.attributes import Level
 from pacs.dimse import datasets, identifiers
@@ -50,7 +48,7 @@ def tag(name: str) -> str:
     digits = name.replace(",", "").strip("()")
     if len(digits) == 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
         return digits.upper()
-    number = tag_for_keyword(name)
+    number = dictionary.tag(name)
     if number is None:
         raise InvalidInput(f"{name!r} is neither a keyword of PS3.6 nor a tag of eight hexadecimal digits")
     return f"{number:08X}"

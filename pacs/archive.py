@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any, Self
 from pacs import recovery
 from pacs.audit import Audit
 from pacs.commitment import Commitments
+from pacs.corrections import Corrections
+from pacs.discrepancies import Discrepancies
 from pacs.errors import InvalidInput, Unavailable
 from pacs.events import Events
 from pacs.index.changes import Changes
 from pacs.index.engine import Index, open_index
 from pacs.index.migrate import is_half_built
 from pacs.ingest import Ingest
+from pacs.keeping import Keeping
 from pacs.query import QueryService
 from pacs.removal import Removal
+from pacs.retention import Retention
 from pacs.retrieve import Retrieve
 from pacs.settings import Settings
 from pacs.settle import Settle
@@ -47,6 +51,10 @@ class Archive:
     removal: Removal
     audit: Audit
     commitments: Commitments
+    corrections: Corrections
+    keeping: Keeping
+    discrepancies: Discrepancies
+    retention: Retention
     worklist: Worklist = None  # type: ignore[assignment]
     auth: Any = None
     decoding: DecodingPool = None  # type: ignore[assignment]
@@ -86,6 +94,7 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
     except BaseException:
         store.close()
         raise
+    removal = Removal(store, index, events)
     return Archive(
         settings=settings,
         store=store,
@@ -96,9 +105,13 @@ def open_archive(settings: Settings, events: Events | None = None) -> Archive:
         retrieve=Retrieve(store, index),
         settle=Settle(index, settings),
         changes=Changes(index),
-        removal=Removal(store, index, events),
+        removal=removal,
         audit=Audit(index),
         commitments=Commitments(index),
+        corrections=Corrections(store, index, events),
+        keeping=Keeping(store, index, events, removal),
+        discrepancies=Discrepancies(index),
+        retention=Retention(store, index, removal, settings.retention),
     )
 
 

@@ -55,6 +55,26 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """What may go, and when. Nothing goes that a Workitem, delivery, storage commitment or person still needs."""
+
+    name: str
+    what: str = _setting(
+        "study",
+        'whole studies ("study"), what was "received" or our own "results" of them, or what is kept aside: "rejected", '
+        'replaced "versions", "quarantined"',
+    )
+    days: int = _setting(0, "older than so many days")
+    counted_from: str = _setting(
+        "arrival", 'age since the last "arrival" in the study, or since the Study Date: "study"'
+    )
+    source: tuple[str, ...] = _setting((), "only studies received from these AE titles alone")
+    modality: tuple[str, ...] = _setting((), "only studies of these modalities alone")
+    above_gb: int = _setting(0, "instead of days: once more gigabytes than this are stored, the oldest studies go")
+    down_to_gb: int = _setting(0, "until no more than so many are stored")
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of one server or worker. Units are in the names."""
 
@@ -94,6 +114,10 @@ class Settings:
     stable_after_s: float = _setting(10.0, "A study is stable when nothing new came for this long.")
     drain_s: float = _setting(10.0, "How long a stopping server lets requests and associations finish.")
 
+    event_hours: float = _setting(72.0, "A Workitem event that its subscriber did not take for this long is dropped.")
+    workitem_days: float = _setting(
+        0.0, "COMPLETED and CANCELED Workitems without a deletion lock are removed after this many days; 0 = kept."
+    )
     commitment_hours: float = _setting(72.0, "A storage commitment that its asker did not take for this long is dead.")
 
     workers: int = _setting(1, "Analysis jobs at one time in this process; 0 = none here.")
@@ -104,6 +128,8 @@ class Settings:
 
     forward: tuple[Forward, ...] = _setting((), "Where results and studies are sent on to. TOML: [[forward]] tables.")
     forward_give_up_hours: float = _setting(168.0, "A delivery that did not succeed for this long is a dead letter.")
+
+    retention: tuple[Retention, ...] = _setting((), "What may be removed, and when. TOML: [[retention]] tables.")
 
     session_hours: float = _setting(12.0, "A browser login ends after this long.")
     login_link_minutes: float = _setting(60.0, "A login link is good for one use within this time.")
@@ -132,6 +158,8 @@ def _value(name: str, kind: str, raw: Any) -> Any:
                 return tuple(_table(AE, "title", entry) for entry in _tables(raw))
             case "tuple[Forward, ...]":
                 return tuple(_table(Forward, "name", entry) for entry in _tables(raw))
+            case "tuple[Retention, ...]":
+                return tuple(_table(Retention, "name", entry) for entry in _tables(raw))
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"setting {name}: {error}") from error
     raise InvalidInput(f"setting {name}: {raw!r} is no {kind}")

@@ -15,6 +15,7 @@ from analysis.registry import Registry
 from analysis.results import renditions
 from analysis.trigger import Trigger
 from analysis.worker import Worker
+from pacs import aside
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
 from pacs.committing import Committing
@@ -24,7 +25,7 @@ from pacs.dimse import identity, tls
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.forward import Forward
 from pacs.known_aes import KnownAEs
-from pacs.server import api_deliveries, doors
+from pacs.server import api_corrections, api_deliveries, doors
 from pacs.stow_client import StowCourier
 from pacs.worklist import Worklist
 
@@ -45,6 +46,8 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput('setting queue: it must be "local" or a redis:// or unix:// URL')
     if settings.index == "sqlite" and settings.queue != "local":
         raise InvalidInput("a Redis queue serves several processes, SQLite only one: use PostgreSQL as index")
+    if settings.other_content not in aside.POLICIES:
+        raise InvalidInput(f"setting other_content: it must be one of {', '.join(aside.POLICIES)}")
     if settings.device not in ("auto", "cpu", "gpu"):
         raise InvalidInput('setting device: it must be "auto", "cpu" or "gpu"')
     destinations(settings)
@@ -107,6 +110,7 @@ class Parts:
         self._worker.start()
         self._committing = committing(archive)
         self.forward = Forward(archive, partial(courier, archive))
+        self._retention = archive.retention
 
     def schedule(self, now: float) -> None:
         """One round of the scheduler: news become Workitems, waiting ones are announced."""
@@ -114,6 +118,7 @@ class Parts:
         self._dispatcher.step(now)
         self._committing.step(now)
         self.forward.step(now)
+        self._retention.step(now)
 
     def problems(self) -> dict[str, str]:
         """What has stopped working, by name."""
@@ -156,6 +161,7 @@ def routes(archive: Archive, parts: Parts) -> Routes:
     return [
         *analysis.routes.routes(archive, parts.registry),
         *api_deliveries.routes(parts.forward),
+        *api_corrections.routes(archive),
         *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
         *viewer.routes(),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from pacs.settings import AE, PREFIX, Forward, Settings
+from pacs.settings import AE, PREFIX, Forward, Retention, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +58,19 @@ def settings_page() -> str:
         "```",
         "",
         *_keys(Forward, "what people call it"),
+        "",
+        "## Retention",
+        "",
+        "What may be removed, and when ([corrections.md](corrections.md#retention)); `m3dicom retention` tells before:",
+        "",
+        "```toml",
+        "[[retention]]",
+        'name = "ct-10-years"',
+        "days = 3653",
+        'modality = ["CT"]',
+        "```",
+        "",
+        *_keys(Retention, "what audit and log call it"),
         "",
     ]
     return "\n".join(lines)

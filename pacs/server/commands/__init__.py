@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
-MODULES: tuple[str, ...] = ("echo", "find", "store", "get", "move", "commit", "forward", "rebuild", "scrub")
+MODULES: tuple[str, ...] = (
+    "echo",
+    "find",
+    "store",
+    "get",
+    "move",
+    "commit",
+    "forward",
+    "import_",
+    "rebuild",
+    "scrub",
+    "correct",
+    "aside",
+    "retention",
+)
 """In the order in which `m3dicom --help` lists them."""
 
 

@@ -166,10 +166,11 @@ def _encoded(terms: Sequence[str], text: str) -> bytes | None:
         return text.encode("ascii")
     if len(terms) != 1 or "2022" in terms[0] or terms[0] in ("", "ISO_IR 6"):
         return None
-    from pydicom import charset as pydicom_charset  # 40 MB, which few ever need
+
+    from pydicom import charset  # only here: it takes memory that most servers never need
 
     try:
-        raw = text.encode(pydicom_charset.convert_encodings(list(terms))[0])
+        raw = text.encode(charset.convert_encodings(list(terms))[0])
     except (UnicodeError, LookupError):
         return None
     return raw if decoder(tuple(terms))(raw) == text else None

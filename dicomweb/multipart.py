@@ -13,7 +13,8 @@ MAX_PARTS = 20_000
 MAX_HEADER_BYTES = 16 * 1024
 MAX_PADDING = 256  # linear white space between a boundary and its line end
 
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# RFC 2046 5.1.1 allows 70 characters; Orthanc's DICOMweb client writes 73.
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,199}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*([^\r\n]*)")
 
 

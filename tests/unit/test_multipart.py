@@ -59,12 +59,12 @@ def test_preamble_and_epilogue_are_ignored() -> None:
     assert parts([b"to be ignored\r\n", body(b"x"), b"\r\n--b\r\nalso ignored"]) == [(HEADERS, b"x")]
 
 
-@pytest.mark.parametrize("boundary", ["b" * 70, "0'()+_,-./:=?9", "a b"])
+@pytest.mark.parametrize("boundary", ["b" * 70, "b" * 73, "0'()+_,-./:=?9", "a b"])
 def test_every_legal_boundary(boundary: str) -> None:
     assert parts([body(b"x", boundary=boundary)], boundary) == [(HEADERS, b"x")]
 
 
-@pytest.mark.parametrize("boundary", ["", "b" * 71, "b ", "b\r\n", "bä", "b;"])
+@pytest.mark.parametrize("boundary", ["", "b" * 201, "b ", "b\r\n", "bä", "b;"])
 def test_other_boundaries_are_refused(boundary: str) -> None:
     with pytest.raises(MalformedBody):
         Parser(boundary)

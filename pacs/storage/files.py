@@ -118,6 +118,11 @@ class FileStore:
         """A spool that writes straight to a segment once it is too large for memory."""
         return Spool(self._spool, reserve=reserve, limit=limit, backing=self._lane, buffers=self._buffers)
 
+    @property
+    def arriving(self) -> int:
+        """How many objects are being written to segments now."""
+        return sum(segment.writing for segment in list(self._active.values()))
+
     def _lane(self) -> Backing:
         with self._lock:
             segment = self._lanes.popleft() if self._lanes else None

@@ -212,6 +212,11 @@ class Segment:
                 ticket = self._started + 1
             self.wait(ticket)
 
+    @property
+    def writing(self) -> int:
+        """How many records are being written."""
+        return len(self._writing)
+
     def readable_end(self) -> int:
         """Up to where every record has been written whole."""
         with self._changed:

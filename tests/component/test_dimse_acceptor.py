@@ -40,6 +40,7 @@ from pacs.dimse import association as association_module
 from pacs.dimse import transport as transport_module
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.settings import AE, Settings
+from pacs.storage.files import FileStore
 
 CONTEXTS = ((CT, (EXPLICIT,)), (VERIFICATION, (IMPLICIT,)), (STUDY_FIND, (IMPLICIT,)))
 Door = Callable[..., Acceptor]
@@ -77,7 +78,9 @@ def echoes(acceptor: Acceptor) -> None:
 
 def stored_objects(archive: Archive) -> tuple[int, int]:
     """How many objects there are, and how many half ones."""
-    return len(list(archive.store.walk())), sum(path.is_file() for path in archive.store.spool_dir.rglob("*"))
+    assert isinstance(archive.store, FileStore)
+    spooled = sum(path.is_file() for path in archive.store.spool_dir.rglob("*"))
+    return len(list(archive.store.walk())), spooled + archive.store.arriving
 
 
 def slice_bytes(seed: int = 0, size: int = 64) -> tuple[str, bytes]:

@@ -101,6 +101,7 @@ def request(
     commitments.asking(ae.title.strip(), instances, number)
     try:
         with Requestor.open(remotes.remote(archive.settings, ae), archive.settings.aet.strip(), CONTEXTS) as assoc:
+            assoc.on_event = _taker(archive, assoc.remote.title)
             context = assoc.context(STORAGE_COMMITMENT)
             reply = assoc.action(
                 context,
@@ -119,25 +120,29 @@ def request(
     return number
 
 
-def _wait(assoc: Requestor, archive: Archive, transaction_uid: str, wait_s: float) -> None:
-    """Take the peer's report on the association of the request, for at most `wait_s`."""
-    title = assoc.remote.title
-    commitments, deadline = archive.commitments, time.monotonic() + wait_s
+def _taker(archive: Archive, title: str) -> Callable[[Event], int]:
+    """Keeps what `title` reports on an association of ours, and gives the status to answer."""
 
     def take(event: Event) -> int:
         try:
             report = commit_module.read_report(event.dataset, event.transfer_syntax)
-            commitments.answered(title, report.transaction_uid, report.committed, report.failed)
+            archive.commitments.answered(title, report.transaction_uid, report.committed, report.failed)
         except ArchiveError as error:
             return status.n_failure(error).status
         return status.SUCCESS
 
+    return take
+
+
+def _wait(assoc: Requestor, archive: Archive, transaction_uid: str, wait_s: float) -> None:
+    """Take the peer's report on the association of the request, for at most `wait_s`."""
+    deadline = time.monotonic() + wait_s
     while (left := deadline - time.monotonic()) > 0:
-        found = commitments.outcome(transaction_uid, title)  # it may have come to our acceptor
+        found = archive.commitments.outcome(transaction_uid, assoc.remote.title)  # it may have come to our acceptor
         if found is None or found.state != "asked":
             return
         if assoc.has_event(min(left, 0.5)):
-            assoc.wait_event(left, take)
+            assoc.wait_event(left)
 
 
 def _event(commitment: Commitment) -> int:

@@ -18,6 +18,7 @@ from pacs.dimse import link
 from pacs.dimse.link import Piece, Remote, Timeouts
 from pacs.dimse.messages import NO_DATASET, RESPONSE, Command, CommandField, Tag, encode_command
 from pacs.dimse.negotiation import VERIFICATION, Context
+from pacs.dimse.status import comment
 from pacs.dimse.upper_layer import (
     MAX_CONTEXTS,
     AssociateAccept,
@@ -71,7 +72,7 @@ class Reply:
     @property
     def words(self) -> str:
         """Status and Error Comment, for a person."""
-        return f"{self.status:04X}H {self.command.comment}".strip()
+        return f"{self.status:04X}H {comment(self.command.comment)}".strip()
 
     def count(self, tag: Tag) -> int:
         """A number of sub-operations; 0 where the peer does not say."""
@@ -118,6 +119,9 @@ class Requestor:
         self.accept = accept
         self._link = wire
         self._message_id = 0
+        self.on_event: Callable[[Event], int] = lambda event: 0x0000
+        """Takes an N-EVENT-REPORT of the peer and gives the status to answer (PS3.4 J.3.3)."""
+
         answers = {answer.id: answer for answer in accept.contexts}
         self.contexts: dict[int, Context] = {}
         self._refused: dict[str, ContextResult] = {}
@@ -311,12 +315,14 @@ class Requestor:
         """Whether something of the peer's comes within this time. Raises PeerUnreachable."""
         return self._link.readable(within_s)
 
-    def wait_event(self, within_s: float, take: Callable[[Event], int] = lambda event: 0x0000) -> Event:
-        """The next N-EVENT-REPORT of the peer on this association, answered with the status `take` gives (PS3.4 J.3.3).
+    def wait_event(self, within_s: float) -> Event:
+        """The next N-EVENT-REPORT of the peer on this association, given to `on_event` and answered.
 
         Raises PeerUnreachable where none comes in time.
         """
-        context_id, command = self._link.command(within_s)
+        return self._event(*self._link.command(within_s))
+
+    def _event(self, context_id: int, command: Command) -> Event:
         if command.field != CommandField.N_EVENT_REPORT or context_id not in self.contexts:
             self._link.abort()
             raise PeerFailed(f"{self.remote} sends command {command.field:04X}H instead of N-EVENT-REPORT")
@@ -324,7 +330,7 @@ class Requestor:
         event_type_id = command.numbers.get(Tag.EVENT_TYPE_ID, 0)
         syntax = self.contexts[context_id].transfer_syntax
         event = Event(command.sop_class_uid, command.sop_instance_uid, event_type_id, dataset, syntax)
-        self._answer(context_id, command, take(event))
+        self._answer(context_id, command, self.on_event(event))
         return event
 
     def call(self, context: Context, fields: Fields, dataset: bytes | None = None) -> Reply:
@@ -333,8 +339,11 @@ class Requestor:
         return self.reply()
 
     def reply(self) -> Reply:
-        """The next response, which has to be to the last request."""
+        """The next response, which has to be to the last request; an event may come before it."""
         context_id, command = self._link.command()
+        while command.field == CommandField.N_EVENT_REPORT:
+            self._event(context_id, command)
+            context_id, command = self._link.command()
         return self._response(context_id, command)
 
     # --- inside ---

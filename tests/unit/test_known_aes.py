@@ -101,7 +101,6 @@ def test_names_are_looked_up_now_and_then_and_their_last_answer_is_kept(monkeypa
         f" {PRINT}\n",
     ],
 )  # fmt: skip
-)
 def test_fingerprints_as_tools_print_them(text: str) -> None:
     assert fingerprint(text) == PRINT
 

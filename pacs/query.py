@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
@@ -15,8 +16,8 @@ from pacs.dicom.matching import ALL, MatchKey, Query, UIDList, Universal, matche
 from pacs.errors import TooLarge
 from pacs.index import rows, schema
 from pacs.index.engine import Index
-from pacs.index.search import patients, search
-from pacs.index.statement import Found
+from pacs.index.search import exact, exact_values, patients, search
+from pacs.index.statement import Found, Statement
 
 MAX_EXAMINED = 20_000
 """Entities that are read one by one for a key that no column answers; more have to be narrowed by other keys."""
@@ -72,9 +73,22 @@ class QueryService:
                 page = patients(conn, query, principal.scope)
             return Matches([_patient(found, query) for found in page.rows], page.remaining)
         maker = _Maker(query)
+        found = self._equal(query, principal.scope, maker.shape)
+        if found is not None:
+            return Matches([maker.row(each) for each in found], 0)
         with self._index.read() as conn:
             page = search(conn, query, principal.scope, maker.columns)
         return Matches([maker.row(found) for found in page.rows], page.remaining)
+
+    def _equal(self, query: Query, scope: str, shape: _Shape) -> list[Found] | None:
+        """All matches of a query for equal values, by SQL that is kept; None for other queries and for many pages."""
+        if query.limit is None or (values := exact_values(query)) is None:
+            return None
+        statement = _statement(query.level, tuple(values), bool(scope), shape)
+        found = self._index.fetch(
+            statement, {**values, "scope": scope, "rows": query.limit + 1, "offset": query.offset}
+        )
+        return found if len(found) <= query.limit else None
 
     def _examined(self, query: Query, held: list[MatchKey], principal: Principal) -> Matches:
         """Matches of keys that no column answers, found by looking at every entity that the other keys leave."""
@@ -131,29 +145,23 @@ class _Maker:
         self._parts = _parts(query)
         self._plain = not self._parts[-1].reads_more and not any(part.reads_row for part in self._parts[:-1])
         self._parsed: dict[bytes, dict[str, Any]] = {}  # those of upper levels repeat from row to row
-        uids: tuple[ColumnElement[Any], ...] = (
-            schema.study.c.study_instance_uid,
-            schema.series.c.series_instance_uid,
-            schema.instance.c.sop_instance_uid,
-        )
-        self.columns = list(uids[: len(self._parts)])
-        for part in self._parts:
-            if part.reads_row:
-                self.columns.append(_BLOBS[part.level].row.label(f"{part.level}_row"))
-            if part.reads_more:
-                self.columns.append(_more_column(part.level).label(f"{part.level}_more"))
+        self.shape = tuple((part.level, part.reads_row, part.reads_more) for part in self._parts)
+
+    @property
+    def columns(self) -> tuple[ColumnElement[Any], ...]:
+        """What the rows are made from."""
+        return _columns(self.shape)
 
     def row(self, found: Found) -> Row:
         """The row of one match."""
-        held = found._mapping
-        study = held["study_instance_uid"]
-        series, sop = held.get("series_instance_uid"), held.get("sop_instance_uid")
+        study = found.study_instance_uid
+        series, sop = getattr(found, "series_instance_uid", None), getattr(found, "sop_instance_uid", None)
         if self._plain:
-            return Row(study, series, sop, held[f"{self.level}_row"])
+            return Row(study, series, sop, getattr(found, f"{self.level}_row"))
         attributes: dict[str, Any] = {}
         for part in self._parts:
             if part.reads_row:
-                attributes |= self._taken(part, held)
+                attributes |= self._taken(part, found)
         if series is None:
             path = rows.study_path(study)
         elif sop is None:
@@ -162,11 +170,11 @@ class _Maker:
             path = rows.instance_path(study, series, sop)
         return Row(study, series, sop, rows.dumps(attributes, path))
 
-    def _taken(self, part: _Part, held: Any) -> dict[str, Any]:
-        default = self._loads(held[f"{part.level}_row"])
+    def _taken(self, part: _Part, found: Found) -> dict[str, Any]:
+        default = self._loads(getattr(found, f"{part.level}_row"))
         taken = dict(default) if part.default else {tag: default[tag] for tag in part.named if tag in default}
         if part.reads_more:
-            more = self._loads(held[f"{part.level}_more"])
+            more = self._loads(getattr(found, f"{part.level}_more"))
             if part.everything:
                 wanted: Any = more.keys()
             else:
@@ -185,6 +193,31 @@ class _Maker:
             if len(self._parsed) < 64:
                 self._parsed[blob] = parsed
         return parsed
+
+
+_Shape = tuple[tuple[Level, bool, bool], ...]
+"""For each level whether its row, and whether more of it is read."""
+
+
+@lru_cache(maxsize=64)
+def _columns(shape: _Shape) -> tuple[ColumnElement[Any], ...]:
+    uids = (
+        schema.study.c.study_instance_uid,
+        schema.series.c.series_instance_uid,
+        schema.instance.c.sop_instance_uid,
+    )
+    columns: list[ColumnElement[Any]] = [*uids[: len(shape)]]
+    for level, reads_row, reads_more in shape:
+        if reads_row:
+            columns.append(_BLOBS[level].row.label(f"{level}_row"))
+        if reads_more:
+            columns.append(_more_column(level).label(f"{level}_more"))
+    return tuple(columns)
+
+
+@lru_cache(maxsize=256)
+def _statement(level: Level, tags: tuple[str, ...], scoped: bool, shape: _Shape) -> Statement:
+    return exact(level, tags, scoped=scoped, columns=_columns(shape))
 
 
 def _parts(query: Query) -> list[_Part]:

@@ -9,9 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, exists, false, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+)
 
-from pacs.dicom.attributes import Attribute, Level
+from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag
 from pacs.dicom.matching import (
     AnyOf,
     Criterion,
@@ -29,11 +43,15 @@ from pacs.dicom.matching import (
     name_groups,
 )
 from pacs.index import schema
-from pacs.index.statement import Found
+from pacs.index.statement import Found, Statement
 
 study, series, instance, request = schema.study, schema.series, schema.instance, schema.series_request
 _HIGHEST = "\U0010ffff"
 _UIDS_IN_ONE_LIST = 5_000  # both databases limit bound parameters to 32 000 and more
+
+
+_OF_CHILDREN = frozenset(("00080061", "00080062"))  # what is in any of the study's series or instances
+_OWN = {level: frozenset(LEVELS[: at + 1]) for at, level in enumerate(LEVELS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +71,35 @@ def search(conn: Connection, query: Query, scope: str, columns: Sequence[ColumnE
     source, conditions = _where(conn.dialect.name, query.level, keys, scope)
     wanted = select(*columns).select_from(source).where(*conditions).order_by(*_ORDER[query.level])
     return _page(conn, wanted, query, lambda: select(func.count()).select_from(source).where(*conditions))
+
+
+def exact_values(query: Query) -> dict[str, str | int | float] | None:
+    """The values by tag of a query for nothing but equal values at its own level or above; None for any other.
+
+    Only the values tell such a query from others with the same tags, so its SQL can be kept (`exact`).
+    """
+    values: dict[str, str | int | float] = {}
+    above = _OWN[query.level]
+    for key in query.keys:
+        tag, criterion = key.attribute.tag, key.criterion
+        if key.attribute.level not in above or tag in _OF_CHILDREN or "." in tag or not key.attribute.columns:
+            return None
+        if isinstance(criterion, Single) and criterion.vr != "PN":
+            values[tag] = criterion.value
+        elif isinstance(criterion, UIDList) and len(criterion.values) == 1:
+            values[tag] = criterion.values[0]
+        else:
+            return None
+    return values if len(values) == len(query.keys) else None
+
+
+def exact(level: Level, tags: Sequence[str], *, scoped: bool, columns: Sequence[ColumnElement[Any]]) -> Statement:
+    """The SQL of a query for equal values: parameters are the tags, "scope" where `scoped`, "rows" and "offset"."""
+    source = _source(level)
+    equal = [_columns(attribute)[0] == bindparam(tag) for tag in tags if (attribute := by_tag(tag)) is not None]
+    conditions = [*equal, study.c.scope == bindparam("scope")] if scoped else equal
+    wanted = select(*columns).select_from(source).where(*conditions).order_by(*_ORDER[level])
+    return Statement(wanted.limit(bindparam("rows")).offset(bindparam("offset")))
 
 
 def patients(conn: Connection, query: Query, scope: str) -> Page:
@@ -102,14 +149,19 @@ def _page(conn: Connection, wanted: Select[*tuple[Any, ...]], query: Query, coun
     return Page(found[: query.limit], max(total - query.offset - query.limit, 0))
 
 
-def _where(
-    dialect: str, level: Level, keys: list[MatchKey], scope: str
-) -> tuple[FromClause, list[ColumnElement[bool]]]:
+def _source(level: Level) -> FromClause:
     source: FromClause = study
     if level in (Level.SERIES, Level.IMAGE):
         source = source.join(series, series.c.study_key == study.c.id)
     if level is Level.IMAGE:
         source = source.join(instance, instance.c.series_key == series.c.id)
+    return source
+
+
+def _where(
+    dialect: str, level: Level, keys: list[MatchKey], scope: str
+) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    source = _source(level)
     conditions = [study.c.scope == scope] if scope else []
     below: list[ColumnElement[bool]] = []
     deeper: list[ColumnElement[bool]] = []

@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import bindparam, select
 
 from pacs.auth import Principal, Right
+from pacs.budget import Budget
 from pacs.dicom import overlay, part10
 from pacs.dicom.deflated import inflate
 from pacs.dicom.frames import FrameTable
@@ -32,6 +33,7 @@ from pacs.storage.arrival import content_digest, content_suffix
 from pacs.storage.base import Locator, ObjectStore
 
 _KEYS_IN_ONE_LIST = 500
+HELD_BYTES = 256 << 20
 _DAMAGE_KNOWN_FOR_S = 2.0
 _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None))
 
@@ -99,6 +101,8 @@ class Retrieve:
     def __init__(self, store: ObjectStore, index: Index) -> None:
         self._store = store
         self._index = index
+        self.held = Budget(HELD_BYTES)
+        """What instances that are being sent may hold in memory."""
         self._damaged: tuple[float, frozenset[int]] = (0.0, frozenset())
 
     def locate(

@@ -69,7 +69,7 @@ class _Retrieval:
                 yield refusal
                 return
             locations = locate(self._peer.archive.index, self._peer.principal, selection)
-        except (Unavailable, OutOfResources) as error:
+        except (Unavailable, OutOfResources, TooLarge) as error:
             yield Response(status.UNABLE_TO_COUNT_MATCHES, status.comment(error.reason))
             return
         except Exception as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES
+from pacs.dimse import status
 from pacs.dimse.messages import Tag
 from pacs.errors import ArchiveError, Corrupt, PeerRefused, TooLarge
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WHOLE_BYTES: Final = 32 << 20
-"""Instances up to this size are held in memory; longer ones are read twice, to be verified and to be sent."""
+"""Instances up to this size are held in memory while others leave room for them; longer ones, and those that find no
+room, are read twice: to be verified and to be sent."""
 
 TRANSCODED_BYTES: Final = 1 << 30
 """Longest data set that is made over into another transfer syntax."""
@@ -34,6 +36,10 @@ AHEAD: Final = 2
 Item = TypeVar("Item", bound="Sendable")
 MAX_LOGGED: Final = 100
 MAX_COUNT: Final = 0xFFFF  # the counts are US
+
+
+def _nothing() -> None:
+    """Nothing is held."""
 
 
 class Sendable(Protocol):
@@ -58,6 +64,8 @@ class Prepared:
     pieces: Iterable[bytes | memoryview] = ()
     length: int = 0
     error: ArchiveError | None = None
+    done: Callable[[], None] = _nothing
+    """To be called once it is sent, or will not be: gives back the memory that it holds."""
 
 
 @dataclass(slots=True)
@@ -76,14 +84,14 @@ class Tally:
         """Sub-operations that were neither performed nor given up."""
         return self.total - self.completed - self.warnings - len(self.failed)
 
-    def take(self, uid: str, status: int, comment: str = "") -> None:
+    def take(self, uid: str, code: int, comment: str = "") -> None:
         """Count the peer's answer to one instance (PS3.4 B.2.3)."""
-        if status == 0:
+        if code == 0:
             self.completed += 1
-        elif status in (0x0001, 0x0107, 0x0116) or status >> 12 == 0xB:
+        elif code in (0x0001, 0x0107, 0x0116) or code >> 12 == 0xB:
             self.warnings += 1
         else:
-            self.fail(uid, f"refused with {status:04X}H {comment}".strip())
+            self.fail(uid, f"refused with {code:04X}H {status.comment(comment)}".strip())
 
     def fail(self, uid: str, reason: str) -> None:
         """Count an instance that could not be sent or was not taken."""
@@ -116,13 +124,18 @@ class Tally:
 
 def prepare(archive: Archive, location: InstanceLocation, accepted: Mapping[str, int]) -> Prepared:
     """The instance as this peer takes it: as stored where it can be, else in a native syntax. Never raises."""
+    held = archive.retrieve.held
     try:
         stored = location.transfer_syntax_uid
         target = choose(stored, accepted)
         if target == stored:
-            if location.size <= WHOLE_BYTES:
-                data = archive.retrieve.dataset(location)
-                return Prepared(location, accepted[target], (data,), len(data))
+            if location.size <= WHOLE_BYTES and held.take(location.size):
+                try:
+                    data = archive.retrieve.dataset(location)
+                except BaseException:
+                    held.give(location.size)
+                    raise
+                return Prepared(location, accepted[target], (data,), len(data), done=lambda: held.give(location.size))
             length = sum(map(len, archive.retrieve.pieces(location)))  # read to its end: verified
             return Prepared(location, accepted[target], archive.retrieve.pieces(location), length)
         if location.size > TRANSCODED_BYTES:
@@ -165,7 +178,11 @@ def read_ahead(
 ) -> Generator[Prepared, None, None]:
     """Every instance prepared, in order, a few of them in advance. Close the iterator to stop early."""
     if len(items) == 1:  # nothing to overlap with
-        yield prepared(items[0])
+        one = prepared(items[0])
+        try:
+            yield one
+        finally:
+            one.done()
         return
     ready: queue.Queue[Prepared] = queue.Queue(ahead)
     stopped = threading.Event()
@@ -180,11 +197,15 @@ def read_ahead(
     thread.start()
     try:
         for _ in items:
-            yield ready.get()
+            one = ready.get()
+            try:
+                yield one
+            finally:
+                one.done()
     finally:
         stopped.set()
-        while thread.is_alive():
+        while thread.is_alive() or not ready.empty():
             try:
-                ready.get(timeout=0.01)
+                ready.get(timeout=0.01).done()
             except queue.Empty:
                 thread.join(0.05)

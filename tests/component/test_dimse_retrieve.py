@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -359,6 +360,53 @@ def test_only_what_the_asker_may_see(archive: Archive, door: Opener) -> None:
         assert (final.status, received) == (0x0124, {})
     finally:
         acceptor.close(0)
+
+
+@pytest.mark.parametrize("room", [0, 10_000])
+def test_without_memory_to_spare_instances_are_streamed(archive: Archive, door: Opener, room: int) -> None:
+    images = [dicom_data.image(at, 64 + 600 * (at % 2), 700) for at in range(4)]
+    keep(archive, *images)
+    held = archive.retrieve.held
+    assert held.take(held.left - room)
+    keys = identifier("STUDY", StudyInstanceUID=images[0].StudyInstanceUID)
+    final, received, _ = get(door(), keys)
+    assert (final.status, counts(final)) == (0, (4, 0, 0))
+    assert received == {ds.SOPInstanceUID: dicom_data.dataset_bytes(ds) for ds in images}
+    (location,) = archive.retrieve.locate(SYSTEM, images[1].StudyInstanceUID, None, images[1].SOPInstanceUID)
+    damage(archive, location)
+    final, received, _ = get(door(), keys)
+    assert (final.status, counts(final), failed_uids(final)) == (0xB000, (3, 1, 0), [images[1].SOPInstanceUID])
+    until_given_back(archive, room)
+
+
+def until_given_back(archive: Archive, left: int) -> None:
+    deadline = time.monotonic() + 60
+    while archive.retrieve.held.left != left:
+        assert time.monotonic() < deadline, f"{archive.retrieve.held.left} of {left} bytes were given back"
+        time.sleep(0.01)
+
+
+def test_a_peer_that_goes_away_gives_the_memory_back(archive: Archive, door: Opener) -> None:
+    images = list(dicom_data.series(8))
+    keep(archive, *images)
+    acceptor, whole = door(), archive.retrieve.held.left
+    contexts = [(STUDY_GET, [IMPLICIT]), (CT, [EXPLICIT])]
+    remote = Remote("M3DICOM", *acceptor.address)
+    with Requestor.open(remote, "TESTER", contexts, roles=[Role(CT, False, True)]) as assoc:
+
+        def receive(command: Command, _: Context) -> Kept:
+            raise ConnectionError("enough")
+
+        keys = identifier("STUDY", StudyInstanceUID=images[0].StudyInstanceUID)
+        with pytest.raises(ConnectionError):
+            list(assoc.get(assoc.context(STUDY_GET), keys, receive))
+        assoc.abort()
+    until_given_back(archive, whole)
+    deadline = time.monotonic() + 60
+    while not (ended := archive.audit.query("DICOM Instances Transferred")) or "C-GET" not in ended[0].detail:
+        assert time.monotonic() < deadline, "the audit says nothing of the end"
+        time.sleep(0.01)
+    assert (ended[0].outcome, ended[0].detail) == ("failure", "C-GET to TESTER: 0 of 8 sent, 0 failed, broken off")
 
 
 def test_cancel_between_two_instances(archive: Archive, door: Opener) -> None:

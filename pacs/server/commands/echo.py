@@ -41,8 +41,9 @@ def _echo(chosen: argparse.Namespace) -> int:
                 return peers.FAILED
         user = assoc.accept.user
     secure = f" with {assoc.security}" if assoc.security else ""
+    name = "".join(char if char.isprintable() else "?" for char in user.implementation_version_name)
     print(
-        f"association in {(opened - begun) * 1e3:.1f} ms{secure}; it is {user.implementation_version_name or 'unnamed'}"
+        f"association in {(opened - begun) * 1e3:.1f} ms{secure}; it is {name or 'unnamed'}"
         f" ({user.implementation_class_uid}) and reads PDUs of {user.max_length or 'any number of'} bytes"
     )
     return peers.DONE

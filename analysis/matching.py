@@ -16,9 +16,9 @@ from sqlalchemy import select
 
 from analysis.api import Input, Manifest, When
 from pacs.auth import Principal
-from pacs.dicom import dictionary, json_model
+from pacs.dicom import dictionary, json_model, overlay
 from pacs.dicom.ups_task import References
-from pacs.index import schema
+from pacs.index import corrections, schema
 from pacs.index.engine import Index
 
 _AT_HAND = ("SOPClassUID", "Modality")  # known without reading an instance's metadata: asked first
@@ -48,6 +48,14 @@ class Candidate:
         # 0xFF stands for the instance's own address, which nobody asks for here.
         found: dict[str, Any] = {} if raw is None else orjson.loads(zlib.decompress(raw).replace(json_model.HERE, b""))
         return found
+
+    @property
+    def corrected(self) -> dict[str, Any]:
+        """Its DICOM JSON with the corrections of its study: who the patient is now."""
+        t = corrections.corrected_study.c
+        with self._index.read() as conn:
+            raw = conn.execute(select(t.overlay).where(t.study_instance_uid == self.study_instance_uid)).scalar()
+        return overlay.applied(self.metadata, overlay.loads(raw))
 
     def values(self, keyword: str) -> list[str]:
         """The values of an attribute as text."""

@@ -80,7 +80,7 @@ class Trigger:
             label=f"{manifest.title}: {inputs[0].label}",
             parameters=installed.written(params),
             inputs=[reference for match in inputs for reference in match.references],
-            patient=inputs[0].instances[0].metadata,
+            patient=inputs[0].instances[0].corrected,
             now=now,
             replaces=older[-1].uid if older else None,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -99,11 +98,9 @@ def entry(row: Attribute, text: str) -> dict[str, Any]:
         raise InvalidInput("a value has to be text without control characters", about=row.keyword)
     parts = [text] if single else text.split("\\")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for each in parts:
-                validate_value(row.vr, each, config.RAISE)
-    except (ValueError, UserWarning) as error:
+        for each in parts:
+            validate_value(row.vr, each, config.RAISE)
+    except ValueError as error:
         raise InvalidInput(f"value that VR {row.vr} cannot hold", about=row.keyword) from error
     values: list[Any] = list(parts)
     if not any(values):

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from pacs import audit, identity, journal
 from pacs.auth import Principal, Right
 from pacs.correction_request import Changes, Request, checked, spoken
+from pacs.dicom import json_model, ups_task
 from pacs.dicom.attributes import by_tag
 from pacs.dicom.matching import fold
 from pacs.errors import Conflict, InvalidInput, NotFound
@@ -130,6 +131,8 @@ def _make(conn: Connection, principal: Principal, request: Request, given: Chang
     }
     before = {study.study_instance_uid: identity.before(study, changes_) for study in studies}
     number = enter(conn, row, before)
+    for uid, was in before.items():
+        _carry(conn, uid, was, changes_, now)
     journal.record(conn, "correction", {**row, "changes": changes_, "studies": before}, at=now)
     _tell(conn, principal, studies, now, f"correction {number}, {request.kind}: {', '.join(sorted(changes_))}")
     return number
@@ -158,6 +161,9 @@ def _undo(conn: Connection, principal: Principal, number: int, now: float) -> No
         if later:
             raise Conflict(f"correction {max(later)} came after it for the same study: undo that one first", about=uid)
     take_back(conn, number, now, principal.name)
+    of_each = select(s.c.study_instance_uid, s.c.before).where(s.c.correction_id == number)
+    for uid, was in conn.execute(of_each).all():
+        _carry(conn, uid, orjson.loads(row.changes), orjson.loads(was), now)
     journal.record(conn, "correction undone", {"uuid": row.uuid, "by": principal.name}, at=now)
     _tell(conn, principal, held, now, f"correction {number} undone")
 
@@ -168,6 +174,27 @@ def take_back(conn: Connection, number: int, now: float, by: str) -> None:
     conn.execute(update(t).where(t.c.id == number).values(undone_at=now, undone_by=by))
     for uid in conn.execute(select(s.c.study_instance_uid).where(s.c.correction_id == number)).scalars().all():
         identity.redress(conn, uid)
+
+
+def _carry(conn: Connection, study_instance_uid: str, was: Changes, now_is: Changes, now: float) -> None:
+    """Let the study's Workitems, which repeat who the patient is, say the same; those that said otherwise stay so."""
+    t = schema.workitem
+    items = select(t.c.uid, t.c.attributes).where(t.c.study_instance_uid == study_instance_uid)
+    for item in conn.execute(items.with_for_update() if conn.dialect.name == "postgresql" else items).all():
+        held = orjson.loads(item.attributes)
+        new = dict(held)
+        for tag in ups_task.PATIENT_TAGS:
+            if tag in now_is and held.get(tag) == was.get(tag):
+                new[tag] = now_is[tag]
+        new = {tag: entry for tag, entry in sorted(new.items()) if entry is not None}
+        if new != held:
+            changed = {
+                "attributes": orjson.dumps(new),
+                "patient_id": json_model.text(new, "00100020"),
+                "updated_at": now,
+                "revision": t.c.revision + 1,
+            }
+            conn.execute(update(t).where(t.c.uid == item.uid).values(**changed))
 
 
 def _tell(conn: Connection, principal: Principal, studies: Sequence[Found], now: float, detail: str) -> None:

@@ -17,8 +17,10 @@ from pacs.audit import Audit
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.correction_request import Request
 from pacs.corrections import REPLAY, Corrections
+from pacs.dicom import ups_task
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
+from pacs.dicom.ups_task import References
 from pacs.errors import Conflict, Forbidden, InvalidInput, NotFound
 from pacs.events import Events
 from pacs.index import corrections as tables
@@ -32,6 +34,7 @@ from pacs.retrieve import Retrieve
 from pacs.settings import Settings
 from pacs.settle import Settle
 from pacs.storage.memory import MemoryStore
+from pacs.worklist import Worklist
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 STUDY = [uids.derived("study", n) for n in range(4)]
@@ -219,6 +222,30 @@ def test_a_correction_does_not_make_analysis_run_again(ingest: Ingest, index: In
     assert len(settle.claim_stable(4e9)) == 1
     corrections.make(SYSTEM, Request("study", "x", STUDY[0], changes={"PatientID": "N"}))
     assert settle.claim_stable(5e9) == []
+
+
+def test_workitems_of_the_study_say_who_the_patient_is(ingest: Ingest, index: Index, corrections: Corrections) -> None:
+    store(ingest, of_patient(0))
+    worklist = Worklist(index, Events())
+
+    def item(patient: str, name: str) -> str:
+        references = [References(STUDY[0], uids.derived("series", 0, 0), ())]
+        held = {"00100020": {"vr": "LO", "Value": [patient]}, "00100010": {"vr": "PN", "Value": [{"Alphabetic": name}]}}
+        made = ups_task.build(
+            plugin="x", title="X", label="X", parameters=[], inputs=references, patient=held, now=1.0, replaces=None
+        )
+        return worklist.create(made, uids.new(), SYSTEM)
+
+    ours, other = item("A", "Synthetic^Sam"), item("ELSE", "Else^Ernst")
+    before = [worklist.retrieve(uid, SYSTEM) for uid in (ours, other)]
+    made = corrections.make(
+        SYSTEM, Request("study", "x", STUDY[0], changes={"PatientID": "N", "PatientName": "New^Nora"})
+    )
+    said = worklist.retrieve(ours, SYSTEM)
+    assert (value(said, "00100020"), value(said, "00100010")) == ("N", {"Alphabetic": "New^Nora"})
+    assert worklist.retrieve(other, SYSTEM) == before[1]
+    corrections.undo(SYSTEM, made["id"])
+    assert [worklist.retrieve(uid, SYSTEM) for uid in (ours, other)] == before
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ An event that nobody took for `event_hours` is dropped, and the audit trail says
 from __future__ import annotations
 
 import logging
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, insert
 
@@ -41,6 +44,8 @@ class Subscriptions:
         self._index = index
         self._events = events
         self._clock = clock
+        self._present: dict[str, weakref.WeakSet[Any]] = {}
+        self._lock = threading.Lock()
 
     # --- what an AE asks for ---
 
@@ -124,6 +129,18 @@ class Subscriptions:
             return subscriptions.subscriptions_of(conn, receiver)
 
     # --- what delivers ---
+
+    def arrived(self, receiver: str, way: object) -> None:
+        """The AE can be told of events over `way` for as long as that is there; what it is, only its user knows."""
+        with self._lock:
+            self._present.setdefault(receiver, weakref.WeakSet()).add(way)
+            for title in [title for title, ways in self._present.items() if not ways]:
+                del self._present[title]
+
+    def ways_to(self, receiver: str) -> list[Any]:
+        """What `arrived` was given for the AE and is still there."""
+        with self._lock:
+            return list(self._present.get(receiver, ()))
 
     def events_for(self, receiver: str, after: int = 0, limit: int = 100) -> list[Event]:
         """Events that wait for the AE beyond the sequence number `after`, in the order in which they happened."""

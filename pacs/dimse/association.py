@@ -187,6 +187,8 @@ class Association(threading.Thread):
         self._contexts = negotiated.contexts
         self._transport.send(encode_accept(negotiated.accept))
         has_events = any(context.service and context.service.events for context in self._contexts.values())
+        for service in {context.service for context in self._contexts.values() if context.service}:
+            service.opened(peer)
         while True:
             self.busy = False
             if self._draining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pacs.auth import Right
 from pacs.dicom.matching import Options, Query
@@ -13,9 +13,6 @@ from pacs.dimse.messages import Command, Response, Tag
 from pacs.dimse.negotiation import Context
 from pacs.dimse.operation import Peer
 from pacs.errors import TooLarge
-
-if TYPE_CHECKING:
-    from pacs.query import Row
 
 PAGE_ROWS = 500
 """Rows read from the index at a time."""
@@ -52,7 +49,7 @@ class FindOperation:
         except Exception as error:
             yield status.failure(error)
             return
-        encoder = identifiers.ResponseEncoder(request, self._context.transfer_syntax, self._peer.ae_title)
+        encoder = self._encoder(request)
         pending = status.PENDING if request.complete else status.PENDING_WITHOUT_OPTIONAL_KEYS
         pages = self._pages(request)
         while True:
@@ -60,7 +57,7 @@ class FindOperation:
                 yield Response(status.CANCEL)
                 return
             try:
-                responses = [Response(pending, dataset=encoder.encode(row.attributes)) for row in next(pages, ())]
+                responses = [Response(pending, dataset=encoder.encode(found)) for found in next(pages, ())]
             except Exception as error:
                 yield status.failure(error)
                 return
@@ -73,16 +70,27 @@ class FindOperation:
         """Nothing was begun that would need undoing."""
 
     def _request(self) -> identifiers.FindRequest:
+        abstract = self._context.abstract_syntax
+        relational, options = self._agreed()
+        return identifiers.understand(self._read(), abstract, relational=relational, options=options)
+
+    def _read(self) -> dict[str, Any]:
+        """The identifier in the DICOM JSON model."""
         self._peer.principal.require(Right.QUERY)
         if len(self._identifier) > identifiers.MAX_IDENTIFIER_LENGTH:
             raise TooLarge(f"identifier of more than {identifiers.MAX_IDENTIFIER_LENGTH} bytes")
-        abstract = self._context.abstract_syntax
-        identifier = identifiers.decode(bytes(self._identifier), self._context.transfer_syntax)
-        relational, date_and_time, fuzzy, _, _, empty_values, _ = self._peer.extended.get(abstract, b"").ljust(7, b"\0")
-        options = Options(fuzzy=bool(fuzzy), date_and_time=bool(date_and_time), empty_values=bool(empty_values))
-        return identifiers.understand(identifier, abstract, relational=bool(relational), options=options)
+        return identifiers.decode(bytes(self._identifier), self._context.transfer_syntax)
 
-    def _pages(self, request: identifiers.FindRequest) -> Iterator[list[Row]]:
+    def _agreed(self) -> tuple[bool, Options]:
+        """Whether queries are relational, and what was negotiated of matching (PS3.4 Table C.5-2)."""
+        flags = self._peer.extended.get(self._context.abstract_syntax, b"").ljust(7, b"\0")
+        relational, date_and_time, fuzzy, _, _, empty_values, _ = map(bool, flags[:7])
+        return relational, Options(fuzzy=fuzzy, date_and_time=date_and_time, empty_values=empty_values)
+
+    def _encoder(self, request: identifiers.FindRequest) -> identifiers.ResponseEncoder:
+        return identifiers.ResponseEncoder(request, self._context.transfer_syntax, self._peer.ae_title)
+
+    def _pages(self, request: identifiers.FindRequest) -> Iterator[list[dict[str, Any]]]:
         """All matches, a few at a time; never an empty list."""
         query = Query(
             level=request.level,
@@ -95,6 +103,6 @@ class FindOperation:
         while remaining:
             found = self._peer.archive.query.search(query, self._peer.principal)
             for first in range(0, len(found.rows), CANCEL_EVERY_ROWS):
-                yield found.rows[first : first + CANCEL_EVERY_ROWS]
+                yield [row.attributes for row in found.rows[first : first + CANCEL_EVERY_ROWS]]
             remaining = found.remaining if found.rows else 0
             query = replace(query, offset=query.offset + len(found.rows))

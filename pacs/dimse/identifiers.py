@@ -7,6 +7,8 @@ transfer syntaxes that a context for them may have.
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,6 +16,7 @@ from typing import Any, Final
 from pacs.dicom import charsets, dictionary, json_model, matching, scanner
 from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag, held, level_of
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.dicom.values import vrs
 from pacs.dimse.datasets import Writer, deflated
 from pacs.dimse.negotiation import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from pacs.errors import DatasetMismatch
@@ -37,6 +40,7 @@ TIMEZONE_OFFSET: Final = "00080201"
 _ABOUT_THE_QUERY: Final = frozenset(
     {CHARACTER_SET, LEVEL, "00080053", RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY, TIMEZONE_OFFSET}
 )
+_LONG: Final = frozenset(name for name, vr in vrs(True).items() if vr.long)
 _COUNTS: Final = frozenset({"00201200", "00201202", "00201204"})  # of a patient: known at that level only
 _OFFSET: Final = re.compile(r"[+-]\d{4}")
 _NOT_SERVED: Final = frozenset({"00081190"})  # Retrieve URL: only a web client has the address it starts with
@@ -77,8 +81,35 @@ class FindRequest:
 
 
 def decode(identifier: bytes | memoryview, transfer_syntax_uid: str) -> dict[str, Any]:
-    """The identifier as DICOM JSON model. Raises MalformedDataset, TooLarge."""
-    return scanner.read(identifier, transfer_syntax_uid, _LIMITS)
+    """The identifier as DICOM JSON model. Raises MalformedDataset, TooLarge.
+
+    Its Specific Character Set is what the peer declared, though the text here is no longer in it.
+    """
+    found = scanner.read(identifier, transfer_syntax_uid, _LIMITS)
+    if CHARACTER_SET in found:
+        found[CHARACTER_SET] = {"vr": "CS", "Value": _declared(bytes(identifier), transfer_syntax_uid)}
+    return found
+
+
+def _declared(raw: bytes, transfer_syntax_uid: str) -> list[str]:
+    """The values of Specific Character Set in a data set that can be read; [""] where it is not among the first."""
+    syntax, at = TRANSFER_SYNTAXES[transfer_syntax_uid], 0
+    if syntax.deflated:
+        raw = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(raw, 1 << 16)
+    order = "<" if syntax.little_endian else ">"
+    while at + 8 <= len(raw):
+        group, element = struct.unpack_from(f"{order}HH", raw, at)
+        if syntax.explicit and raw[at + 4 : at + 6] not in _LONG:
+            (length,), head = struct.unpack_from(f"{order}H", raw, at + 6), 8
+        else:
+            head = 12 if syntax.explicit else 8
+            (length,) = struct.unpack_from(f"{order}I", raw.ljust(at + head, b"\0"), at + head - 4)
+        if (group, element) >= (0x0008, 0x0005):
+            if (group, element) != (0x0008, 0x0005):
+                break
+            return [term.strip(" \0") for term in raw[at + head : at + head + length].decode("latin-1").split("\\")]
+        at += head + length
+    return [""]
 
 
 def understand(
@@ -106,11 +137,11 @@ def understand(
             _check_unique(identifier, UNIQUE_KEYS[above])
     offset = json_model.text(identifier, TIMEZONE_OFFSET) or ""
     reader = _Reader(replace(options, offset=offset if _OFFSET.fullmatch(offset) else ""))
-    wanted, complete = list[Wanted](), True
+    asked, complete = list[Wanted](), True
     for tag, entry in identifier.items():
         if int(tag[:4], 16) & 1 or tag in _ABOUT_THE_QUERY:
             if tag in (INSTANCE_AVAILABILITY, TIMEZONE_OFFSET):
-                wanted.append(Wanted(tag, entry["vr"]))
+                asked.append(Wanted(tag, entry["vr"]))
             continue
         lower = LEVELS.index(level_of(tag)) > LEVELS.index(level)
         if tag < CHARACTER_SET or tag in _NOT_SERVED or lower or (tag in _COUNTS and level is not Level.PATIENT):
@@ -120,10 +151,10 @@ def understand(
             continue
         inside, matched = reader.read(tag, entry)
         row = by_tag(tag)
-        wanted.append(Wanted(tag, row.vr if row is not None else _vr(tag, entry), inside))
+        asked.append(Wanted(tag, row.vr if row is not None else _vr(tag, entry), inside))
         complete &= matched
     keys = matching.combined(reader.keys) if options.date_and_time else tuple(reader.keys)
-    return FindRequest(level, keys, tuple(wanted), complete, _character_set(identifier))
+    return FindRequest(level, keys, tuple(asked), complete, character_set(identifier))
 
 
 def _check_unique(identifier: Mapping[str, Any], tag: str) -> None:
@@ -132,7 +163,7 @@ def _check_unique(identifier: Mapping[str, Any], tag: str) -> None:
         raise DatasetMismatch("a unique key above the level is missing or not a single value", about=tag)
 
 
-def _character_set(identifier: Mapping[str, Any]) -> str:
+def character_set(identifier: Mapping[str, Any]) -> str:
     """The one character set without escapes in which the peer asks; UTF-8 in every other case."""
     terms = json_model.texts(identifier, CHARACTER_SET)
     return terms[0] if len(terms) == 1 and charsets.encoder(terms[0]) else "ISO_IR 192"
@@ -217,9 +248,14 @@ def _one_item(tag: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return items[0] if items else {}
 
 
+def wanted(identifier: Mapping[str, Any]) -> tuple[Wanted, ...]:
+    """What the keys of an identifier, or of one item, ask to be returned; private ones ask for nothing."""
+    asked = ((tag, entry) for tag, entry in identifier.items() if tag > CHARACTER_SET and not int(tag[:4], 16) & 1)
+    return tuple(Wanted(tag, _vr(tag, entry), _wanted_inside(entry)) for tag, entry in asked)
+
+
 def _wanted_inside(entry: Mapping[str, Any]) -> tuple[Wanted, ...]:
-    item = (entry.get("Value") or [{}])[0]
-    return tuple(Wanted(inner, _vr(inner, value), _wanted_inside(value)) for inner, value in item.items())
+    return wanted((entry.get("Value") or [{}])[0]) if entry["vr"] == "SQ" else ()
 
 
 def _vr(tag: str, entry: Mapping[str, Any]) -> str:
@@ -233,9 +269,10 @@ class ResponseEncoder:
     Text is in the character set of the request where that is a single one without escapes and can say it, else UTF-8.
     """
 
-    def __init__(self, request: FindRequest, transfer_syntax_uid: str, ae_title: str) -> None:
-        known = {LEVEL: ("CS", request.level.value), RETRIEVE_AE_TITLE: ("AE", ae_title)}
-        if any(wanted.tag == INSTANCE_AVAILABILITY for wanted in request.wanted):
+    def __init__(self, request: FindRequest, transfer_syntax_uid: str, ae_title: str = "") -> None:
+        """`ae_title` is that of the archive, for entities that can be retrieved from it; empty for others."""
+        known = {LEVEL: ("CS", request.level.value), RETRIEVE_AE_TITLE: ("AE", ae_title)} if ae_title else {}
+        if ae_title and any(wanted.tag == INSTANCE_AVAILABILITY for wanted in request.wanted):
             known[INSTANCE_AVAILABILITY] = ("CS", "ONLINE")
         self._deflated = TRANSFER_SYNTAXES[transfer_syntax_uid].deflated
         self._term = request.character_set

@@ -93,6 +93,8 @@ class Command:
     mistyped: tuple[int, ...]
     numbers: Mapping[int, int] = attribute(default_factory=dict)
     texts: Mapping[int, str] = attribute(default_factory=dict)
+    attributes: tuple[str, ...] = ()
+    """The tags of an Attribute Identifier List, eight hex digits each (PS3.7 10.1.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def decode_command(raw: bytes | bytearray | memoryview) -> Command:
     That is: elements that do not fit, leave group 0000 or come twice; no Command Field; a request without Message ID.
     """
     numbers, texts, mistyped = dict[int, int](), dict[int, str](), list[int]()
+    attributes: tuple[str, ...] = ()
     at, end, seen = 0, len(raw), set[int]()
     while at < end:
         if at + 8 > end:
@@ -137,6 +140,12 @@ def decode_command(raw: bytes | bytearray | memoryview) -> Command:
                 texts[element] = text.decode("ascii")
             else:
                 mistyped.append(element)
+        elif element == Tag.ATTRIBUTE_IDENTIFIER_LIST:
+            if length % 4:
+                mistyped.append(element)
+            else:
+                pairs = struct.iter_unpack("<HH", value)
+                attributes = tuple(f"{high:04X}{low:04X}" for high, low in pairs)
         elif element in _AE_TAGS:
             texts[element] = value.decode("latin-1").strip(" \0")[:16]
     command_field, message_id = numbers.get(Tag.COMMAND_FIELD), numbers.get(Tag.MESSAGE_ID)
@@ -158,6 +167,7 @@ def decode_command(raw: bytes | bytearray | memoryview) -> Command:
         tuple(mistyped),
         numbers,
         texts,
+        attributes,
     )
 
 

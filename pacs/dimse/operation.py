@@ -135,6 +135,10 @@ def _nothing_more(uid: str, policy: Policy) -> bool:
     return False
 
 
+def _no_welcome(peer: Peer) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Service:
     """One row of `pacs.dimse.services.SERVICES`: SOP classes that go together, and what may be asked of them.
@@ -158,6 +162,8 @@ class Service:
     """Whether we report events to a peer that stays on the association."""
     eager: bool = False
     """Whether every response goes out at once, and not together with the next ones."""
+    opened: Callable[[Peer], None] = _no_welcome
+    """Told of every association that has a context of this row, once it is accepted."""
     checks_class: bool = True
     """Whether a request has to name the very SOP class of its context."""
 

@@ -12,6 +12,7 @@ from pacs.dimse.operation import Answer, Operation, Peer, Service
 from pacs.dimse.retrieve_identifier import GET_CLASSES, MOVE_CLASSES
 from pacs.dimse.retrieve_scp import GetOperation, MoveOperation, extended_retrieve
 from pacs.dimse.store_scp import StoreOperation
+from pacs.dimse.ups_scp import SERVICES as UPS_SERVICES
 
 
 def _echo(peer: Peer, context: Context, command: Command) -> Operation:
@@ -47,6 +48,7 @@ SERVICES: tuple[Service, ...] = (
         scp=True,  # whoever reports what we asked
         events=True,
     ),
+    *UPS_SERVICES,
     STORAGE,  # the last: with unknown SOP classes it takes what nobody else claims
 )
 

@@ -26,6 +26,7 @@ NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_ARGUMENT_VALUE = 0x0115
 DUPLICATE_INSTANCE = 0x0111
 INVALID_OBJECT_INSTANCE = 0x0117
+NO_SUCH_CLASS = 0x0118
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124
 NO_SUCH_ACTION = 0x0123
@@ -68,6 +69,34 @@ _N_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
     (errors.Unavailable, RESOURCE_LIMITATION),
     (errors.AccessDenied, NOT_AUTHORISED),
 )
+WARNING_MODIFIED = 0xB300
+WARNING_OPTIONAL_ATTRIBUTES = 0x0001
+ALREADY_CANCELED = 0xB304
+ALREADY_COMPLETED = 0xB306
+MISSING_ATTRIBUTE = 0x0120
+
+_UPS_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
+    (errors.AlreadyFinal, 0xC300),
+    (errors.TransactionMismatch, 0xC301),
+    (errors.AlreadyInProgress, 0xC302),
+    (errors.NeverScheduledAgain, 0xC303),
+    (errors.FinalStateUnmet, 0xC304),
+    (errors.UnknownReceiver, 0xC308),
+    (errors.NotFound, 0xC307),
+    (errors.NotScheduled, 0xC309),
+    (errors.NotInProgress, 0xC310),
+    (errors.AlreadyCompleted, 0xC311),
+    (errors.PerformerUnreachable, 0xC312),
+    (errors.ActionUnsuitable, 0xC314),
+    (errors.Conflict, DUPLICATE_INSTANCE),
+    (errors.MissingValue, 0x0121),
+    (errors.MissingAttribute, MISSING_ATTRIBUTE),
+    (errors.InvalidUID, INVALID_OBJECT_INSTANCE),
+    (errors.InvalidInput, 0x0106),
+    *((kind, code) for kind, code in _N_TABLE if kind not in (errors.InvalidInput, errors.NotFound)),
+)
+"""PS3.4 Tables CC.2.1-2, CC.2.2-2, CC.2.3-3, CC.2.5-2, CC.2.6-1 and CC.2.7-1."""
+
 _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
 
 
@@ -88,6 +117,14 @@ def n_failure(error: Exception) -> Response:
     if not isinstance(error, errors.ArchiveError):
         return failure(error)
     code = next((code for kind, code in _N_TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
+    return Response(code, comment(error.reason))
+
+
+def ups_failure(error: Exception) -> Response:
+    """The same for Unified Procedure Steps (PS3.4 CC.2)."""
+    if not isinstance(error, errors.ArchiveError):
+        return failure(error)
+    code = next((code for kind, code in _UPS_TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
     return Response(code, comment(error.reason))
 
 

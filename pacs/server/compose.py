@@ -30,6 +30,7 @@ from pacs.stow_client import StowCourier
 from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
+    from pacs.dimse.ups_events import EventCourier
     from pacs.settings import Settings
 
 DICOMWEB_ROOT = "/dicom-web"
@@ -109,6 +110,7 @@ class Parts:
         self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
         self._worker.start()
         self._committing = committing(archive)
+        self._events = event_courier(archive)
         self.forward = Forward(archive, partial(courier, archive))
         self._retention = archive.retention
 
@@ -117,6 +119,7 @@ class Parts:
         self._trigger.step(now)
         self._dispatcher.step(now)
         self._committing.step(now)
+        self._events.step(now)
         self.forward.step(now)
         self._retention.step(now)
 
@@ -132,6 +135,7 @@ class Parts:
     def close(self) -> None:
         """Give leases back and let go of the queue."""
         self.forward.close()
+        self._events.close()
         self._committing.close()
         self._worker.stop()
         self._queue.close()
@@ -145,6 +149,13 @@ def committing(archive: Archive) -> Committing:
     made = Committing(archive.commitments, archive.index, archive.uncached_store, hours=hours)
     made.add_reporter("dimse", EventReporter(archive))
     return made
+
+
+def event_courier(archive: Archive) -> EventCourier:
+    """What tells AEs of Workitems that they watch."""
+    from pacs.dimse.ups_events import EventCourier
+
+    return EventCourier(archive)
 
 
 def courier(archive: Archive, destination: Destination) -> Courier:

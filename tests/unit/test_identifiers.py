@@ -256,6 +256,38 @@ def test_responses_hold_what_was_asked_for(syntax: str) -> None:
         assert written(ds, syntax) == raw
 
 
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(
+    ("terms", "name", "answered"),
+    [
+        ("ISO_IR 100", "Müller^Änne", "ISO_IR 100"), ("ISO_IR 144", "Люкceмбypг", "ISO_IR 144"),
+        ("GB18030", "Wang^XiaoDong=王^小东", "GB18030"), ("ISO_IR 192", "山田^太郎", "ISO_IR 192"),
+        ("ISO_IR 100", "山田^太郎", "ISO_IR 192"), ("ISO_IR 6", "Müller", "ISO_IR 192"), (None, "Müller", "ISO_IR 192"),
+        (["", "ISO 2022 IR 87"], "山田", "ISO_IR 192"), ("ISO_IR 999", "Müller", "ISO_IR 192"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_answers_are_in_the_character_set_of_the_request_where_it_can_say_them(
+    syntax: str, terms: Any, name: str, answered: str
+) -> None:
+    ds = Dataset()
+    if terms is not None:
+        ds.SpecificCharacterSet = terms
+    ds.QueryRetrieveLevel, ds.PatientName, ds.StudyDescription = "STUDY", "", ""
+    request = identifiers.understand(identifiers.decode(written(ds, syntax), syntax), STUDY_FIND, relational=False)
+    encoder = identifiers.ResponseEncoder(request, syntax, "AET")
+    for _ in range(2):
+        raw = encoder.encode({"00100010": {"vr": "PN", "Value": [pn(name)]}})
+        found = read(raw, syntax)
+        found.decode()
+        assert (found.SpecificCharacterSet, str(found.PatientName)) == (answered, name)
+        assert found.StudyDescription == ""
+
+
+def pn(name: str) -> dict[str, str]:
+    return dict(zip(("Alphabetic", "Ideographic", "Phonetic"), name.split("="), strict=False))
+
+
 def test_plain_ascii_needs_no_character_set() -> None:
     request = asked(QueryRetrieveLevel="STUDY", PatientID="")
     ds = read(identifiers.ResponseEncoder(request, IMPLICIT, "M3DICOM").encode(MATCH), IMPLICIT)

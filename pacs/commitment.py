@@ -214,7 +214,7 @@ class Commitments:
         now = self._clock()
 
         def work(conn: Connection) -> int:
-            rows = [row for row in sql.listed(conn, ("dead", "due"), 100_000) if peer in (None, row.peer)]
+            rows = sql.listed(conn, ("dead", "due"), 100_000, direction="in", peer=peer)
             for row in rows:
                 sql.put(conn, row.id, None, state="due", not_before=now, created_at=now, attempt=0)
             return len(rows)

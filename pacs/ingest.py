@@ -142,6 +142,25 @@ class Receiving:
         self.abort()
 
 
+_Answer = tuple[list["Stored"], bool]
+"""What became of them, and whether the journal has something to export."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """One instance to be filed, in one go with others that wait at the same time (see `pacs.index.writer`)."""
+
+    ingest: Ingest
+    prepared: Prepared
+
+    def __call__(self, conn: Connection) -> _Answer:
+        return self.ingest._filed(conn, [self.prepared])
+
+    @staticmethod
+    def together(conn: Connection, arrivals: Sequence[_Arrival]) -> list[_Answer | None]:
+        return arrivals[0].ingest.filed_together(conn, [each.prepared for each in arrivals])
+
+
 class Ingest:
     """The one door by which instances enter. Safe from any thread."""
 
@@ -249,25 +268,57 @@ class Ingest:
 
     def _submit(
         self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None
-    ) -> Pending[tuple[list[Stored], bool]]:
-        def work(conn: Connection) -> tuple[list[Stored], bool]:
+    ) -> Pending[_Answer]:
+        if also is None and len(prepared) == 1 and prepared[0].rejects is None:
+            return self._index.submit(_Arrival(self, prepared[0]))
+        return self._index.submit(lambda conn: self._filed(conn, prepared, also))
+
+    def _filed(
+        self, conn: Connection, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None
+    ) -> _Answer:
+        again: list[dict[str, object]] = []
+        filed = [self._file(conn, each, again) for each in prepared]
+        if also is not None:
+            also(conn)
+        self._record(conn, [(p, s) for p, (outcome, s) in zip(prepared, filed, strict=True) if outcome == "stored"])
+        if again:
+            journal.record(conn, "stored again", {"instances": again})
+        stored = [_stored(p, outcome) for p, (outcome, _) in zip(prepared, filed, strict=True)]
+        odd = any(p.rejects or outcome not in _PLAIN for p, (outcome, _) in zip(prepared, filed, strict=True))
+        return stored, bool(again) or odd
+
+    def filed_together(self, conn: Connection, prepared: Sequence[Prepared]) -> list[_Answer | None]:
+        """What became of instances that arrived at the same time: rows that they share are written once.
+
+        None for one that is here already or is not allowed: nothing was written, `_filed` knows what to do with it.
+        """
+        taking = filing.Filing(conn)
+        taken = dict[int, filing.Filed]()
+        for at, each in enumerate(prepared):
+            with suppress(Conflict):
+                filed = taking.take(each.entry)
+                if filed.new:
+                    taken[at] = filed
+        taking.write()
+        answers: list[_Answer | None] = [None] * len(prepared)
+        for at, filed in taken.items():
             again: list[dict[str, object]] = []
-            filed = [self._file(conn, each, again) for each in prepared]
-            if also is not None:
-                also(conn)
-            news = [(p, scope) for p, (outcome, scope) in zip(prepared, filed, strict=True) if outcome == "stored"]
-            if news:
-                audit.record_all(conn, [_audit_row(p) for p, _ in news])
-                changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
+            entry = prepared[at].entry
+            self._outlive_removal(conn, entry, again)
+            if filed.other_patient or filed.known_series:
+                discrepancies.note(conn, entry, filed, prepared[at].principal)
             if again:
                 journal.record(conn, "stored again", {"instances": again})
-            stored = [_stored(p, outcome) for p, (outcome, _) in zip(prepared, filed, strict=True)]
-            odd = any(p.rejects or outcome not in _PLAIN for p, (outcome, _) in zip(prepared, filed, strict=True))
-            return stored, bool(again) or odd
+            answers[at] = [_stored(prepared[at], "stored")], bool(again)
+        self._record(conn, [(prepared[at], filed.scope) for at, filed in taken.items()])
+        return answers
 
-        return self._index.submit(work)
+    @staticmethod
+    def _record(conn: Connection, news: Sequence[tuple[Prepared, str]]) -> None:
+        audit.record_all(conn, [_audit_row(p) for p, _ in news])
+        changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
 
-    def _told(self, prepared: Sequence[Prepared], answer: tuple[list[Stored], bool]) -> list[Stored]:
+    def _told(self, prepared: Sequence[Prepared], answer: _Answer) -> list[Stored]:
         """What became of them, told to those who wait for news."""
         stored, recorded = answer
         for each, outcome in zip(prepared, stored, strict=True):

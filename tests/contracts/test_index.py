@@ -69,6 +69,59 @@ def test_what_fails_changes_nothing_and_hurts_nobody_else(index: Index) -> None:
     assert cursors(index) == {f"c{n}": n for n in range(30) if n % 3}
 
 
+class Gathered:
+    """Work that is done in one go with its neighbours, unless its number is odd; `broken` lets going together fail."""
+
+    runs: list[int]
+
+    def __init__(self, number: int, runs: list[int], *, broken: bool = False) -> None:
+        self.number, self.runs, self.broken = number, runs, broken
+
+    def __call__(self, conn: Connection) -> str:
+        if self.number == 3:
+            raise ValueError("never")
+        set_cursor(f"alone {self.number}", self.number)(conn)
+        return "alone"
+
+    @staticmethod
+    def together(conn: Connection, works: list[Gathered]) -> list[str | None]:
+        works[0].runs.append(len(works))
+        for work in works:
+            if work.number % 2 == 0:
+                set_cursor(f"together {work.number}", work.number)(conn)
+        if works[0].broken:
+            raise ValueError("broken")
+        return [None if work.number % 2 else "together" for work in works]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_works_of_one_kind_that_wait_are_done_in_one_go(index: Index, broken: bool) -> None:
+    runs, begun, go = list[int](), threading.Event(), threading.Event()
+
+    def hold(_: Connection) -> None:
+        begun.set()
+        go.wait(60)
+
+    blocker = threading.Thread(target=lambda: index.transact(hold))
+    blocker.start()
+    begun.wait(60)
+    if index.dialect == "sqlite":
+        pending = [index.submit(Gathered(number, runs, broken=broken)) for number in range(5)]
+        go.set()
+    else:  # every transaction is its own
+        go.set()
+        pending = [index.submit(Gathered(number, runs, broken=broken)) for number in range(5)]
+    blocker.join()
+    with pytest.raises(ValueError, match="never"):
+        pending[3].result()
+    said = [pending[number].result() for number in (0, 1, 2, 4)]
+    gathered = index.dialect == "sqlite" and not broken
+    how = ["together" if gathered and number % 2 == 0 else "alone" for number in (0, 1, 2, 4)]
+    assert said == how
+    assert cursors(index) == {f"{word} {number}": number for word, number in zip(how, (0, 1, 2, 4), strict=True)}
+    assert runs == ([5] if index.dialect == "sqlite" else [])
+
+
 def test_concurrent_additions_all_count(index: Index) -> None:
     index.transact(set_cursor("sum", 0))
 

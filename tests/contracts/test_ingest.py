@@ -164,6 +164,45 @@ def test_of_many_contents_at_once_one_wins(ingest: Ingest, index: Index, memory:
     retrieve.dataset(retrieve.locate(SYSTEM, STUDY)[0])
 
 
+def test_arrivals_that_wait_together_each_get_their_due(ingest: Ingest, index: Index) -> None:
+    """New ones, one that is here already, one of another scope and other content, all behind one held transaction."""
+    first, second, third, fourth = dicom_data.series(4)
+    (other, *_) = dicom_data.series(1)
+    store(ingest, first, Principal("CT1", "ae", scope="a"))
+    other.PatientComments = "other content"
+    arrivals = [
+        (second, "a"), (third, "a"), (first, "a"), (fourth, "b"), (other, "a"), (second, "a"),
+    ]  # fmt: skip
+    begun, go, outcomes = threading.Event(), threading.Event(), dict[int, object]()
+
+    def hold(_: Connection) -> None:
+        begun.set()
+        go.wait(60)
+
+    def run(number: int) -> None:
+        ds, scope = arrivals[number]
+        receiving = ingest.receive(EXPLICIT)
+        receiving.write(dicom_data.dataset_bytes(ds))
+        try:
+            outcomes[number] = ingest.store(receiving, principal=Principal("CT1", "ae", scope=scope)).outcome
+        except ArchiveError as error:
+            outcomes[number] = type(error)
+
+    threads = [threading.Thread(target=lambda: index.transact(hold))]
+    threads += [threading.Thread(target=run, args=(number,)) for number in range(len(arrivals))]
+    threads[0].start()
+    begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert sorted([str(outcomes.pop(1)), *(str(outcomes.pop(n)) for n in (0, 5))]) == ["same", "stored", "stored"]
+    assert outcomes == {2: "same", 3: Conflict, 4: DuplicateInstance}
+    assert count(index, *EVERYTHING) == [1, 1, 3, 3, 3, 3, 3]
+    assert study_json(index)["00201208"] == {"vr": "IS", "Value": [3]}
+
+
 def test_many_instances_of_one_study_at_once_are_counted(ingest: Ingest, index: Index) -> None:
     slices = [ds for number in range(4) for ds in dicom_data.series(5, number=number)]
     failures: list[BaseException] = []

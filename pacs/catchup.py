@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy import Connection, delete, select
 
-from pacs import audit, filing, journal, recount, replay, rescan
+from pacs import audit, filing, journal, recount, recovery, replay, rescan
 from pacs.auth import SYSTEM
 from pacs.errors import ArchiveError, DuplicateInstance, NotFound, Unavailable
 from pacs.index import aside, changes, schema
@@ -50,6 +50,7 @@ def catch_up(store: ObjectStore, index: Index, *, now: float, tell: Tell) -> Cau
     news = [each for each in records if each.uuid not in known]
     roles = replay.roles(records)
     done.removed = _remove(index, roles)
+    recovery.recover(store, index)  # after what was deleted: its bytes are rightly gone
     owned = _owned(index)
     waiting: list[Locator] = []
     there: set[tuple[str, int]] = set()

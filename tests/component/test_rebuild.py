@@ -25,7 +25,7 @@ from pacs.index.changes import Changes
 from pacs.index.engine import open_index
 from pacs.index.migrate import HALF_BUILT
 from pacs.server import cli
-from pacs.server.commands.rebuild import _put_in_place
+from pacs.server.commands.rebuild import put_in_place
 from pacs.settings import Settings
 
 MODALITY = Principal("MODALITY", "ae")
@@ -266,7 +266,7 @@ def test_nobody_opens_half_an_index_and_the_next_rebuild_begins_again(tmp_path: 
 def test_at_no_moment_is_there_no_index(tmp_path: Path) -> None:
     for name in ("index.db", "index.db-wal", "made.db"):
         (tmp_path / name).write_text(name)
-    aside = _put_in_place(tmp_path, tmp_path / "made.db")
+    aside = put_in_place(tmp_path, tmp_path / "made.db")
     assert aside is not None
     assert (tmp_path / "index.db").read_text() == "made.db"
     assert aside.read_text() == "index.db"

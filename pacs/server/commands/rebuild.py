@@ -49,7 +49,7 @@ def _run(chosen: argparse.Namespace) -> int:
         store = open_store(settings, cached=False)
         try:
             if chosen.add:
-                return _add(settings, store)
+                return catch_up(settings, store)
             count = min(max(chosen.processes or os.cpu_count() or 1, 1), _MOST_PROCESSES)
             if settings.index == "sqlite":
                 return _whole_sqlite(settings, store, count, force=chosen.force)
@@ -122,14 +122,14 @@ def _whole_sqlite(settings: Settings, store: ObjectStore, processes: int, *, for
     for stale in staging.glob("index.db*"):
         stale.unlink()
     report = _scan_and_fill(settings, store, staging, f"sqlite:///{made.resolve()}", processes)
-    aside = _put_in_place(settings.data, made)
+    aside = put_in_place(settings.data, made)
     shutil.rmtree(staging)
     if aside is not None:
         print(f"The old index is kept as {aside}.")
     return _tell(report)
 
 
-def _put_in_place(data: Path, made: Path) -> Path | None:
+def put_in_place(data: Path, made: Path) -> Path | None:
     """Where the old index is kept, once the new one has its name; at no moment is there none."""
     old = data / "index.db"
     aside = None
@@ -170,6 +170,7 @@ def _scan_and_fill(settings: Settings, store: ObjectStore, folder: Path, url: st
     from pacs import rebuild, rescan
     from pacs.server.progress import Bar
 
+    store.unproven()  # what a crash tore is no object
     staging = rescan.Staging(folder)
     reading = Bar("objects read")
     rescan.scan(
@@ -181,10 +182,12 @@ def _scan_and_fill(settings: Settings, store: ObjectStore, folder: Path, url: st
     with _opened(url) as index:
         report = rebuild.rebuild(settings, store, index, staging, tell=lambda p: writing.show(p.done, p.total))
     writing.end()
+    store.proven()
     return report
 
 
-def _add(settings: Settings, store: ObjectStore) -> int:
+def catch_up(settings: Settings, store: ObjectStore) -> int:
+    """Add to the index what it lacks, and say what was done; the exit status."""
     from pacs import catchup
     from pacs.errors import InvalidInput
     from pacs.index.migrate import is_half_built

@@ -1,0 +1,195 @@
+"""`m3dicom backup` and `m3dicom restore`: a consistent copy of the index, and the way back from it.
+
+The objects are not in it: they are backed up as files or by the bucket's own means. What the index alone holds (tasks,
+audit, credentials, deliveries, subscriptions) comes back from here; what was stored, deleted or corrected after the
+backup comes back from the store and its journal (`pacs.catchup`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacs import settings as settings_module
+from pacs.errors import InvalidInput, OutOfResources, Unavailable
+from pacs.server.commands import common
+
+if TYPE_CHECKING:
+    from pacs.server.commands import Verbs
+    from pacs.settings import Settings
+
+_COUNTED = ("study", "instance", "workitem", "audit", "credential")
+
+
+def add(verbs: Verbs) -> None:
+    """The verbs `backup` and `restore`."""
+    backup = verbs.add_parser("backup", help="a consistent copy of the index, while the server runs")
+    common(backup)
+    backup.add_argument("folder", metavar="DIR", type=Path, help="gets index-TIME.db, or index-TIME.dump of PostgreSQL")
+    backup.add_argument("--keep", metavar="N", type=int, default=0, help="remove all but the newest N copies in DIR")
+    backup.set_defaults(run=_backup)
+    restore = verbs.add_parser("restore", help="put a copy in the index's place and add what came after it")
+    common(restore)
+    restore.add_argument("file", metavar="FILE", type=Path, help="what `m3dicom backup` has made")
+    restore.set_defaults(run=_restore)
+
+
+def _backup(chosen: argparse.Namespace) -> int:
+    from pacs.server import beside
+
+    settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
+    beside.require_archive(settings)
+    started = time.monotonic()
+    suffix = "db" if settings.index == "sqlite" else "dump"
+    try:
+        chosen.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target = chosen.folder / f"index-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{suffix}"
+        draft = target.with_suffix(".part")
+        draft.touch(mode=0o600)
+        try:
+            counts = _copy_sqlite(settings, draft) if suffix == "db" else _dump(settings, draft)
+            _make_durable(draft, target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutOfResources(f"cannot write to {chosen.folder}: {error.strerror}") from error
+    size = target.stat().st_size / 1e6
+    print(f"{target}: {size:,.1f} MB in {time.monotonic() - started:.1f} s{counts}")
+    if chosen.keep > 0:
+        for old in sorted(chosen.folder.glob(f"index-*.{suffix}"))[: -chosen.keep]:
+            old.unlink()
+            print(f"removed {old}")
+    return 0
+
+
+def _copy_sqlite(settings: Settings, draft: Path) -> str:
+    """Copy within one read transaction: writers go on meanwhile, and what they write is not in the copy."""
+    try:
+        with (
+            closing(sqlite3.connect(settings.data / "index.db", timeout=30)) as source,
+            closing(sqlite3.connect(draft)) as copy,
+        ):
+            source.backup(copy, pages=-1)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+            return _checked(copy)
+    except sqlite3.Error as error:
+        raise Unavailable(f"the index cannot be copied: {error}") from error
+
+
+def _checked(copy: sqlite3.Connection) -> str:
+    """What a copy holds, in words. Raises Unavailable where it is not sound."""
+    (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise Unavailable(f"the copy is not sound: {found}")
+    counts = [f"{copy.execute(f'SELECT count(*) FROM {name}').fetchone()[0]} {name}" for name in _COUNTED]  # noqa: S608
+    return "; " + ", ".join(counts)
+
+
+def _dump(settings: Settings, draft: Path) -> str:
+    _run("pg_dump", ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"], settings)
+    return ""
+
+
+def _run(program: str, arguments: list[str], settings: Settings) -> None:
+    """Run one of PostgreSQL's own programs on the index; the password goes by its environment, not its arguments."""
+    from sqlalchemy.engine import make_url
+
+    path = shutil.which(program)
+    if path is None:
+        raise InvalidInput(
+            f"{program} is missing: install PostgreSQL's client programs, of the server's version or newer"
+        )
+    url = make_url(settings.index_url)
+    environment = dict(os.environ) | ({"PGPASSWORD": str(url.password)} if url.password else {})
+    where = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    done = subprocess.run(
+        [path, f"--dbname={where}", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Unavailable(f"{program} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}")
+
+
+def _make_durable(draft: Path, target: Path) -> None:
+    _sync(draft)
+    draft.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _restore(chosen: argparse.Namespace) -> int:
+    from pacs.archive import open_store
+    from pacs.server import processes
+    from pacs.server.commands import rebuild
+
+    settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
+    if not chosen.file.is_file():
+        raise InvalidInput(f"no such file: {chosen.file}")
+    rebuild.beside_nobody(settings)
+    started = time.monotonic()
+    with processes.sole_owner(settings):
+        if settings.index == "sqlite":
+            _put_back_sqlite(settings, chosen.file)
+        else:
+            _put_back_postgresql(settings, chosen.file)
+        print(f"Restored in {time.monotonic() - started:.1f} s; adding what came after the backup.")
+        store = open_store(settings, cached=False)
+        try:
+            status = rebuild.catch_up(settings, store)
+        finally:
+            store.close()
+    print(f"Done in {time.monotonic() - started:.1f} s. Start the server: m3dicom serve --data {settings.data}")
+    return status
+
+
+def _put_back_sqlite(settings: Settings, file: Path) -> None:
+    from pacs.server.commands.rebuild import put_in_place
+
+    draft = settings.data / "index.restored"
+    try:
+        shutil.copyfile(file, draft)
+        draft.chmod(0o600)
+        with closing(sqlite3.connect(draft)) as copy:
+            _checked(copy)
+        _sync(draft)
+    except (sqlite3.Error, OSError, Unavailable) as error:
+        draft.unlink(missing_ok=True)
+        raise InvalidInput(f"{file} is no sound copy of an index: {error}") from error
+    aside = put_in_place(settings.data, draft)
+    if aside is not None:
+        print(f"The index that was there is kept as {aside}.")
+
+
+def _put_back_postgresql(settings: Settings, file: Path) -> None:
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    engine = create_engine(settings.index_url, connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as conn:
+            filled = inspect(conn).has_table("meta")
+    except SQLAlchemyError as error:
+        raise Unavailable(f"the index cannot be reached: {type(error).__name__}") from error
+    finally:
+        engine.dispose()
+    if filled:
+        raise InvalidInput("the database is not empty: name a new one in the setting index, and restore into that")
+    _run(
+        "pg_restore", ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction", str(file)], settings
+    )
+    print(f"{file} is restored.", file=sys.stderr)

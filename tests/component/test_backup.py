@@ -1,0 +1,178 @@
+"""The drill: store, back up, store more, lose the index, restore, and everything is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dicom_data
+import pytest
+from conftest import ServerStarter
+from servers import postgresql, rclone
+
+from pacs import uids
+from pacs.archive import Archive, open_archive
+from pacs.auth import SYSTEM, Auth
+from pacs.dicom.attributes import Level
+from pacs.dicom.matching import Query
+from pacs.errors import NotFound
+from pacs.server import cli
+from pacs.settings import Settings
+
+
+def put(archive: Archive, study: int, slices: int) -> None:
+    for ds in dicom_data.series(slices, study=study):
+        receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+        receiving.write(dicom_data.dataset_bytes(ds))
+        archive.ingest.store(receiving, principal=SYSTEM)
+
+
+def test_the_drill_on_sqlite_beside_a_running_server(start: ServerStarter, tmp_path: Path) -> None:
+    server = start()
+    folder = tmp_path / "files"
+    folder.mkdir()
+
+    def send(study: int, slices: int) -> None:
+        for number, ds in enumerate(dicom_data.series(slices, study=study)):
+            (folder / f"{study}-{number}").write_bytes(dicom_data.part10(ds))
+        assert cli.main(["import", str(folder), "--data", str(server.data)]) == 0
+        for path in folder.iterdir():
+            path.unlink()
+
+    token = server.token
+    for study in range(3):
+        send(study, 3)
+    headers = {"Authorization": f"Bearer {token}"}
+    with server.client() as client:
+        client.headers.update(headers)
+        item = {
+            "00741204": {"vr": "LO", "Value": ["The drill"]},
+            "00404041": {"vr": "CS", "Value": ["READY"]},
+            "00741000": {"vr": "CS", "Value": ["SCHEDULED"]},
+            "00404005": {"vr": "DT", "Value": ["20300101000000"]},
+            "00741200": {"vr": "CS", "Value": ["LOW"]},
+            "00404021": {"vr": "SQ"},
+            "00404018": {"vr": "SQ"},
+        }
+        made = client.post("/workitems", json=[item], headers={"Content-Type": "application/dicom+json"})
+        assert made.status_code == 201, made.text
+        workitem = "/workitems/" + made.headers["location"].rsplit("/", 1)[1]
+    told = server.command("backup", str(tmp_path / "backups"))
+    assert "9 instance" in told
+    send(7, 4)
+    with server.client() as client:
+        assert client.delete(f"/studies/{uids.derived('study', 1)}").status_code < 300
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(60)
+    for path in server.data.glob("index.db*"):
+        path.unlink()
+
+    began = time.monotonic()
+    (copy,) = (tmp_path / "backups").glob("index-*.db")
+    assert cli.main(["restore", str(copy), "--data", str(server.data)]) == 0
+    print(f"restored in {time.monotonic() - began:.1f} s")
+    again = start()
+    with again.client() as client:
+        client.headers.update(headers)  # the token of before is good
+        counts = {
+            study["0020000D"]["Value"][0]: study["00201208"]["Value"][0] for study in client.get("/studies").json()
+        }
+        assert counts == {uids.derived("study", 0): 3, uids.derived("study", 2): 3, uids.derived("study", 7): 4}
+        assert client.get(workitem).json()[0]["00741204"]["Value"] == ["The drill"]
+    archive = open_archive(replace(Settings(), data=again.data))
+    events = [event.event for event in archive.audit.query(limit=10_000)]
+    assert events.count("DICOM Instances Transferred") >= 9  # those of the backup
+    assert "Index Caught Up" in events
+    archive.close()
+
+
+def test_a_copy_is_consistent_while_others_write(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    archive = open_archive(settings)
+    put(archive, 0, 2)
+    stop = threading.Event()
+
+    def write() -> None:
+        study = 100
+        while not stop.is_set():
+            put(archive, study, 3)
+            study += 1
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(3):
+            assert cli.main(["backup", str(tmp_path / "backups"), "--keep", "1", "--data", str(settings.data)]) == 0
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    archive.close()
+    (copy,) = (tmp_path / "backups").iterdir()
+    assert cli.main(["restore", str(copy), "--data", str(settings.data)]) == 0
+    restored = open_archive(settings)
+    studies = restored.query.search(Query(Level.STUDY), SYSTEM).rows
+    assert len(studies) > 1
+    for study in studies:
+        assert study.attributes["00201208"]["Value"] == [
+            len(restored.retrieve.locate(SYSTEM, str(study.study_instance_uid)))
+        ]
+    restored.close()
+
+
+def test_the_drill_on_postgresql_and_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rclone() as s3, postgresql() as cluster:
+        environment = {
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+            "M3DICOM_OBJECTS": f"s3://{s3.bucket}/drill",
+            "M3DICOM_S3_ENDPOINT": s3.endpoint,
+            "M3DICOM_INDEX": cluster.new_database(),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        settings = Settings(
+            data=tmp_path / "data", objects=environment["M3DICOM_OBJECTS"], s3_endpoint=s3.endpoint,
+            index=environment["M3DICOM_INDEX"],
+        )  # fmt: skip
+        archive = open_archive(settings)
+        secret = Auth(archive.index).create_token("drill")
+        put(archive, 0, 3)
+        put(archive, 1, 3)
+        assert cli.main(["backup", str(tmp_path / "backups"), "--data", str(settings.data)]) == 0
+        put(archive, 2, 5)
+        archive.removal.delete(SYSTEM, uids.derived("study", 0))
+        assert cli.main(["rebuild", "--add", "--data", str(settings.data)]) == 1  # a server is connected
+        archive.close()
+
+        monkeypatch.setenv("M3DICOM_INDEX", cluster.new_database())
+        (dump,) = (tmp_path / "backups").glob("index-*.dump")
+        assert cli.main(["restore", str(dump), "--data", str(settings.data)]) == 0
+        assert cli.main(["restore", str(dump), "--data", str(settings.data)]) == 1  # never over what is there
+        restored = open_archive(replace(settings, index=os.environ["M3DICOM_INDEX"]))
+        assert Auth(restored.index).authenticate(secret).name == "drill"
+        assert len(restored.retrieve.locate(SYSTEM, uids.derived("study", 1))) == 3
+        assert len(restored.retrieve.locate(SYSTEM, uids.derived("study", 2))) == 5
+        with pytest.raises(NotFound):
+            restored.retrieve.locate(SYSTEM, uids.derived("study", 0))
+        put(restored, 3, 1)
+        restored.close()
+
+
+def test_what_is_no_copy_is_not_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(data=tmp_path / "data")
+    archive = open_archive(settings)
+    put(archive, 0, 1)
+    archive.close()
+    (tmp_path / "wrong").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    assert cli.main(["restore", str(tmp_path / "wrong"), "--data", str(settings.data)]) == 1
+    assert "no sound copy" in capsys.readouterr().err
+    assert cli.main(["restore", str(tmp_path / "none"), "--data", str(settings.data)]) == 1
+    archive = open_archive(settings)
+    assert len(archive.retrieve.locate(SYSTEM, uids.derived("study", 0))) == 1
+    archive.close()

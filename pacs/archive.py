@@ -77,13 +77,15 @@ class Archive:
         self.store.close()
 
 
-def open_archive(settings: Settings, events: Events | None = None) -> Archive:
+def open_archive(settings: Settings, events: Events | None = None, *, alone: bool = True) -> Archive:
     """The archive that `settings` describe: store and index opened, schema made, what a crash left swept away.
+
+    Without `alone` a server is using the same data folder.
 
     Raises InvalidInput for settings that cannot be and Unavailable where a store or database cannot be reached.
     """
     events = events or Events()
-    store = open_store(settings)
+    store = open_store(settings, alone=alone)
     try:
         index = open_index(settings.index_url)
         with index.read() as conn:

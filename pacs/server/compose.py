@@ -18,6 +18,7 @@ from analysis.worker import Worker
 from pacs import aside
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
+from pacs.care import Care
 from pacs.committing import Committing
 from pacs.decoding import DecodingPool
 from pacs.destinations import Courier, Destination, destinations
@@ -45,6 +46,10 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput('setting index: it must be "sqlite" or a postgresql+psycopg:// URL')
     if settings.queue != "local" and not settings.queue.startswith(("redis://", "rediss://", "unix://")):
         raise InvalidInput('setting queue: it must be "local" or a redis:// or unix:// URL')
+    if settings.dimse_processes < 1:
+        raise InvalidInput("setting dimse_processes: somebody has to serve; at least 1")
+    if settings.index == "sqlite" and settings.dimse_processes > 1:
+        raise InvalidInput("setting dimse_processes: SQLite has one writing process; use PostgreSQL as index for more")
     if settings.index == "sqlite" and settings.queue != "local":
         raise InvalidInput("a Redis queue serves several processes, SQLite only one: use PostgreSQL as index")
     if settings.other_content not in aside.POLICIES:
@@ -79,10 +84,11 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput(f"setting dimse: {settings.dimse} is open to the network; configure the AEs that may call")
 
 
-def build(settings: Settings) -> Archive:
-    """The archive that `settings` describe, with everything that belongs to it."""
-    archive = open_archive(settings)
-    archive.removal.sweep()  # what a crash cut short
+def build(settings: Settings, *, alone: bool = True) -> Archive:
+    """The archive that `settings` describe, with everything that belongs to it; without `alone` beside a server's."""
+    archive = open_archive(settings, alone=alone)
+    if alone:
+        archive.removal.sweep()  # what a crash cut short
     return archive.with_services(
         auth=Auth(archive.index, settings.aes),
         worklist=Worklist(archive.index, archive.events, max_attempts=settings.max_attempts),
@@ -112,6 +118,7 @@ class Parts:
         self._committing = committing(archive)
         self._events = event_courier(archive)
         self.forward = Forward(archive, partial(courier, archive))
+        self._care = Care(archive)
         self._retention = archive.retention
 
     def schedule(self, now: float) -> None:
@@ -121,6 +128,7 @@ class Parts:
         self._committing.step(now)
         self._events.step(now)
         self.forward.step(now)
+        self._care.step(now)
         self._retention.step(now)
 
     def problems(self) -> dict[str, str]:
@@ -134,6 +142,7 @@ class Parts:
 
     def close(self) -> None:
         """Give leases back and let go of the queue."""
+        self._care.close()
         self.forward.close()
         self._events.close()
         self._committing.close()

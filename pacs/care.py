@@ -1,0 +1,38 @@
+"""What a server does for its store beside everything else: the journal written out, and a slow scrub."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pacs.errors import ArchiveError
+from pacs.journal import Journal
+from pacs.scrub import Background, Scrub
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+
+log = logging.getLogger("m3dicom.care")
+
+BYTES_PER_S = 50e6  # nobody waits for a scrub: it leaves the disk to those who do
+
+
+class Care:
+    """Called by the scheduler; several servers on one index share the work."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._journal = Journal(archive.uncached_store, archive.index)
+        scrub = Scrub(archive.uncached_store, archive.index, bytes_per_s=BYTES_PER_S)
+        self._scrub = Background(scrub, archive.settings.scrub_per_day)
+
+    def step(self, now: float) -> None:
+        """One round. What a crash or an unreachable store kept out of the journal is written as soon as it can be."""
+        try:
+            self._journal.export()
+        except ArchiveError as error:
+            log.warning("the journal cannot be written: %s; trying again", error)
+        self._scrub.step(now)
+
+    def close(self) -> None:
+        """Stop after the object in hand."""
+        self._scrub.close()

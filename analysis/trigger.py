@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.trigger")
 
 CURSOR = "trigger"
-BATCH = 100
+BATCH = 1000
 
 
 class Trigger:
@@ -42,7 +42,12 @@ class Trigger:
         """Handle what is new; how many Workitems were made. Safe to run in several processes at once."""
         made = 0
         changes = self._archive.changes
-        while batch := changes.after(changes.cursor(CURSOR), BATCH):
+        more = True
+        while more:  # until the end is reached, not until nothing new comes meanwhile
+            batch = changes.after(changes.cursor(CURSOR), BATCH)
+            if not batch:
+                break
+            more = len(batch) == BATCH
             studies = {c.study_instance_uid: c.scope for c in batch if c.kind == "stable" and c.study_instance_uid}
             for study, scope in studies.items():
                 made += len(self.plan(study, replace(SYSTEM, scope=scope), time.time() if now is None else now))

@@ -141,7 +141,12 @@ class Forward:
         changes = self._archive.changes
         cursor = _cursor(rule)
         destination = self._by_name[rule.name]
-        while batch := changes.after(changes.cursor(cursor), NEWS_AT_ONCE):
+        more = True
+        while more:  # until the end is reached, not until nothing new comes meanwhile
+            batch = changes.after(changes.cursor(cursor), NEWS_AT_ONCE)
+            if not batch:
+                break
+            more = len(batch) == NEWS_AT_ONCE
             news = list({each.sop_instance_uid for each in batch if each.kind in NEWS and each.sop_instance_uid})
 
             def work(conn: Connection, news: list[str] = news, seq: int = batch[-1].seq) -> None:

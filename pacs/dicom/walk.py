@@ -427,3 +427,9 @@ def _plain(
         return tag, names[tag], *rows[first[4:]]
 
     return header.unpack_from, tag_of.unpack_from, table.get, unusual
+
+
+def warm() -> None:
+    """Make the tables of the usual transfer syntaxes now, which the first data set would wait for (50 ms)."""
+    for explicit in (True, False):
+        _plain(explicit, True, DEFAULT_LIMITS.inline_bytes, DEFAULT_LIMITS.inline_text_bytes)

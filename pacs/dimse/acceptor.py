@@ -20,9 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pacs.dicom import walk
 from pacs.dicom.sop_classes import STORAGE_SOP_CLASSES
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dimse.association import ARTIM_S, Association
+from pacs.dimse.crew import Crew
 from pacs.dimse.negotiation import Policy, is_verification_only
 from pacs.dimse.services import SERVICES
 from pacs.dimse.states import Action, State, on_pdu
@@ -109,6 +111,7 @@ class Acceptor:
         *,
         tls: ssl.SSLContext | None = None,
         places: Places | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._archive = archive
         self._policy = policy
@@ -119,6 +122,7 @@ class Acceptor:
         self._associations: set[Association] = set()
         self._tls = tls
         self._places = places or Places()
+        self._crew = crew
         self._waiting: dict[_Waiting, None] = {}
         self._waiting_bytes = 0
         # Associations, spooled objects and the index need descriptors as well
@@ -290,6 +294,9 @@ class Acceptor:
             log.warning("association rejected: local limit exceeded", extra={"address": waiting.address})
             self._refuse(waiting, encode_reject(Rejection.LOCAL_LIMIT_EXCEEDED))
             return
+        idle_s = min(ECHO_IDLE_S, settings.association_idle_s) if excess >= 0 else settings.association_idle_s
+        if self._handed_over(waiting, idle_s):
+            return
         self._forget(waiting)
         association = Association(
             Transport(waiting.sock),
@@ -297,7 +304,7 @@ class Acceptor:
             archive=self._archive,
             policy=self._policy,
             address=waiting.address,
-            idle_s=min(ECHO_IDLE_S, settings.association_idle_s) if excess >= 0 else settings.association_idle_s,
+            idle_s=idle_s,
             tls=self._tls is not None,
             certificate=fingerprint_of(waiting.sock) if isinstance(waiting.sock, ssl.SSLSocket) else "",
             on_end=self._ended,
@@ -310,6 +317,18 @@ class Acceptor:
         except RuntimeError:  # the system has no more threads
             self._ended(association)
             waiting.sock.close()
+
+    def _handed_over(self, waiting: _Waiting, idle_s: float) -> bool:
+        """Whether another process serves it now."""
+        if self._crew is None or self._tls is not None:
+            return False
+        address = waiting.address
+        self._places.take(address)
+        if not self._crew.take(waiting.sock, address, idle_s, bytes(waiting.read), lambda: self._places.leave(address)):
+            self._places.leave(address)
+            return False
+        self._drop(waiting)
+        return True
 
     def _ended(self, association: Association) -> None:
         self._places.leave(association.address)
@@ -357,16 +376,24 @@ def serve(
     unknown_storage: bool = False,
     tls: ssl.SSLContext | None = None,
     places: Places | None = None,
+    crew: Crew | None = None,
 ) -> Acceptor:
     """A running acceptor of `ae_title` on `host` and `port` (0 = any free one; `Acceptor.address` tells).
 
     It stores every Storage SOP Class of `pacs.dicom.sop_classes` in every transfer syntax of
     `pacs.dicom.transfer_syntaxes`; with `unknown_storage` also SOP classes that are in no table. With `tls` nothing
-    else is spoken. Doors that share `places` share the limits of associations. Raises OSError where it cannot listen.
+    else is spoken. Doors that share `places` share the limits of associations; with a `crew` they are handed over to
+    its processes. Raises OSError where it cannot listen.
     """
     family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)  # with SO_REUSEADDR
-    policy = Policy(
+    walk.warm()
+    agreed = policy(ae_title, unknown_storage=unknown_storage)
+    return Acceptor(archive, listener, agreed, tls=tls, places=places, crew=crew)
+
+
+def policy(ae_title: str, *, unknown_storage: bool = False) -> Policy:
+    """What is negotiated under this AE title."""
+    return Policy(
         ae_title.strip(), STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=unknown_storage, services=SERVICES
     )
-    return Acceptor(archive, listener, policy, tls=tls, places=places)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from pacs.index import schema
 from pacs.index.order import in_order
@@ -25,6 +25,14 @@ KINDS = (
 FLOOR = "changes floor"
 """The name in the table `meta` of the sequence number up to which an index was made again from its store."""
 
+_c = schema.change.c
+_AFTER = Statement(
+    select(
+        _c.seq, _c.kind, _c.study_instance_uid, _c.series_instance_uid, _c.sop_instance_uid, _c.workitem_uid,
+        _c.principal, _c.at, _c.fingerprint, _c.scope,
+    ).where(_c.seq > bindparam("seq")).order_by(_c.seq).limit(bindparam("limit"))
+)  # fmt: skip
+"""In the order of the fields of `Change`."""
 _APPEND = Statement(insert(schema.change), [c.name for c in schema.change.columns if c.name != "seq"])
 
 
@@ -91,14 +99,7 @@ class Changes:
 
     def after(self, seq: int, limit: int = 100) -> list[Change]:
         """At most `limit` changes with a sequence number beyond `seq`, in order."""
-        t = schema.change.c
-        columns = (
-            t.seq, t.kind, t.study_instance_uid, t.series_instance_uid, t.sop_instance_uid, t.workitem_uid,
-            t.principal, t.at, t.fingerprint, t.scope,
-        )  # fmt: skip
-        with self._index.read() as conn:
-            rows = conn.execute(select(*columns).where(t.seq > seq).order_by(t.seq).limit(limit)).all()
-        return [Change(**row._mapping) for row in rows]
+        return [Change(*row) for row in self._index.fetch(_AFTER, {"seq": seq, "limit": limit})]
 
     def last(self) -> int:
         """The highest sequence number, 0 when nothing happened yet."""

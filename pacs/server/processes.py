@@ -27,7 +27,7 @@ import uvicorn
 
 from pacs.auth import ALL_RIGHTS
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.server import api, compose, doors, http
+from pacs.server import api, attendant, compose, doors, http
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -181,11 +181,16 @@ def _open_dimse(archive: Archive, stack: ExitStack) -> dict[str, Acceptor]:
     """The DIMSE doors by the names of their settings; they share the limits of associations."""
     from pacs.dimse.acceptor import Places
     from pacs.dimse.acceptor import serve as serve_dimse
+    from pacs.dimse.crew import Crew
     from pacs.dimse.tls import server_context
 
     settings = archive.settings
     opened: dict[str, Acceptor] = {}
     places = Places()
+    crew = None
+    if settings.dimse and settings.dimse_processes > 1:
+        crew = Crew(settings, settings.dimse_processes, attendant.start)
+        stack.callback(crew.close, settings.drain_s)
     for name in ("dimse", "dimse_tls"):
         if not getattr(settings, name):
             continue
@@ -193,7 +198,7 @@ def _open_dimse(archive: Archive, stack: ExitStack) -> dict[str, Acceptor]:
         context = server_context(settings) if name == "dimse_tls" else None
         try:
             opened[name] = serve_dimse(
-                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places
+                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places, crew=crew
             )
         except OSError as error:
             raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error

@@ -1,0 +1,223 @@
+"""Associations served by several processes behind one door: accepted in one place, handed over as open sockets.
+
+One acceptor reads every A-ASSOCIATE-RQ, keeps the limits, and gives the connection to the attendant that has the
+fewest: a process of its own, with its own interpreter lock, archive and database connections. An attendant that ends
+is started again; while there is none, the acceptor serves by itself. TLS connections stay with the acceptor.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import selectors
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+
+from pacs.dicom import walk
+from pacs.dimse.association import Association
+from pacs.dimse.transport import Transport
+from pacs.dimse.upper_layer import HEADER_LENGTH, decode_request
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+    from pacs.dimse.negotiation import Policy
+    from pacs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 1.0
+"""How long after its last start an attendant that ended is started again, at the earliest."""
+
+MAX_HANDED_OVER = 64 << 10
+"""A longer A-ASSOCIATE-RQ is served by the acceptor itself: one datagram would not hold it everywhere."""
+
+_READY, _ENDED, _PERIOD_S = b"ready", b"ended ", 0.25
+
+
+@dataclass(slots=True, eq=False)
+class _Attendant:
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+    started_at: float
+    ready: bool = False
+    serving: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """What to call when the association of this number has ended."""
+
+
+class Crew:
+    """The attendants of one server. Safe from any thread."""
+
+    def __init__(
+        self, settings: Settings, count: int, start: Callable[[socket.socket], subprocess.Popen[bytes]]
+    ) -> None:
+        """Start `count` of them: `start` makes a process that runs `attend` on the socket it is given."""
+        self._settings = settings
+        self._start = start
+        self._lock = threading.Lock()
+        self._number = 0
+        self._closing = False
+        self._selector = selectors.DefaultSelector()
+        self._crew = [self._begin() for _ in range(count)]
+        self._thread = threading.Thread(target=self._run, name="dimse crew", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> int:
+        """How many attendants serve."""
+        with self._lock:
+            return sum(each.ready for each in self._crew)
+
+    @property
+    def associations(self) -> int:
+        """How many associations they have."""
+        with self._lock:
+            return sum(len(each.serving) for each in self._crew)
+
+    def take(
+        self, sock: socket.socket, address: str, idle_s: float, request: bytes, on_end: Callable[[], None]
+    ) -> bool:
+        """Whether an attendant has the connection now, whose A-ASSOCIATE-RQ is `request`; it calls `on_end` then."""
+        if len(request) > MAX_HANDED_OVER:
+            return False
+        with self._lock:
+            self._number += 1
+            message = orjson.dumps([self._number, address, idle_s]) + b"\n" + request
+            for each in sorted(self._crew, key=lambda each: len(each.serving)):
+                if not each.ready or self._closing:
+                    continue
+                try:
+                    socket.send_fds(each.line, [message], [sock.fileno()])
+                except OSError:  # ending, or overrun
+                    continue
+                each.serving[self._number] = on_end
+                return True
+        return False
+
+    def close(self, drain_s: float) -> None:
+        """Let them finish the messages being performed within `drain_s` seconds, then end them."""
+        with self._lock:
+            self._closing = True
+            for each in self._crew:
+                with suppress(OSError):
+                    each.line.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + drain_s + 2.0
+        for each in self._crew:
+            try:
+                each.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+        self._thread.join()
+        self._selector.close()
+        for each in self._crew:
+            each.line.close()
+
+    def _begin(self) -> _Attendant:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = self._start(theirs)
+        made = _Attendant(process, ours, time.monotonic())
+        ours.send(pickle.dumps(self._settings))
+        ours.setblocking(False)
+        self._selector.register(ours, selectors.EVENT_READ, made)
+        return made
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select(_PERIOD_S):
+                self._hear(key.data)
+            with self._lock:
+                if self._closing and all(each.process.poll() is not None for each in self._crew):
+                    return
+                for at, each in enumerate(self._crew):
+                    ended = each.process.poll() is not None and not self._closing
+                    if ended and time.monotonic() - each.started_at >= RESTART_S:
+                        each.line.close()
+                        try:
+                            self._crew[at] = self._begin()
+                        except OSError as error:
+                            log.error("cannot start a DIMSE attendant: %s", error.strerror)
+                            each.started_at = time.monotonic()
+
+    def _hear(self, each: _Attendant) -> None:
+        try:
+            said = each.line.recv(64)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            said = b""
+        over: list[Callable[[], None]] = []
+        with self._lock:
+            if said == _READY:
+                each.ready = True
+            elif said.startswith(_ENDED):
+                over += [each.serving.pop(int(said[len(_ENDED) :]))]
+            elif not said:
+                self._selector.unregister(each.line)
+                each.ready = False
+                over += each.serving.values()
+                each.serving.clear()
+                if not self._closing:
+                    log.error("a DIMSE attendant has ended; another is started")
+        for call in over:
+            call()
+
+
+def attend(line: socket.socket, open_archive: Callable[[Settings], Archive], policy: Callable[[str], Policy]) -> None:
+    """Serve the associations that come over `line` until it is closed; then drain as the settings say."""
+    settings: Settings = pickle.loads(line.recv(1 << 20))  # noqa: S301  our own parent's
+    archive = open_archive(settings)
+    lock, serving = threading.Lock(), set[Association]()
+    walk.warm()
+    agreed = policy(settings.aet)
+    line.send(_READY)
+    try:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(line, MAX_HANDED_OVER + 4096, 1)
+            if not message or not descriptors:
+                break
+            head, _, request = message.partition(b"\n")
+            number, address, idle_s = orjson.loads(head)
+
+            def ended(association: Association, number: int = number) -> None:
+                with lock, suppress(OSError):
+                    serving.discard(association)
+                    line.send(_ENDED + str(number).encode())
+
+            association = Association(
+                Transport(socket.socket(fileno=descriptors[0])),
+                decode_request(memoryview(request)[HEADER_LENGTH:]),
+                archive=archive,
+                policy=agreed,
+                address=address,
+                idle_s=idle_s,
+                on_end=ended,
+            )
+            with lock:
+                serving.add(association)
+            association.start()
+        _drain(serving, lock, settings.drain_s)
+    finally:
+        archive.close()
+
+
+def _drain(serving: set[Association], lock: threading.Lock, drain_s: float) -> None:
+    with lock:
+        rest = list(serving)
+    for each in rest:
+        each.drain()
+    deadline = time.monotonic() + drain_s
+    for each in rest:
+        each.join(max(0.0, deadline - time.monotonic()))
+    for each in rest:
+        each.cut()
+    for each in rest:
+        each.join(1.0)

@@ -191,9 +191,13 @@ class Committing:
         """Verdicts on the next instances, as many as a few seconds give; none where all are judged."""
         with self._index.read() as conn:
             page = sql.instances(conn, row.id, unjudged=True, limit=PAGE)
-            held = sql.stored(conn, [each.sop_instance_uid for each in page])
+            named = [each.sop_instance_uid for each in page]
+            held, contested = sql.stored(conn, named), sql.contested(conn, named, row.peer)
         verdicts, since = list[tuple[int, str]](), time.monotonic()
         for each in page:
+            if each.sop_instance_uid in contested:  # what the asker has sent is not what is stored
+                verdicts.append((each.position, Failure.PROCESSING))
+                continue
             verdicts.append((each.position, self._judge(each, held.get(each.sop_instance_uid), row.scope)))
             if self._closed or time.monotonic() - since > SAVE_EVERY_S:
                 break

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Index as TableIndex
 
-from pacs.index import schema
+from pacs.index import aside, schema
 from pacs.index.schema import _ID, _TEXT, metadata
 from pacs.index.statement import Statement
 
@@ -208,6 +208,20 @@ def stored(conn: Connection, uids: Sequence[str]) -> dict[str, Row[Any]]:
             .where(n.sop_instance_uid.in_(uids[at : at + _IN_ONE_LIST]))
         )  # fmt: skip
         found |= {row.sop_instance_uid: row for row in conn.execute(wanted)}
+    return found
+
+
+def contested(conn: Connection, uids: Sequence[str], source_ae: str) -> set[str]:
+    """Those under which `source_ae` has sent other content than is stored, and a person has not decided yet."""
+    a = aside.aside.c
+    found = set[str]()
+    for at in range(0, len(uids), _IN_ONE_LIST):
+        wanted = select(a.sop_instance_uid).where(
+            a.sop_instance_uid.in_(uids[at : at + _IN_ONE_LIST]),
+            a.state == aside.QUARANTINED,
+            a.source_ae == source_ae,
+        )
+        found |= set(conn.execute(wanted).scalars())
     return found
 
 

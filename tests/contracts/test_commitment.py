@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dicom_data
@@ -20,14 +21,19 @@ from pacs.errors import (
     InvalidInput,
     NotFound,
     PeerUnreachable,
+    Quarantined,
     TooLarge,
     Unavailable,
 )
+from pacs.events import Events
 from pacs.index import commitments as sql
 from pacs.index.engine import Index
 from pacs.ingest import Ingest
-from pacs.storage.base import Locator
+from pacs.settings import Settings
+from pacs.storage.base import Locator, ObjectStore
+from pacs.storage.files import FileStore
 from pacs.storage.memory import MemoryStore
+from pacs.storage.s3 import S3Store
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -94,7 +100,7 @@ def committing(
     made.close()
 
 
-def store(ingest: Ingest, count: int) -> list[tuple[str, str]]:
+def put_in(ingest: Ingest, count: int) -> list[tuple[str, str]]:
     """Instances stored, as (SOP Class UID, SOP Instance UID)."""
     pairs = []
     for ds in dicom_data.series(count, study=1):
@@ -105,13 +111,20 @@ def store(ingest: Ingest, count: int) -> list[tuple[str, str]]:
     return pairs
 
 
-def spoil(store: MemoryStore, locator: Locator) -> None:
-    """Let the last bit of an object tip over."""
+def corrupt(store: ObjectStore, locator: Locator) -> None:
+    """Let the last bit of an object tip over, behind the back of its store."""
     data = bytearray(store.read(locator))
     data[-1] ^= 1
-    spool = store.spool(0, None)
-    spool.write(data)
-    store.put(locator.object_key, spool)
+    if isinstance(store, MemoryStore):
+        store._objects[locator.object_key] = bytes(data)
+    elif isinstance(store, S3Store):
+        store._client.put_object(Bucket=store._bucket, Key=store._prefix + locator.object_key, Body=bytes(data))
+    else:
+        assert isinstance(store, FileStore)
+        (path,) = store._objects.rglob(Path(locator.object_key).name)
+        with path.open("r+b") as file:
+            file.seek(locator.offset)
+            file.write(data)
 
 
 def until(condition: Callable[[], Any], step: Callable[[], object] = lambda: None) -> None:
@@ -130,7 +143,7 @@ def failures(commitment: Commitment) -> list[str | None]:
 def test_all_committed(
     ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, clock: Clock
 ) -> None:
-    pairs = store(ingest, 3)
+    pairs = put_in(ingest, 3)
     commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
     until(lambda: diary.told)
     assert diary.told[0].complete
@@ -144,11 +157,11 @@ def test_all_committed(
 def test_each_failure_has_its_reason(
     ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, index: Index, memory: MemoryStore
 ) -> None:
-    pairs = store(ingest, 4)
+    pairs = put_in(ingest, 4)
     with index.read() as conn:
         held = sql.stored(conn, [uid for _, uid in pairs])
     spoilt, lost = held[pairs[1][1]], held[pairs[2][1]]
-    spoil(memory, Locator(spoilt.object_key, spoilt.object_offset, spoilt.object_length))
+    corrupt(memory, Locator(spoilt.object_key, spoilt.object_offset, spoilt.object_length))
     memory.delete(Locator(lost.object_key, lost.object_offset, lost.object_length))
     asked = [pairs[0], pairs[1], pairs[2], (MR, pairs[3][1]), (CT, "1.2.3.4")]
     commitments.accept("1.2.3", asked, peer="CT1", principal=MODALITY)
@@ -161,10 +174,46 @@ def test_each_failure_has_its_reason(
     assert (listed.total, listed.failed) == (5, 4)
 
 
+def test_other_content_of_the_asker_in_quarantine_is_not_committed(
+    commitments: Commitments, committing: Committing, diary: Diary, index: Index, memory: MemoryStore
+) -> None:
+    ingest = Ingest(memory, index, Events(), Settings(other_content="quarantine"))
+    pairs = put_in(ingest, 1)
+    other = next(dicom_data.series(1, study=1, StudyDescription="other"))
+    receiving = ingest.receive(EXPLICIT, CT, other.SOPInstanceUID, "CT2")
+    receiving.write(dicom_data.dataset_bytes(other))
+    with pytest.raises(Quarantined):
+        ingest.store(receiving, principal=SYSTEM)
+    commitments.accept("1.2.1", pairs, peer="CT2", principal=MODALITY)
+    commitments.accept("1.2.2", pairs, peer="CT1", principal=MODALITY)
+    until(lambda: len(diary.told) == 2)
+    assert {each.peer: failures(each) for each in diary.told} == {"CT2": [Failure.PROCESSING], "CT1": [""]}
+
+
+@pytest.mark.parametrize("index_url", ["sqlite"], indirect=True)
+def test_the_store_itself_is_read_again(
+    commitments: Commitments, index: Index, store: ObjectStore, diary: Diary, clock: Clock
+) -> None:
+    archive_store: ObjectStore = getattr(store, "remote", store)
+    pairs = put_in(Ingest(store, index, Events(), Settings()), 2)
+    with index.read() as conn:
+        held = sql.stored(conn, [uid for _, uid in pairs])
+    spoilt = held[pairs[0][1]]
+    locator = Locator(spoilt.object_key, spoilt.object_offset, spoilt.object_length)
+    assert len(store.read(locator)) == locator.length  # a cache would know it from now on
+    corrupt(archive_store, locator)
+    committing = Committing(commitments, index, archive_store, clock=clock)
+    committing.add_reporter("dimse", diary)
+    commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
+    until(lambda: diary.told)
+    assert failures(diary.told[0]) == [Failure.PROCESSING, ""]
+    committing.close()
+
+
 def test_what_another_scope_holds_is_not_there(
     ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
 ) -> None:
-    pairs = store(ingest, 1)
+    pairs = put_in(ingest, 1)
     commitments.accept("1.2.3", pairs, peer="CT1", principal=Principal("CT1", "ae", scope="elsewhere"))
     until(lambda: diary.told)
     assert failures(diary.told[0]) == [Failure.NO_SUCH_INSTANCE]
@@ -173,7 +222,7 @@ def test_what_another_scope_holds_is_not_there(
 def test_the_same_request_again_is_one_and_another_under_its_uid_is_a_duplicate(
     ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
 ) -> None:
-    pairs = store(ingest, 2)
+    pairs = put_in(ingest, 2)
     first = commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
     until(lambda: len(diary.told) == 1)
     until(lambda: commitments.listed("reported"))
@@ -206,7 +255,7 @@ def test_reported_again_until_taken_and_dead_in_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     diary.broken = PeerUnreachable("cannot connect")
-    commitments.accept("1.2.3", store(ingest, 1), peer="CT1", principal=MODALITY)
+    commitments.accept("1.2.3", put_in(ingest, 1), peer="CT1", principal=MODALITY)
     until(lambda: [each.attempt for each in commitments.listed("due")] == [1])
     assert commitments.listed("due")[0].message == "cannot connect"
     committing.step(clock.now)
@@ -243,7 +292,7 @@ def test_a_store_that_cannot_be_reached_is_no_verdict(
     store_now = Down()
     committing = Committing(commitments, index, store_now, hours=1, clock=clock)  # type: ignore[arg-type]
     committing.add_reporter("dimse", diary)
-    commitments.accept("1.2.3", store(ingest, 1), peer="CT1", principal=MODALITY)
+    commitments.accept("1.2.3", put_in(ingest, 1), peer="CT1", principal=MODALITY)
     until(lambda: [each.attempt for each in commitments.listed("asked")] == [1])
     store_now.up = True
     clock.now += 100
@@ -255,7 +304,7 @@ def test_a_store_that_cannot_be_reached_is_no_verdict(
 def test_survives_a_process_that_died(
     ingest: Ingest, commitments: Commitments, index: Index, memory: MemoryStore, clock: Clock, diary: Diary
 ) -> None:
-    number = commitments.accept("1.2.3", store(ingest, 2), peer="CT1", principal=MODALITY)
+    number = commitments.accept("1.2.3", put_in(ingest, 2), peer="CT1", principal=MODALITY)
     # a process had verified one of them, and was killed with its lease held
     index.transact(lambda conn: sql.claim(conn, "asked", clock.now, clock.now + 120, "of the dead", busy=()))
     index.transact(lambda conn: sql.judge(conn, number, [(0, "")]))
@@ -273,7 +322,7 @@ def test_survives_a_process_that_died(
 def test_many_instances_and_many_peers_at_once(
     ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary
 ) -> None:
-    pairs = store(ingest, 20)
+    pairs = put_in(ingest, 20)
     unknown = [(CT, f"1.2.3.{number}") for number in range(980)]
     threads = [
         threading.Thread(
@@ -294,7 +343,7 @@ def test_many_instances_and_many_peers_at_once(
 
 
 def test_pending_studies_are_told(ingest: Ingest, commitments: Commitments, index: Index, diary: Diary) -> None:
-    pairs = store(ingest, 1)
+    pairs = put_in(ingest, 1)
     study = str(next(dicom_data.series(1, study=1)).StudyInstanceUID)
 
     def pending() -> set[str]:

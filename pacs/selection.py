@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 
 from pacs.auth import Principal, Right
 from pacs.dicom.attributes import Level
 from pacs.index import corrections, schema
 from pacs.index.engine import Index
+from pacs.index.statement import Statement
 from pacs.retrieve import InstanceLocation
 from pacs.storage.base import Locator
 
@@ -35,18 +37,38 @@ def locate(index: Index, principal: Principal, selection: Selection) -> list[Ins
     They come without their frame tables and bulk values, which sending does not need. Raises Forbidden, Unavailable.
     """
     principal.require(Right.READ)
-    found = dict[str, InstanceLocation]()
+    keys: dict[str, tuple[str, ...]] = {
+        "scope": (principal.scope,) if principal.scope else (),
+        "patient": (selection.patient_id,) if selection.patient_id else (),
+        "study": selection.study_instance_uids,
+        "series": selection.series_instance_uids,
+        "sop": selection.sop_instance_uids,
+    }
+    given = {name: values for name, values in keys.items() if values}
+    if all(len(values) == 1 for values in given.values()):
+        found = index.fetch(_one_each(tuple(given)), {name: values[0] for name, values in given.items()})
+        return [_location(row) for row in found]
+    several: dict[str, InstanceLocation] = {}
     with index.read() as conn:
-        for statement in _statements(selection, principal.scope):
+        for statement in _lists(given):
             for row in conn.execute(statement):
-                found.setdefault(row.sop_instance_uid, _location(row))
-    return list(found.values())
+                several.setdefault(row.sop_instance_uid, _location(row))
+    return list(several.values())
 
 
-def _statements(selection: Selection, scope: str) -> Iterator[Select[Any]]:
+_COLUMNS: dict[str, ColumnElement[Any]] = {
+    "scope": schema.study.c.scope,
+    "patient": schema.study.c.patient_id,
+    "study": schema.study.c.study_instance_uid,
+    "series": schema.series.c.series_instance_uid,
+    "sop": schema.instance.c.sop_instance_uid,
+}
+
+
+def _everything() -> Select[Any]:
     s, r, i = schema.study.c, schema.series.c, schema.instance.c
     corrected = corrections.corrected_study
-    base = (
+    return (
         select(
             s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
             i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
@@ -57,23 +79,19 @@ def _statements(selection: Selection, scope: str) -> Iterator[Select[Any]]:
         .join(corrected, corrected.c.study_instance_uid == s.study_instance_uid, isouter=True)
         .order_by(s.id, r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
     )  # fmt: skip
-    if scope:
-        base = base.where(s.scope == scope)
-    if selection.patient_id:
-        base = base.where(s.patient_id == selection.patient_id)
-    lists = (
-        (s.study_instance_uid, selection.study_instance_uids),
-        (r.series_instance_uid, selection.series_instance_uids),
-        (i.sop_instance_uid, selection.sop_instance_uids),
-    )
-    longest, values = max(lists, key=lambda each: len(each[1]))
-    for column, wanted in lists:
-        if wanted and column is not longest:
-            base = base.where(column.in_(wanted))
-    if not values:
-        yield base
-    for at in range(0, len(values), _IN_ONE_LIST):
-        yield base.where(longest.in_(values[at : at + _IN_ONE_LIST]))
+
+
+@cache
+def _one_each(names: tuple[str, ...]) -> Statement:
+    return Statement(_everything().where(*(_COLUMNS[name] == bindparam(name) for name in names)))
+
+
+def _lists(given: Mapping[str, tuple[str, ...]]) -> Iterator[Select[Any]]:
+    """Statements for keys with several values, the longest list in parts."""
+    longest = max(given, key=lambda name: len(given[name]))
+    others = [_COLUMNS[name].in_(values) for name, values in given.items() if name != longest]
+    for at in range(0, len(given[longest]), _IN_ONE_LIST):
+        yield _everything().where(*others, _COLUMNS[longest].in_(given[longest][at : at + _IN_ONE_LIST]))
 
 
 def _location(row: Any) -> InstanceLocation:

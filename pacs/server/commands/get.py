@@ -139,7 +139,7 @@ class _Receiver:
             except OSError as error:
                 raise Unavailable(f"cannot use {self._folder}: {error.strerror}") from None
             return self
-        if beside.running(self._settings) and self._settings.index == "sqlite":
+        if beside.running(self._settings):
             instead = f"`m3dicom move --destination {self._settings.aet}`"
             raise InvalidInput(f"a server runs on {self._settings.data}; use {instead}, or --out")
         self._archive = open_archive(self._settings)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,12 @@ def in_every_syntax() -> Iterator[Item]:
             ds["PixelData"].is_undefined_length = True
         elif syntax not in (raw.EXPLICIT, raw.IMPLICIT, raw.BIG, raw.DEFLATED):  # pixel data that is elsewhere
             del ds.PixelData
-        yield item(f"syntax {syntax}", dicom_data.part10(ds, syntax))
+        made = item(f"syntax {syntax}", dicom_data.part10(ds, syntax))
+        if TRANSFER_SYNTAXES[syntax].deflated and syntax != raw.DEFLATED:  # JPIP's, which pydicom does not deflate
+            deflate = zlib.compressobj(wbits=-15)
+            deflated = padded(deflate.compress(made.dataset) + deflate.flush(), b"\0")
+            made = replace(made, file=made.file[: -len(made.dataset)] + deflated)
+        yield made
 
 
 def in_every_character_set() -> Iterator[Item]:
@@ -100,8 +106,8 @@ def in_every_character_set() -> Iterator[Item]:
         yield item(f"character set {terms!r}", parts)
 
 
-def padded(value: bytes) -> bytes:
-    return value + b" " * (len(value) % 2)
+def padded(value: bytes, by: bytes = b" ") -> bytes:
+    return value + by * (len(value) % 2)
 
 
 def without_repeats(items: Iterable[Item]) -> list[list[Item]]:

@@ -363,6 +363,90 @@ def test_relational_queries_when_negotiated(filled: Acceptor) -> None:
         assert assoc.find(identifier)[0][0x0900] == 0xA900
 
 
+def agreed(flags: bytes) -> bytes:
+    """A SOP Class Extended Negotiation sub-item for Study Root (PS3.4 C.5.1.1)."""
+    return item(0x56, len(STUDY_FIND).to_bytes(2) + STUDY_FIND.encode() + flags)
+
+
+UTF_8 = {0x00080005: "ISO_IR 192"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "plain", "negotiated"),
+    [
+        ({**UTF_8, 0x00100010: "anna MUELLER"}, 0, 0),
+        ({**UTF_8, 0x00100010: "anne MUELLER"}, 0, 1),
+        ({0x00100010: "Jayne Dow"}, 0, 0),
+        ({0x00100010: "jain doe"}, 0, 2),
+        ({0x00100010: "=Doe"}, 0, 2),
+        ({0x00100010: "*a*"}, 2, 3),  # without its accent, Ä is an A
+        # from the first day at three to the last at two: study 1 only; apart, no time lies between three and two
+        ({0x00080020: "20260101-20260201", 0x00080030: "0300-0200"}, 0, 1),
+        ({0x00080020: "20260101-20260301", 0x00080030: "030405-030405"}, 3, 3),
+        ({0x00080020: "20260101-20260201", 0x00080030: "04-"}, 0, 0),
+        ({0x00100032: '""'}, None, 3),
+        ({0x00081030: '""'}, 0, 0),
+        ({0x00100020: 'P1\\""'}, 1, 1),
+        ({0x00100020: "P1\\P2"}, 3, 3),
+    ],
+)
+def test_matching_as_negotiated(
+    filled: Acceptor, keys: dict[int, str | bytes], plain: int | None, negotiated: int
+) -> None:
+    for flags, count in ((b"", plain), (b"\0" * 7, plain), (b"\1" * 7, negotiated)):
+        with Association(filled.address, contexts=CONTEXTS, user_items=agreed(flags) if flags else b"") as assoc:
+            if flags:
+                assert dict(assoc.user)[0x56][-7:] == (b"\1\1\1\0\0\1\1" if flags[0] else flags)
+            final, pending = assoc.find(implicit({0x00080052: "STUDY", **keys}))
+            if count is None:  # two quotation marks are no time
+                assert final[0x0900] == 0xC000
+            else:
+                assert (final[0x0900], len(pending)) == (0, count)
+
+
+def test_keys_of_lower_levels_where_queries_are_relational(filled: Acceptor) -> None:
+    keys = {0x00080052: "STUDY", 0x00080060: "SR", 0x0020000D: ""}
+    with Association(filled.address, contexts=CONTEXTS, user_items=agreed(b"\1")) as assoc:
+        assert assoc.find(implicit(keys))[1] == []
+        final, pending = assoc.find(implicit({**keys, 0x00080060: "CT", 0x00200013: "3"}))
+        assert final[0x0900] == 0
+        assert [status for status, _ in pending] == [0xFF01]  # matched, but of many children and not returned
+        assert "Modality" not in matches(pending)[0]
+    with Association(filled.address, contexts=CONTEXTS) as assoc:
+        assert [status for status, _ in assoc.find(implicit(keys))[1]] == [0xFF01] * 3  # ignored
+
+
+def test_keys_without_a_column_and_sequences_are_matched(filled: Acceptor) -> None:
+    def count(**keys: Any) -> int:
+        with Association(filled.address, contexts=CONTEXTS) as assoc:
+            final, pending = assoc.find(written(IMPLICIT, QueryRetrieveLevel="STUDY", **keys), STUDY_FIND)
+            assert final[0x0900] == 0
+            assert {status for status, _ in pending} <= {0xFF00}
+            return len(pending)
+
+    code = Dataset()
+    code.CodeValue, code.CodeMeaning = "X", ""
+    assert count(NumberOfStudyRelatedInstances="5") == 1
+    assert count(NumberOfStudyRelatedSeries="1") == 2
+    assert count(ProcedureCodeSequence=[code]) == 0
+    code.CodeValue = ""
+    assert count(ProcedureCodeSequence=[code]) == 3
+    image = {"StudyInstanceUID": S1, "SeriesInstanceUID": R1, "RescaleIntercept": "-1024"}
+    with Association(filled.address, contexts=CONTEXTS) as assoc:
+        _, pending = assoc.find(written(IMPLICIT, QueryRetrieveLevel="IMAGE", **image, KVP=None), STUDY_FIND)
+        assert [status for status, _ in pending] == [0xFF00] * 3
+        assert {float(found.RescaleIntercept) for found in matches(pending)} == {-1024.0}
+
+
+def test_answers_are_in_the_character_set_asked_in(filled: Acceptor) -> None:
+    latin = {0x00080005: "ISO_IR 100", 0x00080052: "STUDY", 0x00100010: "m\xfcl*".encode("latin-1")}
+    with Association(filled.address, contexts=CONTEXTS) as assoc:
+        (found,) = matches(assoc.find(implicit(latin))[1])
+        assert (found.SpecificCharacterSet, str(found.PatientName)) == ("ISO_IR 100", "Müller^Änne")
+        (found,) = matches(assoc.find(implicit({0x00080052: "STUDY", 0x00100010: "m?ller*"}))[1])
+        assert (found.SpecificCharacterSet, str(found.PatientName)) == ("ISO_IR 192", "Müller^Änne")
+
+
 def test_unsupported_optional_keys_are_said_and_left_out(filled: Acceptor) -> None:
     with Association(filled.address, contexts=CONTEXTS) as assoc:
         _, pending = assoc.find(implicit({0x00080052: "STUDY", 0x0020000D: S1, 0x00180050: "", 0x00080060: ""}))

@@ -225,7 +225,7 @@ def test_every_storage_class_in_every_transfer_syntax() -> None:
 def test_what_is_not_accepted() -> None:
     proposed = proposing(
         (PRIVATE, (IMPLICIT,)),
-        ("1.2.840.10008.5.1.4.1.2.2.2", (IMPLICIT,)),
+        ("1.2.840.10008.3.1.2.3.3", (IMPLICIT,)),
         (CT, ("1.2.3",)),
         (VERIFICATION, ("1.2.840.10008.1.2.4.50",)),
         (STUDY_FIND, ("1.2.840.10008.1.2.4.90",)),
@@ -245,7 +245,7 @@ def test_first_supported_syntax_of_the_proposer() -> None:
 def test_unknown_storage_by_policy_or_by_what_it_specialises() -> None:
     generous = Policy("M3DICOM", STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, unknown_storage=True, services=SERVICES)
     unknown = ((PRIVATE, (IMPLICIT,)), ("1.2.840.10008.5.1.4.1.1.999", (IMPLICIT,)))
-    retrieval = ("1.2.840.10008.5.1.4.1.2.2.2", (IMPLICIT,))
+    retrieval = ("1.2.840.10008.3.1.2.3.3", (IMPLICIT,))
     assert results(proposing(*unknown, retrieval)) == [3, 3, 3]
     assert results(proposing(*unknown, retrieval), generous) == [0, 0, 3]
 

@@ -137,6 +137,11 @@ class Subscriptions:
             for title in [title for title, ways in self._present.items() if not ways]:
                 del self._present[title]
 
+    def anybody_present(self) -> bool:
+        """Whether any AE has a way on which it hears of events."""
+        with self._lock:
+            return any(self._present.values())
+
     def ways_to(self, receiver: str) -> list[Any]:
         """What `arrived` was given for the AE and is still there."""
         with self._lock:

@@ -48,10 +48,15 @@ Tell = Callable[["Event"], int]
 
 
 class EventCourier:
-    """Delivers what waits for AEs that can be reached by DIMSE. Others are left to whoever can reach them."""
+    """Delivers what waits for AEs that can be reached by DIMSE. Others are left to whoever can reach them.
 
-    def __init__(self, archive: Archive) -> None:
+    With `calls` it opens associations, says that the server starts and stops, and drops what is too old: once in a
+    server. Without, it only uses the associations that AEs have opened with this process.
+    """
+
+    def __init__(self, archive: Archive, *, calls: bool = True) -> None:
         self._archive = archive
+        self._calls = calls
         self._worklist = archive.worklist
         self._pool = ThreadPoolExecutor(THREADS, "workitem events")
         self._lock = threading.Lock()
@@ -63,6 +68,9 @@ class EventCourier:
     def step(self, now: float) -> None:
         """Begin to send what waits; never waits itself. The first time it says that the server has started."""
         if self._closed:
+            return
+        if not self._calls:
+            self._begin(now)
             return
         if not self._announced:
             self._worklist.announce("RESTARTED", now)
@@ -76,6 +84,8 @@ class EventCourier:
         self._begin(now)
 
     def _begin(self, now: float) -> None:
+        if not self._calls and not self._worklist.anybody_present():
+            return
         for receiver in self._worklist.due_receivers(now):
             with self._lock:
                 if receiver not in self._busy and self._can_reach(receiver):
@@ -102,8 +112,8 @@ class EventCourier:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _can_reach(self, receiver: str) -> bool:
-        if self._worklist.ways_to(receiver):
-            return True
+        if self._worklist.ways_to(receiver) or not self._calls:
+            return bool(self._worklist.ways_to(receiver))
         try:
             remotes.known(self._archive.settings, receiver)
         except NotFound:
@@ -134,6 +144,8 @@ class EventCourier:
                 return
             except PeerUnreachable:
                 continue  # that association is over
+        if not self._calls:
+            return
         try:
             with _association(self._archive, receiver) as tell:
                 self._send(receiver, owner, tell)
@@ -163,6 +175,23 @@ class EventCourier:
         self._refusals[receiver, event.seq] = tries
         self._worklist.unreachable(receiver, f"answered {status:04X}H", time.time())
         return False
+
+
+def deliver_beside(archive: Archive, period_s: float = 0.5) -> None:
+    """Deliver over the associations of this process, for as long as it runs: for one that is not the server itself."""
+    courier = EventCourier(archive, calls=False)
+
+    def work() -> None:
+        while True:
+            time.sleep(period_s)
+            try:
+                courier.step(time.time())
+            except ArchiveError as error:
+                log.warning("Workitem events: %s; trying again", error)
+            except Exception:
+                log.exception("Workitem events failed; trying again")
+
+    threading.Thread(target=work, name="workitem events", daemon=True).start()
 
 
 def _fields(event: Event) -> dict[int, int | str | bytes]:

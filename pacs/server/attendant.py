@@ -38,9 +38,12 @@ def main() -> int:
 
 
 def _open(settings: Settings) -> Archive:
+    from pacs.dimse.ups_events import deliver_beside
     from pacs.server import compose
 
-    return compose.build(settings, alone=False)
+    archive = compose.build(settings, alone=False)
+    deliver_beside(archive)
+    return archive
 
 
 def _policy(ae_title: str) -> Policy:

@@ -15,7 +15,7 @@ from pacs import audit, filing, journal, recount
 from pacs.auth import Principal
 from pacs.dicom import scanner
 from pacs.dicom.rejection import Note
-from pacs.errors import Corrupt, DuplicateInstance, NotFound
+from pacs.errors import Corrupt, DuplicateInstance, InvalidInput, NotFound
 from pacs.index import aside as tables
 from pacs.index import changes, schema
 from pacs.index.aside import QUARANTINED, REJECTED, REPLACED
@@ -27,6 +27,7 @@ POLICIES = ("refuse", "quarantine", "replace")
 Outcome = Literal["same", "stored", "quarantined", "replaced"]
 REFUSED_AGAIN = "rejected"
 """State of a tombstone that keeps a rejected instance from coming again."""
+MAX_NAMED = 50_000
 _AT_ONCE = 500
 
 
@@ -65,6 +66,9 @@ def replace(
     tables.drop(conn, entry.scan.sop_instance_uid, entry.digest)
     (filed,) = filing.file_all(conn, [entry])
     assert filed.new, "its place was just made free"
+    # What came back may have come before all that names its study and series now.
+    new = _instances(conn, [entry.scan.sop_instance_uid], lock=False)
+    _settle(conn, new, now, also=False)
     if held is not None:
         _settle(conn, [held], now, also=held.study_instance_uid != entry.scan.study_instance_uid)
     live = [[entry.scan.sop_instance_uid, entry.digest]]
@@ -76,20 +80,25 @@ def replace(
 def reject(conn: Connection, note: Note, entry: filing.Entry, principal: Principal) -> int:
     """How many instances a rejection note that just arrived has hidden; those it names that are not here cannot come.
 
-    Only what the principal may see is hidden.
+    Only what the principal may see is hidden, and whoever has an access scope keeps nothing else from coming. Raises
+    InvalidInput for a note that names more than `MAX_NAMED`.
     """
     now, note_uid = entry.arrival.at, entry.scan.sop_instance_uid
     named = [each for each in note.instances if each[2] != note_uid]
+    if len(named) > MAX_NAMED:
+        raise InvalidInput(f"a rejection note may name at most {MAX_NAMED} instances", about=note_uid)
     found: list[Found] = []
     for at in range(0, len(named), _AT_ONCE):
         rows = _instances(conn, [sop for _, _, sop in named[at : at + _AT_ONCE]], lock=True)
         found += [row for row in rows if not principal.scope or row.scope == principal.scope]
+    hidden = {row.sop_instance_uid for row in found}
     reason = f"{note.reason} ({note.code})"
     rows_ = take_out(conn, found, REJECTED, principal.name, now, reason, note_uid)
     _settle(conn, found, now, also=True)
     refused = [
         {"study_instance_uid": study, "series_instance_uid": series, "sop_instance_uid": sop}
         for study, series, sop in named
+        if not principal.scope or sop in hidden
     ]
     _refuse(conn, refused, principal.name, now)
     journal.record(conn, REJECTED, {"aside": rows_, "refused": refused, "by": principal.name}, at=now)

@@ -34,7 +34,9 @@ def after_leaving(conn: Connection, study_instance_uid: str, series_keys: Iterab
 
 def _series(conn: Connection, key: int, study_instance_uid: str) -> None:
     t, i = schema.series, schema.instance.c
-    uid = conn.execute(select(t.c.series_instance_uid).where(t.c.id == key)).scalar_one()
+    uid = conn.execute(select(t.c.series_instance_uid).where(t.c.id == key)).scalar()
+    if uid is None:
+        return
     left = int(conn.execute(select(func.count()).where(i.series_key == key)).scalar_one())
     if not left:
         conn.execute(delete(t).where(t.c.id == key))

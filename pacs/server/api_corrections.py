@@ -34,6 +34,7 @@ _STATUS: tuple[tuple[type[ArchiveError], int, str], ...] = (
     (ArchiveError, 500, "Internal Server Error"),
 )
 _MAX_ID_DIGITS = 18
+BODY_BYTES = 1 << 16
 
 Handler = Callable[["Principal", Mapping[str, str], Mapping[str, str], dict[str, Any]], object]
 """From who asks, the path's parameters, the query's and the body to what is answered; blocking."""
@@ -116,7 +117,7 @@ def routes(archive: Archive) -> list[BaseRoute]:
 
 def _endpoint(handler: Handler) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        body = await small_json(request) if request.method in ("POST", "PUT") else {}
+        body = await small_json(request, BODY_BYTES) if request.method in ("POST", "PUT") else {}
         asked = (request.state.principal, request.path_params, request.query_params, body)
         try:
             told = await anyio.to_thread.run_sync(handler, *asked)

@@ -9,33 +9,23 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import dicom_data
 import pytest
+from rebuilding import MODALITY, assert_same, contents, make_again, store
 from servers import postgresql, rclone
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
-from pacs import rebuild, rescan, uids
+from pacs import rescan, uids
 from pacs.archive import Archive, open_archive, open_store
-from pacs.auth import SYSTEM, Principal
+from pacs.auth import SYSTEM
 from pacs.errors import Conflict, Unavailable
 from pacs.index import schema
 from pacs.index.changes import Changes
-from pacs.index.engine import open_index
 from pacs.index.migrate import HALF_BUILT
 from pacs.server import cli
 from pacs.server.commands.rebuild import put_in_place
 from pacs.settings import Settings
-
-MODALITY = Principal("MODALITY", "ae")
-
-
-def store(archive: Archive, ds: Any, **how: Any) -> None:
-    receiving = archive.ingest.receive("1.2.840.10008.1.2.1", source_ae="CT1")
-    receiving.write(dicom_data.dataset_bytes(ds))
-    prepared = archive.ingest.prepare(receiving, principal=how.pop("principal", MODALITY), **how)
-    archive.ingest.file([prepared])
 
 
 def fill(archive: Archive) -> None:
@@ -62,53 +52,6 @@ def fill(archive: Archive) -> None:
     archive.settle.claim_stable(4e9)
 
 
-def contents(archive_url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table that a rebuild makes, without surrogate keys and the times of the scheduler."""
-    index = open_index(archive_url)
-    s, r, i = schema.study.c, schema.series.c, schema.instance.c
-    skipped = {"id", "study_key", "series_key", "instance_key", "stable_at"}
-
-    def plain(table: Any) -> list[Any]:
-        return [column for column in table.c if column.name not in skipped]
-
-    with index.read() as conn:
-        found = {
-            "study": conn.execute(select(*plain(schema.study))).all(),
-            "series": conn.execute(
-                select(s.study_instance_uid, *plain(schema.series)).join_from(schema.series, schema.study)
-            ).all(),
-            "request": conn.execute(
-                select(r.series_instance_uid, *plain(schema.series_request)).join_from(
-                    schema.series_request, schema.series
-                )
-            ).all(),
-            "instance": conn.execute(
-                select(s.study_instance_uid, r.series_instance_uid, *plain(schema.instance))
-                .join_from(schema.instance, schema.series, r.id == i.series_key)
-                .join(schema.study, s.id == i.study_key)
-            ).all(),
-            "metadata": conn.execute(
-                select(i.sop_instance_uid, schema.instance_metadata.c.json).join_from(
-                    schema.instance_metadata, schema.instance
-                )
-            ).all(),
-            "layout": conn.execute(
-                select(i.sop_instance_uid, *plain(schema.instance_layout)).join_from(
-                    schema.instance_layout, schema.instance
-                )
-            ).all(),
-            "tombstone": conn.execute(select(*plain(schema.tombstone))).all(),
-        }
-    index.close()
-    return {name: sorted((tuple(row) for row in rows), key=repr) for name, rows in found.items()}
-
-
-def assert_same(made: dict[str, Any], old: dict[str, Any]) -> None:
-    for name, rows in old.items():
-        assert made[name] == rows, name
-    assert old["instance"]
-
-
 @pytest.fixture(params=["files-sqlite", "s3-postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """An archive of each form."""
@@ -123,19 +66,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
             data=tmp_path / "data", stable_after_s=0, objects=f"s3://{s3.bucket}/archive", s3_endpoint=s3.endpoint,
             index=cluster.new_database(),
         )  # fmt: skip
-
-
-def make_again(settings: Settings) -> rebuild.Report:
-    """The report of a rebuild into the index of the settings."""
-    store_ = open_store(settings, cached=False)
-    staging = rescan.Staging(settings.data / "rebuild")
-    index = open_index(settings.index_url)
-    try:
-        rescan.scan(settings, store_, staging, processes=2, tell=lambda progress: None)
-        return rebuild.rebuild(settings, store_, index, staging, tell=lambda progress: None)
-    finally:
-        index.close()
-        store_.close()
 
 
 def test_the_same_rows(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

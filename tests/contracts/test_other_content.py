@@ -329,6 +329,8 @@ def test_a_note_hides_nothing_of_another_scope(ingest: Ingest, retrieve: Retriev
     foreign.StudyInstanceUID = "1.2.77"
     store(ingest, foreign, Principal("b", "token", ALL_RIGHTS, "b"))
     assert len(retrieve.locate(SYSTEM, STUDY)) == 1
+    store(ingest, note("113001", dicom_data.image(2), seed=91), Principal("a", "token", ALL_RIGHTS, "a"))
+    assert store(ingest, dicom_data.image(2)).outcome == "stored"
 
 
 def test_contradicting_patients_and_series_are_listed(ingest: Ingest, index: Index) -> None:

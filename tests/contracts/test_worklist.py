@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from pacs import uids
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.dicom import ups, ups_task
+from pacs.dicom.matching import PLAIN, Options
 from pacs.errors import (
     Conflict,
     Forbidden,
@@ -26,7 +27,7 @@ from pacs.errors import (
     TransactionMismatch,
 )
 from pacs.events import Events
-from pacs.index import schema
+from pacs.index import schema, workitems
 from pacs.index.changes import Changes
 from pacs.index.engine import Index
 from pacs.worklist import Worklist
@@ -251,6 +252,58 @@ def test_search(worklist: Worklist, clock: Clock) -> None:
     made.append(worklist.create(asked(study="1.2.9", **{ups.WORKITEM_CODE_SEQUENCE: foreign}), None, USER))
     assert found(_00404018_00080100="110004") == [5]
     assert found(_00404018_00080100="count") == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "matching"),
+    [
+        ({"00741204": "Count of 1.2.3"}, 1), ({"00741204": "*1.2.?"}, 10), ({"00100020": "SYN-1.2.1*"}, 3),
+        ({"00404018.00080100": "count"}, 12), ({"00404018.00080100": "count", "00741000": "SCHEDULED"}, 12),
+        ({"00404021.0020000D": "1.2.5"}, 1), ({"00741200": "HIGH"}, 0), ({"00404005": "20260102-"}, 12),
+        ({"00100010": "synthetic^sam"}, 12), ({"00404041": "READY", "00741202": "M3DICOM"}, 12),
+        ({"0040A370.0020000D": "1.2.7"}, 1), ({"00404025.00080100": "CT1"}, 0), ({"00080018": "1.2.3.4.5"}, 0),
+    ],
+)  # fmt: skip
+def test_a_search_reads_only_what_matches(
+    worklist: Worklist, keys: dict[str, str], matching: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(12):
+        worklist.create(asked(study=f"1.2.{n}"), None, USER)
+    read: list[object] = []
+    original = workitems._row
+    monkeypatch.setattr(workitems, "_row", lambda found: read.append(found) or original(found))
+    rows, remaining = worklist.search(keys, 4, 0, USER)
+    assert len(rows) + remaining == matching
+    assert len(read) == min(matching, 4)
+
+
+def test_what_a_search_finds_follows_the_workitem(worklist: Worklist) -> None:
+    uid = worklist.create(asked(), None, USER)
+
+    def found(**keys: str) -> bool:
+        return bool(
+            worklist.search({name.lstrip("t").replace("_", "."): text for name, text in keys.items()}, 1, 0, USER)[0]
+        )
+
+    station = ups.element("SQ", ups.code("CT1", "99X", "Scanner"), ups.code("CT2", "99Y", "Scanner"))
+    assert not found(t00404025_00080100="CT1")
+    worklist.update(uid, {"00404025": station, ups.LABEL: ups.element("LO", "New")}, None, USER)
+    assert found(t00404025_00080100="CT1", t00741204="New")
+    assert not found(t00741204="Count*")
+    # In one item of a sequence (PS3.4 C.2.2.2.6)
+    assert found(t00404025_00080100="CT1", t00404025_00080102="99X")
+    assert not found(t00404025_00080100="CT1", t00404025_00080102="99Y")
+    # On what no index holds
+    assert found(t00404025_00080104="Scan*")
+    assert not found(t00404025_00080104="Scan*", t00741000="CANCELED")
+    worklist.update(uid, {"00404025": ups.element("SQ")}, None, USER)
+    assert not found(t00404025_00080100="CT1")
+    for options, expected in ((PLAIN, False), (Options(fuzzy=True), True)):
+        rows, _ = worklist.search({ups.PATIENT_NAME: "sam synthetick"}, 1, 0, USER, options)
+        assert bool(rows) is expected
+    assert worklist.search({"00100030": '""'}, 1, 0, USER, Options(empty_values=True))[0]
+    assert not worklist.search({"00100020": '""'}, 1, 0, USER, Options(empty_values=True))[0]
+    assert worklist.search({"00100010": "synthetic^*=山*"}, 1, 0, USER)[0] == []
 
 
 # Leases --------------------------------------------------------------------------------------------------------------

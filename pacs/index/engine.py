@@ -51,12 +51,17 @@ class Index:
         """
         return self._writer.submit(work).result()
 
-    def submit(self, work: Work[T]) -> Pending[T]:
+    def submit(self, work: Work[T], *, redoable: bool = False) -> Pending[T]:
         """The same on its way, for those who have something to do meanwhile: its `result()` is what `transact` returns.
 
-        On PostgreSQL it is done at once.
+        On PostgreSQL it is done at once. What is `redoable` may be lost in a power failure until `make_durable` was
+        called: the caller does it again then, from what else is durable.
         """
-        return self._writer.submit(work)
+        return self._writer.submit(work, redoable=redoable)
+
+    def make_durable(self) -> None:
+        """Return when all that was answered before is on the disk, redoable or not. Raises Unavailable."""
+        self._writer.make_durable()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -163,7 +168,7 @@ def _open_sqlite(url: URL) -> Index:
     _migrated(writing)
     fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
     reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
-    return Index(reading, GroupCommit(writing), (reading, writing))
+    return Index(reading, GroupCommit(writing, Path(f"{url.database}-wal")), (reading, writing))
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import sqlite3
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -57,14 +59,22 @@ class Pending(Generic[T]):
         self._done.release()
 
 
-_Waiting = tuple[Work[Any], Pending[Any]]
+_Waiting = tuple[Work[Any], Pending[Any], bool]
+"""Work, whom it is told to, and whether it can be done again."""
 
 
 class Writer(Protocol):
     """Runs a piece of work as one transaction; what it returns is durable when it is given."""
 
-    def submit(self, work: Work[T]) -> Pending[T]:
-        """The work on its way; other things may be done before `result()` is asked for."""
+    def submit(self, work: Work[T], *, redoable: bool = False) -> Pending[T]:
+        """The work on its way; other things may be done before `result()` is asked for.
+
+        Of `redoable` work the writer may leave it to the caller to do it again after a power failure, until
+        `make_durable` was called: all of it that was done before some moment, or what was done up to it.
+        """
+
+    def make_durable(self) -> None:
+        """Return when all that was done before is on the disk, redoable or not. Raises Unavailable."""
 
     def close(self) -> None:
         """Finish what was accepted, then refuse."""
@@ -83,27 +93,46 @@ def translated(error: Exception) -> Exception:
 class GroupCommit:
     """One thread that takes all waiting work, one COMMIT for all, then answers.
 
-    With SQLite in WAL mode and synchronous=FULL a commit costs one fsync, which the whole batch shares. Whoever
-    submits waits; nothing is visible to readers before the commit.
+    With SQLite in WAL mode and synchronous=FULL a commit costs one fsync, which the whole batch shares; a batch of
+    nothing but redoable work is committed with NORMAL, without it. Whoever submits waits; nothing is visible to
+    readers before the commit.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, wal: Path) -> None:
+        """`wal` is the write-ahead log of the database."""
         self._engine = engine
+        self._wal = wal
+        self._full = True  # how the connection was opened
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T]) -> Pending[T]:
+    def submit(self, work: Work[T], *, redoable: bool = False) -> Pending[T]:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a transaction within a transaction: it would wait for itself")
         pending: Pending[T] = Pending()
         with self._lock:
             if self._closed:
                 raise Unavailable("the index is closed")
-            self._queue.put((work, pending))
+            self._queue.put((work, pending, redoable))
         return pending
+
+    def make_durable(self) -> None:
+        # SQLite keeps no locks on its log, so closing it here lets go of none (as it would with the database).
+        try:
+            fd = os.open(self._wal, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # all is in the database itself, which SQLite synced before it removed the log
+            return
+        except OSError as error:
+            raise Unavailable(f"cannot sync the index: {error.strerror}") from error
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            raise Unavailable(f"cannot sync the index: {error.strerror}") from error
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         with self._lock:
@@ -112,6 +141,7 @@ class GroupCommit:
             self._closed = True
             self._queue.put(None)
         self._thread.join()
+        self.make_durable()
 
     def _run(self) -> None:
         try:
@@ -144,29 +174,27 @@ class GroupCommit:
         if len(batch) == 1:
             self._alone(conn, batch[0])
             return
+        runs = [(how, [work for work, _, _ in run]) for how, run in groupby(batch, _together)]
         try:
+            self._sync_on_commit(conn, not all(redoable for _, _, redoable in batch))
             with _transaction(conn):
-                outcomes = [
-                    outcome
-                    for together, run in groupby(batch, lambda waiting: getattr(type(waiting[0]), "together", None))
-                    for outcome in _outcomes(conn, together, [work for work, _ in run])
-                ]
+                outcomes = [each for how, works in runs for each in _outcomes(conn, how, works, only=len(runs) == 1)]
         except Exception:
             # The transaction itself is lost (a full disk ends it): nothing of the batch happened, and whoever is
             # not to blame gets another chance.
             for waiting in batch:
                 self._alone(conn, waiting)
             return
-        for (_, pending), (answer, failure) in zip(batch, outcomes, strict=True):
+        for (_, pending, _), (answer, failure) in zip(batch, outcomes, strict=True):
             if failure is None:
                 pending.succeed(answer)
             else:
                 pending.fail(failure)
 
-    @staticmethod
-    def _alone(conn: Connection, waiting: _Waiting) -> None:
-        work, pending = waiting
+    def _alone(self, conn: Connection, waiting: _Waiting) -> None:
+        work, pending, redoable = waiting
         try:
+            self._sync_on_commit(conn, not redoable)
             with _transaction(conn):
                 answer = work(conn)
         except Exception as error:
@@ -174,30 +202,47 @@ class GroupCommit:
         else:
             pending.succeed(answer)
 
+    def _sync_on_commit(self, conn: Connection, wanted: bool) -> None:
+        if wanted is not self._full:
+            driver: Any = conn.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}").close()
+            self._full = wanted
+
+
+def _together(waiting: _Waiting) -> Any:
+    return getattr(type(waiting[0]), "together", None)
+
 
 _Outcome = tuple[Any, BaseException | None]
 
 
-def _outcomes(conn: Connection, together: Any, works: Sequence[Work[Any]]) -> Iterator[_Outcome]:
-    """What each piece of work came to, in order: in one go where that is possible, else in a savepoint each."""
+def _outcomes(conn: Connection, together: Any, works: Sequence[Work[Any]], *, only: bool) -> Iterator[_Outcome]:
+    """What each piece of work came to, in order: in one go where that is possible, else in a savepoint each.
+
+    Works that are the `only` ones of the transaction need no savepoint to go together: nobody else is hurt.
+    """
     answers: Sequence[Any] = [None] * len(works)
     if together is not None and len(works) > 1:
-        done, failure = _saved(conn, lambda conn: together(conn, works))
-        answers = answers if failure is not None else done
+        if only:
+            answers = together(conn, works)
+        else:
+            done, failure = _saved(conn, lambda conn: together(conn, works))
+            answers = answers if failure is not None else done
     for work, answer in zip(works, answers, strict=True):
         yield (answer, None) if answer is not None else _saved(conn, work)
 
 
 def _saved(conn: Connection, work: Work[Any]) -> _Outcome:
     """What the work came to; when it raised, nothing of it stays."""
-    conn.exec_driver_sql("SAVEPOINT work")
+    driver: Any = conn.connection.driver_connection
+    driver.execute("SAVEPOINT work").close()
     outcome: _Outcome
     try:
         outcome = work(conn), None
     except Exception as error:
         outcome = None, translated(error)
-        conn.exec_driver_sql("ROLLBACK TO work")
-    conn.exec_driver_sql("RELEASE work")
+        driver.execute("ROLLBACK TO work").close()
+    driver.execute("RELEASE work").close()
     return outcome
 
 
@@ -222,7 +267,7 @@ class Pooled:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def submit(self, work: Work[T]) -> Pending[T]:
+    def submit(self, work: Work[T], *, redoable: bool = False) -> Pending[T]:
         """Done at once: every transaction belongs to the thread that asks for it."""
         pending: Pending[T] = Pending()
         try:
@@ -245,6 +290,9 @@ class Pooled:
                         raise
                     raise translated(error) from error
             time.sleep(random.uniform(0, min(0.005 * 2**tries, 0.3)))  # noqa: S311  jitter needs no secrecy
+
+    def make_durable(self) -> None:
+        """All is: synchronous_commit is on."""
 
     def close(self) -> None:
         """Nothing is waiting here: every transaction belongs to its caller."""

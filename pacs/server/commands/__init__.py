@@ -27,6 +27,7 @@ MODULES: tuple[str, ...] = (
     "rebuild",
     "scrub",
     "backup",
+    "doctor",
     "correct",
     "aside",
     "retention",

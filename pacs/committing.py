@@ -58,6 +58,9 @@ class Reporter(Protocol):
         `origins` holds what `accept` was given for those that came in this process. What is raised fails the rest.
         """
 
+    def close(self) -> None:
+        """From another thread: let reports that wait for a peer fail."""
+
 
 class Committing:
     """Verifies and reports the requests of `commitments`. Safe from any thread; `now` is in Unix seconds."""
@@ -111,6 +114,8 @@ class Committing:
         """Finish what is in hand and stop; the rest goes on after the next start."""
         with self._lock:
             self._closed = True
+        for reporter in self._reporters.values():
+            reporter.close()
         self._verifier.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,8 +5,10 @@ Role selection as PS3.4 J.3.3 has it: whoever opens an association to report pro
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pacs import uids
@@ -16,14 +18,15 @@ from pacs.dimse.commit_module import ALL_COMMITTED, SOME_FAILED, STORAGE_COMMITM
 from pacs.dimse.messages import Command, CommandField, Tag
 from pacs.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE
 from pacs.dimse.operation import Line, Request
-from pacs.dimse.requestor import Event, Requestor
+from pacs.dimse.requestor import Event, Remote, Requestor, Timeouts
 from pacs.dimse.upper_layer import Role
-from pacs.errors import ArchiveError, PeerFailed, PeerRefused
+from pacs.errors import ArchiveError, NotFound, PeerFailed, PeerRefused, PeerUnreachable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.settings import AE
 
+PATIENCE = Timeouts(connect_s=5.0, associate_s=10.0, response_s=60.0)
 CONTEXTS = [(STORAGE_COMMITMENT, [EXPLICIT_LE, IMPLICIT_LE])]
 
 Taken = Callable[[Commitment], None]
@@ -36,12 +39,35 @@ class EventReporter:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._ae_title = archive.settings.aet.strip()
+        self._lock = threading.Lock()
+        self._open: set[Requestor] = set()
+        self._closed = False
 
     def report(self, due: Sequence[Commitment], origins: Mapping[int, object], taken: Taken, failed: Failed) -> None:
         """As `pacs.committing.Reporter`."""
-        rest = [each for each in due if not self._offered(each, origins.get(each.id), taken, failed)]
+        reachable = self._reachable(due[0].peer)
+        rest = list[Commitment]()
+        for each in due:
+            # A peer that did not answer on its own association is tried on one of ours, and then the other way again
+            there = each.attempt % 2 == 0 or not reachable
+            if not (there and self._offered(each, origins.get(each.id), taken, failed)):
+                rest.append(each)
         if rest:
             self._on_our_own(rest, taken, failed)
+
+    def close(self) -> None:
+        """From another thread: let reports that wait for a peer fail."""
+        with self._lock:
+            self._closed = True
+            for each in self._open:
+                each.interrupt()
+
+    def _reachable(self, title: str) -> bool:
+        try:
+            remotes.known(self._archive.settings, title)
+        except NotFound:
+            return False
+        return True
 
     def _offered(self, commitment: Commitment, line: object, taken: Taken, failed: Failed) -> bool:
         """Whether the peer's own association will take the report; if that comes to nothing, one of ours is tried."""
@@ -70,7 +96,7 @@ class EventReporter:
     def _on_our_own(self, due: Sequence[Commitment], taken: Taken, failed: Failed) -> None:
         remote = remotes.known(self._archive.settings, due[0].peer)
         role = Role(STORAGE_COMMITMENT, scu=False, scp=True)
-        with Requestor.open(remote, self._ae_title, CONTEXTS, roles=[role]) as assoc:
+        with self._association(remote, role) as assoc:
             answered = {each.sop_class_uid: each for each in assoc.accept.user.roles}.get(STORAGE_COMMITMENT)
             if answered is not None and not answered.scp:
                 raise PeerRefused(f"{remote} does not let us be SCP of Storage Commitment")
@@ -83,6 +109,19 @@ class EventReporter:
                     taken(each)
                 else:
                     failed(each, f"it answered {reply.words}")
+
+    @contextmanager
+    def _association(self, remote: Remote, role: Role) -> Iterator[Requestor]:
+        with Requestor.open(remote, self._ae_title, CONTEXTS, roles=[role], timeouts=PATIENCE) as assoc:
+            with self._lock:
+                if self._closed:
+                    raise PeerUnreachable("stopping")
+                self._open.add(assoc)
+            try:
+                yield assoc
+            finally:
+                with self._lock:
+                    self._open.discard(assoc)
 
     def _dataset(self, commitment: Commitment, transfer_syntax_uid: str) -> bytes:
         return commit_module.report(commitment.transaction_uid, commitment.items, self._ae_title, transfer_syntax_uid)

@@ -23,7 +23,7 @@ from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
 from pacs.commitment import Failure
 from pacs.committing import Committing
-from pacs.dimse import commit_module, commit_scu
+from pacs.dimse import commit_module, commit_scu, outgoing
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.errors import PeerFailed, PeerRefused, PeerUnreachable
 from pacs.settings import AE, Settings
@@ -328,6 +328,47 @@ def test_an_ae_without_an_address_gets_its_report_when_it_calls_again(
         assert {event(assoc)[1].transaction_uid for _ in range(2)} == {"1.2.3", "1.2.4"}
         stepping.join()
     assert len(archive.commitments.listed("reported")) == 2
+
+
+def test_a_peer_that_is_silent_on_its_association_is_told_on_ours(
+    house: Callable[..., House], asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "RESPONSE_S", 0.2)
+    peer = asker()
+    running = house(aes=(AE("ASKER", "127.0.0.1", peer.port),))
+    pairs = put(running)
+    with Association(running.acceptor.address, contexts=CONTEXTS, calling="ASKER") as assoc:
+        assert request(assoc, commit_module.request("1.2.3", pairs, EXPLICIT))[0x0900] == 0
+        fields, _ = assoc.response()
+        assert fields[0x0100] == 0x100  # and no answer
+        running.until(lambda: peer.reports)
+        running.until(lambda: running.archive.commitments.listed("reported"))
+        answer = {0x0100: 0x8100, 0x0120: fields[0x0110], 0x0800: 0x0101, 0x0900: 0}
+        assoc.send(assoc.message(assoc.accepted[COMMIT][0], command(answer)))  # too late, and no harm
+        assert assoc.echo() == 0
+
+
+def test_stopping_does_not_wait_for_a_peer_that_hangs(archive: Archive) -> None:
+    here, told = threading.Event(), threading.Event()
+
+    def hang(event: Any) -> tuple[int, Dataset]:
+        told.set()
+        here.wait(DEADLINE_S)
+        return 0, Dataset()
+
+    ae = OtherAE("ASKER")
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, hang)])
+    running = House(archive, aes=(AE("ASKER", "127.0.0.1", server.server_address[1]),))
+    archive.commitments.accept("1.2.3", [(CT, "1.2.1")], peer="ASKER", principal=SYSTEM)
+    running.until(told.is_set)
+    closing = threading.Thread(target=running.close)
+    closing.start()
+    closing.join(commit_scu.PATIENCE.response_s / 2)
+    assert not closing.is_alive()
+    assert [each.state for each in archive.commitments.listed()] == ["due"]
+    here.set()
+    server.shutdown()
 
 
 # --- requests of ours -------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import uvicorn
 
 from pacs.auth import ALL_RIGHTS
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.server import api, attendant, compose, doors, http
+from pacs.server import api, attendant, collector, compose, doors, http, wire
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -173,6 +173,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
                 each.close(max(0.0, deadline - time.monotonic()))
 
         app_routes = compose.routes(archive, parts)
+        collector.settle()
         asyncio.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
         return 0
 
@@ -229,9 +230,9 @@ async def _serve_http(
             server_header=False,
             lifespan="off",
             proxy_headers=False,
+            http=wire.BoundedHttp,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=max(1, round(archive.settings.drain_s)),
-            h11_max_incomplete_event_size=64 << 10,
         )
     )
     asked = asyncio.Event()

@@ -77,6 +77,24 @@ def worker(target, first, last, done):
     done.put((bad, marks))
 
 
+def send(target, start, instances, ways):
+    """(failures, moments of the tenths) for each of `ways` associations that send `instances` from `start` on."""
+    ctx = multiprocessing.get_context("fork")
+    done = ctx.Queue()
+    step = -(-instances // ways)
+    last = start + instances
+    procs = [
+        ctx.Process(target=worker, args=(target, start + i * step, min(start + (i + 1) * step, last), done))
+        for i in range(ways)
+    ]
+    for p in procs:
+        p.start()
+    got = [done.get() for _ in procs]
+    for p in procs:
+        p.join()
+    return got
+
+
 def main():
     ap = parser(__doc__)
     ap.add_argument("--instances", type=int, default=100000)
@@ -86,28 +104,10 @@ def main():
     targets = [Target(t) for t in args.target]
     table = Table(targets)
     for t in targets:
-        ctx = multiprocessing.get_context("fork")
-        done = ctx.Queue()
-        step = -(-args.instances // args.associations)
         clock = Clock(t)
         with clock:
-            procs = [
-                ctx.Process(
-                    target=worker,
-                    args=(
-                        t,
-                        args.start + i * step,
-                        min(args.start + (i + 1) * step, args.start + args.instances),
-                        done,
-                    ),
-                )
-                for i in range(args.associations)
-            ]
-            for p in procs:
-                p.start()
-            got = [done.get() for _ in procs]
-        for p in procs:
-            p.join()
+            got = send(t, args.start, args.instances, args.associations)
+        step = -(-args.instances // args.associations)
         marks = got[0][1]
         tenth = step // 10 * args.associations
         steps = [round(tenth / (b - a)) for a, b in zip([0, *marks], marks, strict=False)]

@@ -231,6 +231,7 @@ workitem = Table(
     Index("workitem_claim", "state", "plugin", "priority", "created_at"),
     Index("workitem_lease", "state", "lease_until"),
     Index("workitem_updated", "updated_at"),
+    Index("workitem_newest", "created_at", "uid"),
 )
 
 credential = Table(

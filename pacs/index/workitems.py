@@ -270,7 +270,7 @@ def search(
     known: list[ColumnElement[bool]] = [condition for condition in conditions if condition is not None]
     if scope:
         known.append(t.scope == scope)
-    found = select(schema.workitem).where(*known).order_by(t.created_at.desc(), t.uid)
+    found = select(schema.workitem).where(*known).order_by(t.created_at.desc(), t.uid.desc())
     if len(known) - bool(scope) == len(conditions) and all(_is_single(key.criterion) for key in wanted.keys):
         total = conn.execute(select(func.count()).select_from(schema.workitem).where(*known)).scalar_one()
         page = found.offset(offset) if limit is None else found.offset(offset).limit(limit)

@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, Sequence
 from pynetdicom import AE, build_role, evt
 from pynetdicom import Association as PeerAssociation
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.sop_class import (
     UnifiedProcedureStepEvent,
     UnifiedProcedureStepPull,
@@ -258,6 +259,23 @@ def test_find(acceptor: Acceptor, meta: str) -> None:
             statuses = [s.Status for s, _ in assoc.send_c_find(action(**bad), meta)]
             assert len(statuses) == 1
             assert statuses[0] & 0xF000 == 0xC000
+
+
+def test_find_as_negotiated(acceptor: Acceptor) -> None:
+    asked = SOPClassExtendedNegotiation()
+    asked.sop_class_uid, asked.service_class_application_information = PULL, b"\1" * 7
+    keys = {"PatientName": "sam MUELLER", "SpecificCharacterSet": "ISO_IR 192"}
+    for ext_neg, count in (([], 0), ([asked], 1)):
+        with associated(acceptor, PUSH, PULL, ext_neg=ext_neg) as assoc:
+            if ext_neg:
+                (answer,) = assoc.acceptor.sop_class_extended.values()
+                assert answer == b"\1\1\1\0\0\1\1"
+            else:
+                made(assoc)
+            found = [status.Status for status, _ in assoc.send_c_find(action(**keys), PULL)]
+            assert found == [0xFF00] * count + [0x0000]
+            found = [status.Status for status, _ in assoc.send_c_find(action(AdmissionID='""'), PULL)]
+            assert found == [0xFF00] * count + [0x0000]
 
 
 def test_subscriptions(acceptor: Acceptor, archive: Archive) -> None:

@@ -39,10 +39,11 @@ def main() -> int:
 
 def _open(settings: Settings) -> Archive:
     from pacs.dimse.ups_events import deliver_beside
-    from pacs.server import compose
+    from pacs.server import collector, compose
 
     archive = compose.build(settings, alone=False)
     deliver_beside(archive)
+    collector.settle()
     return archive
 
 

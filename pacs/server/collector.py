@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 
 YOUNG, MIDDLE, OLD = 10_000, 20, 50
-"""A data set's metadata is some hundred containers, freed by their counts when it is filed: with Python's default of 700
-every third arrival set off a collection that found nothing, a tenth of all CPU."""
+"""A data set's metadata is some hundred containers, freed by their counts when it is filed: with Python's default of
+700 every third arrival set off a collection that found nothing, a tenth of all CPU."""
 
 
 def settle() -> None:

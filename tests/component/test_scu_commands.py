@@ -186,6 +186,9 @@ def test_wrong_usage_is_told(door: Acceptor, capsys: pytest.CaptureFixture[str])
     assert "'NoSuchKeyword' is neither a keyword of PS3.6 nor a tag" in capsys.readouterr().err
     assert cli.main(["get", "--to", at(door), "--out", "out"]) == 1
     assert "say what to retrieve" in capsys.readouterr().err
+    assert cli.main(["get", "--to", at(door), "--study", "1.2"]) == 1
+    assert "say where to" in capsys.readouterr().err
+    assert not Path("data").exists()
     assert cli.main(["move", "--to", at(door), "--study", "1.2", "--study", "1.3", "--series", "1.4",
                      "--destination", "X"]) == 1  # fmt: skip
     assert "only one study can be named" in capsys.readouterr().err

@@ -39,8 +39,11 @@ def _get(chosen: argparse.Namespace) -> int:
     from pacs.dimse import queries
     from pacs.dimse.requestor import Requestor
     from pacs.dimse.upper_layer import Role
+    from pacs.errors import InvalidInput
 
     level, keys = queries.unique_keys(chosen.patient, chosen.study, chosen.series, chosen.instance)
+    if chosen.out is None and chosen.data is None and chosen.config is None:
+        raise InvalidInput("say where to: --out FOLDER, or --data or --config of the archive")
     settings = peers.settings(chosen)
     remote = peers.remote(chosen, settings)
     waits = peers.timeouts(chosen)

@@ -128,6 +128,11 @@ class Filed:
         """Whether it has become visible."""
         return self.held is None
 
+    @property
+    def odd(self) -> bool:
+        """Whether it contradicts what is here."""
+        return self.other_patient or self.known_series
+
 
 def held(index: Index, sop_instance_uid: str) -> Found | None:
     """Digest, place and access scope of the instance under this UID, if one is here."""

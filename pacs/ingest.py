@@ -244,8 +244,8 @@ class Ingest:
 
     def _policy(self, principal: Principal, result_of: str | None) -> str:
         """What happens to other content under a known UID: "refuse", "quarantine" or "replace"."""
-        if result_of is not None:
-            return "refuse"
+        if result_of is not None and principal.kind == "system":
+            return "refuse"  # a run of ours at the same time was quicker
         own = self._policies.get(principal.name) if principal.kind == "ae" else None
         return own or self._settings.other_content
 
@@ -280,12 +280,11 @@ class Ingest:
         filed = [self._file(conn, each, again) for each in prepared]
         if also is not None:
             also(conn)
-        self._record(conn, [(p, s) for p, (outcome, s) in zip(prepared, filed, strict=True) if outcome == "stored"])
+        self._record(conn, [(p, s) for p, (outcome, s, _) in zip(prepared, filed, strict=True) if outcome == "stored"])
         if again:
             journal.record(conn, "stored again", {"instances": again})
-        stored = [_stored(p, outcome) for p, (outcome, _) in zip(prepared, filed, strict=True)]
-        odd = any(p.rejects or outcome not in _PLAIN for p, (outcome, _) in zip(prepared, filed, strict=True))
-        return stored, bool(again) or odd
+        stored = [_stored(p, outcome) for p, (outcome, _, _) in zip(prepared, filed, strict=True)]
+        return stored, bool(again) or any(odd for _, _, odd in filed)
 
     def filed_together(self, conn: Connection, prepared: Sequence[Prepared]) -> list[_Answer | None]:
         """What became of instances that arrived at the same time: rows that they share are written once.
@@ -305,11 +304,11 @@ class Ingest:
             again: list[dict[str, object]] = []
             entry = prepared[at].entry
             self._outlive_removal(conn, entry, again)
-            if filed.other_patient or filed.known_series:
+            if filed.odd:
                 discrepancies.note(conn, entry, filed, prepared[at].principal)
             if again:
                 journal.record(conn, "stored again", {"instances": again})
-            answers[at] = [_stored(prepared[at], "stored")], bool(again)
+            answers[at] = [_stored(prepared[at], "stored")], bool(again) or filed.odd
         self._record(conn, [(prepared[at], filed.scope) for at, filed in taken.items()])
         return answers
 
@@ -325,6 +324,7 @@ class Ingest:
             if outcome.outcome in ("same", "quarantined") and each.placed is not None:
                 self._yield_to_the_first(each, each.placed)
         if recorded:
+            self._index.make_durable()  # what a person or policy decided cannot be told from the objects alone
             self._journal.export()
         self._events.publish()
         return stored
@@ -341,8 +341,10 @@ class Ingest:
             if first != placed.locator:
                 placed.withdraw()
 
-    def _file(self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]) -> tuple[aside.Outcome, str]:
-        """What becomes of one instance, and the access scope of its study."""
+    def _file(
+        self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]
+    ) -> tuple[aside.Outcome, str, bool]:
+        """What becomes of one instance, the access scope of its study, and whether its bytes alone do not tell all."""
         entry, principal = prepared.entry, prepared.principal
         (filed,) = filing.file_all(conn, [entry])
         outcome: aside.Outcome = "stored" if filed.new else "same"
@@ -352,11 +354,11 @@ class Ingest:
             outcome = aside.other_content(conn, entry, principal, self._policy(principal, entry.arrival.result_of))
         if outcome in ("stored", "replaced"):
             self._outlive_removal(conn, entry, again)
-        if filed.other_patient or filed.known_series:
+        if filed.odd:
             discrepancies.note(conn, entry, filed, principal)
         if outcome == "stored" and (note := prepared.rejects) is not None and self._settings.rejection_notes:
             aside.reject(conn, note, entry, principal)
-        return outcome, filed.scope
+        return outcome, filed.scope, filed.odd or outcome not in _PLAIN or prepared.rejects is not None
 
     def _outlive_removal(self, conn: Connection, entry: filing.Entry, again: list[dict[str, object]]) -> None:
         """Keep a removal of the same content from taking the bytes of this arrival (see `pacs.removal`).

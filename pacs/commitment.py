@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row
 
 from pacs import audit
 from pacs.auth import SYSTEM, Principal, Right
-from pacs.errors import Conflict, InvalidInput, NotFound, TooLarge
+from pacs.errors import Conflict, InvalidInput, NotFound, OutOfResources, TooLarge
 from pacs.index import commitments as sql
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 MAX_INSTANCES = 100_000
 """Instances in one request; more are refused, and the peer asks in parts."""
+
+MAX_WAITING = 2000
+"""Requests of one peer that wait to be verified or reported."""
+
+MAX_UNDER_ONE_UID = 16
 
 
 class Failure(StrEnum):
@@ -102,7 +107,7 @@ class Commitments:
 
         The same request again counts as the first one, which is then reported again; other instances under a
         Transaction UID in use are all reported as a duplicate transaction (PS3.4 J.3.2). Raises Forbidden, TooLarge,
-        InvalidInput.
+        InvalidInput, OutOfResources where too many wait, and Conflict for a Transaction UID used again and again.
         """
         principal.require(Right.STORE)
         if not instances:
@@ -113,7 +118,11 @@ class Commitments:
 
         def work(conn: Connection) -> int:
             known = sql.under(conn, "in", peer, transaction_uid)
+            if len(known) > MAX_UNDER_ONE_UID:
+                raise Conflict("the Transaction UID was used too often", about=transaction_uid)
             for row in known:
+                if row.total != len(instances):
+                    continue
                 held = [(each.sop_class_uid, each.sop_instance_uid) for each in sql.instances(conn, row.id)]
                 if held == list(instances):
                     if row.state in ("reported", "dead"):  # asked anew, judged anew
@@ -123,6 +132,8 @@ class Commitments:
                         state = "asked" if row.serial == 0 else "due"
                         sql.put(conn, row.id, None, state=state, not_before=now, created_at=now, attempt=0, message="")
                     return int(row.id)
+            if sql.waiting(conn, peer) >= MAX_WAITING:
+                raise OutOfResources(f"{MAX_WAITING} requests of this peer wait; ask again later")
             values = {
                 "direction": "in", "door": door, "peer": peer, "transaction_uid": transaction_uid,
                 "serial": len(known), "principal": principal.name, "principal_kind": principal.kind,

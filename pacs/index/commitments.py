@@ -101,6 +101,12 @@ def under(conn: Connection, direction: str, peer: str, transaction_uid: str) -> 
     return conn.execute(wanted.order_by(c.serial).with_for_update()).all()
 
 
+def waiting(conn: Connection, peer: str) -> int:
+    """How many requests of a peer wait to be verified or reported."""
+    wanted = select(func.count()).where(c.direction == "in", c.peer == peer, c.state.in_(PENDING))
+    return int(conn.execute(wanted).scalar_one())
+
+
 def instances(conn: Connection, number: int, *, unjudged: bool = False, limit: int | None = None) -> list[Row[Any]]:
     """The instances of a request, in their order."""
     wanted = select(commitment_instance).where(i.commitment_id == number).order_by(i.position)

@@ -11,6 +11,7 @@ from typing import Any
 import dicom_data
 import pytest
 
+from pacs import commitment
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.commitment import MAX_INSTANCES, Commitment, Commitments, Failure
 from pacs.committing import Committing
@@ -20,6 +21,7 @@ from pacs.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    OutOfResources,
     PeerUnreachable,
     Quarantined,
     TooLarge,
@@ -251,6 +253,24 @@ def test_refusals(commitments: Commitments) -> None:
     with pytest.raises(TooLarge):
         commitments.accept("1.2", [(CT, "1.2")] * (MAX_INSTANCES + 1), peer="X", principal=MODALITY)
     assert commitments.listed() == []
+
+
+def test_a_peer_that_asks_without_end(
+    commitments: Commitments, committing: Committing, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "MAX_WAITING", 3)
+    monkeypatch.setattr(commitment, "MAX_UNDER_ONE_UID", 2)
+    diary.broken = PeerUnreachable("away")
+    for number in range(3):
+        commitments.accept(f"1.2.{number}", [(CT, "1.2")], peer="CT1", principal=MODALITY)
+    with pytest.raises(OutOfResources):
+        commitments.accept("1.2.9", [(CT, "1.2")], peer="CT1", principal=MODALITY)
+    commitments.accept("1.2.1", [(CT, "1.2")], peer="CT1", principal=MODALITY)  # the same again is not one more
+    for number in range(3):
+        commitments.accept("1.2.9", [(CT, "1.2")] * (number + 1), peer="CT2", principal=MODALITY)
+    with pytest.raises(Conflict):
+        commitments.accept("1.2.9", [(CT, "1.2.3")], peer="CT2", principal=MODALITY)
+    assert len(commitments.listed()) == 6
 
 
 def test_reported_again_until_taken_and_dead_in_the_end(

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Select, Table, bindparam, insert, select, update
 
-from pacs import identity
+from pacs import identity, recount
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import fold
@@ -78,11 +78,11 @@ _HELD = Statement(
 _STUDY = _select(
     select(
         _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
-        _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id,
+        _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id, _s.created_at,
     ).where(_s.study_instance_uid == bindparam("uid"))
 )  # fmt: skip
 _SERIES = Statement(
-    select(_r.id, _r.row, _r.number_of_instances).where(
+    select(_r.id, _r.row, _r.number_of_instances, _r.created_at).where(
         _r.study_key == bindparam("study"), _r.series_instance_uid == bindparam("uid")
     )
 )
@@ -180,6 +180,7 @@ class _Series:
     id: int
     row: bytes
     instances: int
+    came: float
 
 
 @dataclass(slots=True)
@@ -196,6 +197,7 @@ class _Study:
     last: float | None
     stable: float | None
     mark: str | None
+    came: float
     series: dict[str, _Series] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
     """Those of new series."""
@@ -209,6 +211,7 @@ class Filing:
         self._conn = conn
         self._studies: dict[str, _Study] = {}
         self._taken: dict[str, tuple[Entry, _Study, _Series]] = {}
+        self._overtaken: dict[str, set[int]] = {}
 
     def take(self, entry: Entry) -> Filed:
         """What will become of the entry once it is written. Raises Conflict, and then nothing is taken."""
@@ -238,6 +241,9 @@ class Filing:
             self._count(study)
         self._studies.clear()
         self._taken.clear()
+        overtaken, self._overtaken = self._overtaken, {}
+        for uid, keys in overtaken.items():
+            recount.after_leaving(self._conn, uid, keys)
 
     def _study(self, entry: Entry) -> _Study:
         uid = entry.scan.study_instance_uid
@@ -255,7 +261,7 @@ class Filing:
         study = self._studies[uid] = _Study(
             found.id, uid, found.scope, (found.patient_id, found.issuer_of_patient_id), found.row,
             found.number_of_series, found.number_of_instances, found.last_instance_at, found.stable_at,
-            found.fingerprint,
+            found.fingerprint, found.created_at,
         )  # fmt: skip
         return study
 
@@ -272,7 +278,9 @@ class Filing:
             study.number_of_series += 1
             if modality := json_model.text(scan.metadata, "00080060"):
                 study.modalities.add(modality)
-        series = study.series[scan.series_instance_uid] = _Series(found.id, found.row, found.number_of_instances)
+        series = study.series[scan.series_instance_uid] = _Series(
+            found.id, found.row, found.number_of_instances, found.created_at
+        )
         return series, elsewhere
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
@@ -296,6 +304,10 @@ class Filing:
             "created_at": arrival.at,
         }
         ((key,),) = _INSERT_INSTANCE.all(self._conn, made)
+        if arrival.at < study.came or arrival.at < series.came:
+            # It came first and is filed later. Whoever came first names study and series: the rows do not depend on
+            # who won a race, and an index made again from the store has the same.
+            self._overtaken.setdefault(study.uid, set()).add(series.id)
         series.instances += 1
         study.instances += 1
         study.classes.add(scan.sop_class_uid)

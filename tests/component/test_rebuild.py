@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import threading
@@ -231,6 +232,27 @@ def test_a_restored_backup_is_brought_up_to_date(tmp_path: Path) -> None:
     for _ in range(2):  # the second time there is nothing left to do
         assert cli.main(["rebuild", "--add", "--data", str(settings.data)]) == 0
         assert_same(contents(settings.index_url), now)
+
+
+def test_many_arrivals_in_any_order_make_one_index(tmp_path: Path) -> None:
+    """The rows are a function of what is stored: who came first names its study, whoever was filed first."""
+    settings = Settings(data=tmp_path / "data", stable_after_s=1e9)
+    archive = open_archive(settings)
+    prepared = []
+    for number, ds in enumerate(dicom_data.series(6)):
+        ds.PatientID, ds.SeriesDescription = f"ID{number}", f"Description {number}"
+        receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+        receiving.write(dicom_data.dataset_bytes(ds))
+        prepared.append(archive.ingest.prepare(receiving, principal=MODALITY))
+    random.Random(7).shuffle(prepared)
+    for each in prepared:
+        archive.ingest.file([each])
+    archive.close()
+    old = contents(settings.index_url)
+    for path in settings.data.glob("index.db*"):
+        path.unlink()
+    make_again(settings)
+    assert_same(contents(settings.index_url), old)
 
 
 def test_staging_is_plain_sqlite(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from conftest import COMMAND, RunningServer, start_server
 from faults.load import Load, check, wait_until
-from faults.power import Lost, lose
+from faults.power import Lost, lose, lose_log, watcher
 from servers import postgresql, rclone
 
 IN_THE_START = 0.1
@@ -60,6 +60,11 @@ class KillLoop:
         self._settings = dict(settings)
         self._dice = random.Random(seed)
         self._record = data.parent / "writes" if power else None
+        self._watcher = watcher(data.parent) if power else None
+        self._wal_record = data.parent / "log writes"
+        self.log_writes_lost = 0
+        if self._watcher:
+            self._settings |= {"LD_PRELOAD": str(self._watcher), "WALSYNC": str(self._wal_record)}
         self._token = ""
         self.server = self._start()
         self.ready_after.clear()  # the first start makes the schema; none was killed before it
@@ -93,6 +98,8 @@ class KillLoop:
         self.kills += 1
         if self._record:
             self.lost.append(lose(self._data, self._record, self._dice))
+            if self._watcher:
+                self.log_writes_lost += lose_log(self._data / "index.db", self._wal_record, self._dice)
 
     def _kill_in_the_start(self) -> None:
         command = [COMMAND, "serve", "--data", str(self._data), "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0"]

@@ -2,8 +2,8 @@
 
 `python power.py RECORD serve …` is the server with every write and sync of its own written down. `lose` then plays the
 disk's part: of bytes that no sync had covered when the process died, some are there, some are zeros, some are torn in
-the middle, and a file whose name was not synced may be gone. SQLite's files are left as they are: it commits with
-synchronous=FULL, which is its promise to keep.
+the middle, and a file whose name was not synced may be gone. SQLite writes its log by itself; with a C compiler here
+`walsync.c` watches that, too, and of what was not synced the end is taken away; else the log is left as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import stat
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -122,6 +124,41 @@ def lose(data: Path, record: Path, dice: random.Random, *, spare: Iterable[str] 
                     ranges += 1
     record.unlink()
     return Lost(ranges, gone)
+
+
+def watcher(folder: Path) -> Path | None:
+    """The library that watches SQLite's log, made in `folder`; None where there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    made = folder / "walsync.so"
+    source = Path(__file__).with_name("walsync.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(source), "-ldl"], check=True)
+    return made
+
+
+def lose_log(index: Path, record: Path, dice: random.Random) -> int:
+    """Take from SQLite's log what no sync covered, from a point on that chance chooses; how many writes went."""
+    log = Path(f"{index}-wal")
+    Path(f"{index}-shm").unlink(missing_ok=True)  # memory, not disk
+    lines = record.read_text().split("\n")[:-1] if record.exists() else []
+    record.unlink(missing_ok=True)
+    if not log.exists():
+        return 0
+    inode = log.stat().st_ino
+    writes, synced = list[tuple[int, int, int]](), 0
+    for line in lines:
+        kind, number, of, *rest = line.split(" ")
+        if int(of) == inode and kind == "W":
+            writes.append((int(number), int(rest[0]), int(rest[1])))
+        elif int(of) == inode:
+            synced = max(synced, int(number))
+    unsynced = [each for each in writes if each[0] > synced]
+    lost = unsynced[dice.randrange(len(unsynced)) :] if unsynced else []
+    with log.open("r+b") as file:
+        for _, offset, length in lost:
+            os.pwrite(file.fileno(), bytes(length), offset)
+    return len(lost)
 
 
 def _take_away(fd: int, offset: int, length: int, old: bytes, dice: random.Random) -> None:

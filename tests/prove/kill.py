@@ -54,7 +54,7 @@ def power(run: Run) -> Result:
         finally:
             loop.close()
     book, lost = loop.load.book, loop.lost
-    head = ("power losses", "sent", "acknowledged", "lost", "unsynced ranges taken", "unsynced names taken")
-    taken = (sum(each.ranges for each in lost), sum(each.names for each in lost))
+    head = ("power losses", "sent", "acknowledged", "lost", "unsynced ranges taken", "names", "writes to SQLite's log")
+    taken = (sum(each.ranges for each in lost), sum(each.names for each in lost), loop.log_writes_lost)
     row = (loop.kills, len(book.sent), len(book.promised), 0, *taken)
     return Result((head, row), "nothing acknowledged was lost, no row without its bytes after the start")

@@ -125,7 +125,7 @@ def prove(names: Sequence[str], scale: float = 1.0, *, report: Path | None = REP
         try:
             result, good = PROOFS[name].run(run), True
         except (AssertionError, OSError, RuntimeError, TimeoutError) as error:
-            result, good = Result((), f"**Failed:** {type(error).__name__}: {str(error)[:500]}"), False
+            result, good = Result((), f"**Failed:** {type(error).__name__}: {str(error)[-3000:]}"), False
         failed += not good
         run.say(result.outcome)
         if report is not None:

@@ -25,6 +25,7 @@ from pacs.commitment import Failure
 from pacs.committing import Committing
 from pacs.dimse import commit_module, commit_scu, outgoing
 from pacs.dimse.acceptor import Acceptor, serve
+from pacs.dimse.link import Timeouts
 from pacs.errors import PeerFailed, PeerRefused, PeerUnreachable
 from pacs.settings import AE, Settings
 
@@ -348,12 +349,13 @@ def test_a_peer_that_is_silent_on_its_association_is_told_on_ours(
         assert assoc.echo() == 0
 
 
-def test_stopping_does_not_wait_for_a_peer_that_hangs(archive: Archive) -> None:
+def test_stopping_does_not_wait_for_a_peer_that_hangs(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_scu, "PATIENCE", Timeouts(response_s=1000))
     here, told = threading.Event(), threading.Event()
 
     def hang(event: Any) -> tuple[int, Dataset]:
         told.set()
-        here.wait(DEADLINE_S)
+        here.wait(1000)
         return 0, Dataset()
 
     ae = OtherAE("ASKER")
@@ -361,14 +363,16 @@ def test_stopping_does_not_wait_for_a_peer_that_hangs(archive: Archive) -> None:
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, hang)])
     running = House(archive, aes=(AE("ASKER", "127.0.0.1", server.server_address[1]),))
     archive.commitments.accept("1.2.3", [(CT, "1.2.1")], peer="ASKER", principal=SYSTEM)
-    running.until(told.is_set)
-    closing = threading.Thread(target=running.close)
-    closing.start()
-    closing.join(commit_scu.PATIENCE.response_s / 2)
-    assert not closing.is_alive()
-    assert [each.state for each in archive.commitments.listed()] == ["due"]
-    here.set()
-    server.shutdown()
+    try:
+        running.until(told.is_set)
+        closing = threading.Thread(target=running.close)
+        closing.start()
+        closing.join(2 * DEADLINE_S)
+        assert not closing.is_alive()
+        assert [each.state for each in archive.commitments.listed()] == ["due"]
+    finally:
+        here.set()
+        server.shutdown()
 
 
 # --- requests of ours -------------------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
             if is_half_built(conn):
                 index.close()
                 raise Unavailable("the index is being made again, or that was cut short: run `m3dicom rebuild`")
-        recovery.recover(store, index)
+        ingest = Ingest(store, index, events, settings)
+        recovery.recover(store, index, ingest.refile)
     except BaseException:
         store.close()
         raise
@@ -102,7 +103,7 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
         store=store,
         index=index,
         events=events,
-        ingest=Ingest(store, index, events, settings),
+        ingest=ingest,
         query=QueryService(index),
         retrieve=Retrieve(store, index),
         settle=Settle(index, settings),

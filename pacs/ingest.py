@@ -7,23 +7,28 @@ content under a known SOP Instance UID is refused, kept aside or takes its place
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
 from pacs import aside, audit, discrepancies, filing, journal, recovery
 from pacs.auth import Principal, Right
-from pacs.dicom import rejection, scanner
+from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import (
     ArchiveError,
     Conflict,
+    Corrupt,
     DatasetMismatch,
     DuplicateInstance,
+    InvalidInput,
+    NotFound,
     OutOfResources,
     Quarantined,
     Unavailable,
@@ -39,6 +44,9 @@ from pacs.settings import Settings
 from pacs.spool import Spool
 from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, Placed, object_key
+from pacs.uids import IMPLEMENTATION_CLASS_UID
+
+log = logging.getLogger(__name__)
 
 _t = schema.tombstone.c
 _tombstones = select(_t.digest, _t.object_key, _t.object_offset, _t.state).where(
@@ -170,6 +178,8 @@ class Ingest:
         self._events = events
         self._settings = settings
         self._journal = journal.Journal(store, index)
+        # What is stored one by one is committed without a sync of its own where the store can tell it again.
+        self._redoes = index.dialect == "sqlite" and store.redoes(index.make_durable)
         self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
 
     def receive(
@@ -196,20 +206,27 @@ class Ingest:
         principal: Principal,
         study_instance_uid: str | None = None,
         result_of: str | None = None,
+        redo: bool = False,
     ) -> Prepared:
         """The instance, its bytes checked and stored but not yet visible; uses `receiving` up.
 
-        `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is. Raises
+        `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is; with `redo`
+        it is going to be filed at once and alone, and is filed again where a crash takes its rows. Raises
         Forbidden, MalformedDataset, DatasetMismatch, InvalidUID, UnsupportedTransferSyntax, DuplicateInstance,
         TooLarge, OutOfResources or Unavailable; nothing is kept then.
         """
         try:
-            return self._prepare(receiving, principal, study_instance_uid, result_of)
+            return self._prepare(receiving, principal, study_instance_uid, result_of, redo)
         finally:
             receiving.abort()
 
     def _prepare(
-        self, receiving: Receiving, principal: Principal, study_instance_uid: str | None, result_of: str | None
+        self,
+        receiving: Receiving,
+        principal: Principal,
+        study_instance_uid: str | None,
+        result_of: str | None,
+        redo: bool,
     ) -> Prepared:
         principal.require(Right.STORE)
         if receiving.header is not None:
@@ -225,6 +242,7 @@ class Ingest:
         self._expect("SOP Instance UID", scan.sop_instance_uid, receiving.sop_instance_uid)
         self._expect("Study Instance UID", scan.study_instance_uid, study_instance_uid)
         digest = spool.digest(content_suffix(ts))
+        result_of = result_of or _made_by_us(scan.metadata)
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         found = filing.held(self._index, scan.sop_instance_uid)
@@ -235,7 +253,7 @@ class Ingest:
             self._store.settle(locator)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
-        placed = self._store.put(key, spool)
+        placed = self._store.put(key, spool, redo=redo)
         try:
             return Prepared(filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival), principal, placed)
         except BaseException:
@@ -267,10 +285,10 @@ class Ingest:
         return self._told(prepared, self._submit(prepared, also).result())
 
     def _submit(
-        self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None
+        self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None, *, redoable: bool = False
     ) -> Pending[_Answer]:
         if also is None and len(prepared) == 1 and prepared[0].rejects is None:
-            return self._index.submit(_Arrival(self, prepared[0]))
+            return self._index.submit(_Arrival(self, prepared[0]), redoable=redoable)
         return self._index.submit(lambda conn: self._filed(conn, prepared, also))
 
     def _filed(
@@ -385,29 +403,63 @@ class Ingest:
 
         The index commits while the disk syncs the bytes; both are awaited. Where the sync fails, the row is taken back.
         """
-        prepared = self.prepare(receiving, principal=principal, study_instance_uid=study_instance_uid)
+        prepared = self.prepare(
+            receiving, principal=principal, study_instance_uid=study_instance_uid, redo=self._redoes
+        )
         placed = prepared.placed
-        pending = self._submit([prepared])
-        if placed is not None:
-            try:
-                placed.wait()
-            except (OutOfResources, Unavailable):
-                with suppress(ArchiveError):
-                    pending.result()
-                recovery.take_back(self._index, placed.locator, "its bytes could not be written to the disk")
-                self._events.publish()
-                placed.withdraw()
-                raise
         try:
+            pending = self._submit([prepared], redoable=self._redoes and placed is not None)
+            if placed is not None:
+                self._wait_for_bytes(placed, pending)
             answer = pending.result()
         except Conflict:
             if placed is not None:
                 placed.withdraw()
             raise
+        finally:
+            if placed is not None:
+                placed.filed()
         (stored,) = self._told([prepared], answer)
         if stored.outcome == "quarantined":
             raise Quarantined(stored.sop_instance_uid)
         return stored
+
+    def _wait_for_bytes(self, placed: Placed, pending: Pending[_Answer]) -> None:
+        try:
+            placed.wait()
+        except (OutOfResources, Unavailable):
+            with suppress(ArchiveError):
+                pending.result()
+            recovery.take_back(self._index, placed.locator, "its bytes could not be written to the disk")
+            self._events.publish()
+            placed.withdraw()
+            raise
+
+    def refile(self, locator: Locator) -> bool:
+        """Whether an object was filed again of which a crash took the rows (see `pacs.recovery`).
+
+        It is not where anything else is held under its UID, or it is refused: then it had never been filed.
+        """
+        from pacs import rescan  # which needs the archive, and is needed after a crash only
+
+        try:
+            entry = rescan.entry(self._store, locator)
+            if filing.held(self._index, entry.scan.sop_instance_uid) is not None:
+                return False
+            came = entry.arrival
+            principal = Principal(came.principal, "ae" if came.source_ae else "token", scope=came.scope)
+            prepared = [Prepared(entry, principal)]
+            self._told(prepared, self._submit(prepared).result())
+        except (Conflict, InvalidInput, NotFound, Corrupt) as error:
+            log.warning("an object that a crash left is not filed again: %s", error)
+            return False
+        return True
+
+
+def _made_by_us(metadata: Mapping[str, Any]) -> str | None:
+    """Our Implementation Class UID for a result of ours that comes back from another system: it triggers nothing."""
+    mine = json_model.text(metadata, "00080014") == IMPLEMENTATION_CLASS_UID  # Instance Creator UID
+    return IMPLEMENTATION_CLASS_UID if mine else None
 
 
 def _stored(prepared: Prepared, outcome: aside.Outcome) -> Stored:

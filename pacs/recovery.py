@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
@@ -22,27 +23,37 @@ from pacs.storage.base import Locator, ObjectStore
 
 log = logging.getLogger(__name__)
 
+_LOST = "its bytes had not reached the disk when the server stopped"
+
 _s, _r, _i = schema.study.c, schema.series.c, schema.instance.c
 
 
-def recover(store: ObjectStore, index: Index) -> int:
-    """How many instances were taken back because a crash kept their bytes from the disk; called at every start.
+def recover(store: ObjectStore, index: Index, refile: Callable[[Locator], bool]) -> tuple[int, int]:
+    """How many instances were taken back, and how many filed again, at a start after a crash.
 
-    Only rows behind what was known to be durable are looked at, however many there are.
+    Taken back is a row whose bytes had not reached the disk; filed again, by `refile`, an object whose rows had not
+    (`Index.submit`, redoable). Only what lies behind the store's mark is looked at, however much there is.
     """
-    lost = 0
+    lost = found = 0
     for unproven in store.unproven():
-        for table in (schema.instance.c, aside.c):
-            wanted = select(table.object_key, table.object_offset, table.object_length).where(
+        there: set[tuple[int, int]] = set()
+        for table in (schema.instance.c, aside.c, schema.tombstone.c):
+            wanted = select(table.object_offset, table.object_length).where(
                 table.object_key == unproven.object_key, table.object_offset >= unproven.since
             )
             with index.read() as conn:
-                found = [Locator(*row) for row in conn.execute(wanted)]
-            for locator in found:
-                if (locator.offset, locator.length) not in unproven.sound:
-                    lost += take_back(index, locator, "its bytes had not reached the disk when the server stopped")
+                rows = {(row.object_offset, row.object_length) for row in conn.execute(wanted)}
+            if table is not schema.tombstone.c:
+                for place in sorted(rows - unproven.sound):
+                    lost += take_back(index, Locator(unproven.object_key, *place), _LOST)
+            there |= rows
+        for place in unproven.redo:
+            found += place not in there and refile(Locator(unproven.object_key, *place))
+    index.make_durable()
     store.proven()
-    return lost
+    if found:
+        log.warning("%d instances are filed again: the server stopped before their rows were on the disk", found)
+    return lost, found
 
 
 def take_back(index: Index, locator: Locator, why: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,17 +49,24 @@ class Placed:
     def wait(self) -> None:
         """Return when the bytes are durable. Raises OutOfResources or Unavailable when they are not and never will."""
 
+    def filed(self) -> None:
+        """Told, before anybody is answered, that the instance has been committed, or that it never will be."""
+
     def withdraw(self) -> None:
         """Give the bytes back: their instance is not filed. Where equal content shares its place, they stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
-    """What a crash left unproven under one key: `sound` are offset and length of the objects that stood the test."""
+    """What a crash left unproven under one key: `sound` are offset and length of the objects that stood the test.
+
+    Those in `redo` were put to be filed at once: where the index lost their rows, they are filed again.
+    """
 
     object_key: str
     since: int
     sound: frozenset[tuple[int, int]]
+    redo: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +98,18 @@ class ObjectStore(Protocol):
     def spool(self, reserve: int, limit: int | None) -> Spool:
         """A place for arriving bytes that `put` can take over with the fewest copies; the arguments are Spool's."""
 
-    def put(self, key: str, spool: Spool) -> Placed:
+    def redoes(self, make_durable: Callable[[], None]) -> bool:
+        """Whether the store remembers what was put with `redo`, until `make_durable` was called after it was filed.
+
+        If so, the index need not sync its commits one by one: what a power failure takes of them is filed again from
+        what `unproven` finds.
+        """
+
+    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Store the spooled bytes: readable on return, durable after `Placed.wait`. Uses the spool up.
 
-        Putting the same content again is harmless; it may be kept twice, each time at a locator of its own.
+        Whoever puts with `redo` has to tell `Placed.filed`, unless it withdraws. Putting the same content again is
+        harmless; it may be kept twice, each time at a locator of its own.
         """
 
     def settle(self, locator: Locator) -> None:

@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,9 +56,13 @@ class CachedStore:
         """The remote store's."""
         return self._remote.spool(reserve, limit)
 
-    def put(self, key: str, spool: Spool) -> Placed:
+    def redoes(self, make_durable: Callable[[], None]) -> bool:
+        """As the remote store."""
+        return self._remote.redoes(make_durable)
+
+    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Hand the bytes on."""
-        return self._remote.put(key, spool)
+        return self._remote.put(key, spool, redo=redo)
 
     def settle(self, locator: Locator) -> None:
         """The remote store knows."""

@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,17 @@ class InSegment(Placed):
     def wait(self) -> None:
         """Return when a sync has covered it."""
         self.segment.wait(self.ticket)
+        self.store.tidy()
+
+    def filed(self) -> None:
+        """Its rows are committed: once the index is durable, a crash cannot take them."""
+        self.segment.filed(self.locator.offset - HEADER_BYTES)
+        self.store.tidy()
 
     def withdraw(self) -> None:
         """Remove it; it comes back with a crash, as an orphan, unless another sync follows."""
         self.store.forget(self.locator)
+        self.filed()
 
 
 class Lane(Region):
@@ -100,8 +107,10 @@ class FileStore:
             spooling.sweep(self._spool)
         self._lock = threading.Lock()
         self._buffers = Buffers()
+        self._make_durable: Callable[[], None] = lambda: None
         self._shared: Segment | None = None
         self._lanes: deque[Segment] = deque()
+        self._retired: deque[Segment] = deque()
         self._active: dict[str, Segment] = {}
         self._deleting = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
@@ -130,20 +139,28 @@ class FileStore:
 
     def _new_segment(self) -> Segment:
         try:
-            segment = Segment(self._objects)
+            segment = Segment(self._objects, lambda: self._make_durable())
         except OSError as error:
             raise spooling.failed(error, "store an object") from error
         self._active[segment.name] = segment
         return segment
 
     def give_back(self, segment: Segment) -> None:
-        """Let others have a lane's segment, or seal it when it is full or broken, or there are enough."""
+        """Let others have a lane's segment, or retire it when it is full or broken, or there are enough."""
         with self._lock:
             keep = self._usable(segment) and len(self._lanes) < _IDLE_LANES
-            if keep:
-                self._lanes.append(segment)
-        if not keep:
-            self._seal(segment)
+            (self._lanes if keep else self._retired).append(segment)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Seal the segments to which nothing is added, once all in them is filed."""
+        if self._retired:
+            with self._lock:
+                done = [segment for segment in self._retired if segment.idle]
+                for segment in done:
+                    self._retired.remove(segment)
+            for segment in done:
+                self._seal(segment)
 
     def _usable(self, segment: Segment) -> bool:
         return segment.failure is None and segment.tail < self._segment_bytes
@@ -155,33 +172,38 @@ class FileStore:
             log.error("segment %s: %s; the next start verifies it", segment.name, error)
         self._active.pop(segment.name, None)
 
-    def put(self, key: str, spool: Spool) -> Placed:
+    def redoes(self, make_durable: Callable[[], None]) -> bool:
+        """Yes: the records behind the mark are the log from which the index is made whole."""
+        self._make_durable = make_durable
+        return True
+
+    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Append the bytes to a segment, or finish the one they are in already."""
         if isinstance(spool.backing, Lane) and spool.backing.segment.name in self._active:
-            segment, (record, ticket) = self._finish(spool, spool.backing)
+            segment, (record, ticket) = self._finish(spool, spool.backing, redo)
         else:
             with spool.view() as view, view[: spool.reserve] as head, view[spool.reserve :] as rest:
-                segment, (record, ticket) = self._append(head, rest, spool.plain_digest())
+                segment, (record, ticket) = self._append(head, rest, spool.plain_digest(), redo)
             spool.discard()
         return InSegment(Locator(segment.name, record.offset, record.length), self, segment, ticket)
 
-    def _append(self, head: memoryview, rest: memoryview, digest: bytes) -> tuple[Segment, tuple[Record, int]]:
+    def _append(
+        self, head: memoryview, rest: memoryview, digest: bytes, redo: bool
+    ) -> tuple[Segment, tuple[Record, int]]:
         while True:
-            full = None
             with self._lock:
                 segment = self._shared
                 if segment is None or not self._usable(segment):
-                    full, self._shared = segment, None
+                    if segment is not None:
+                        self._retired.append(segment)
+                    self._shared = None
                     segment = self._shared = self._new_segment()
             try:
-                return segment, segment.append(head, rest, digest)
+                return segment, segment.append(head, rest, digest, redo=redo)
             except SegmentClosed:
                 continue
-            finally:
-                if full is not None:
-                    self._seal(full)
 
-    def _finish(self, spool: Spool, lane: Lane) -> tuple[Segment, tuple[Record, int]]:
+    def _finish(self, spool: Spool, lane: Lane, redo: bool) -> tuple[Segment, tuple[Record, int]]:
         try:
             head = os.pread(lane.fd, spool.reserve, lane.base)
         except OSError as error:
@@ -189,7 +211,7 @@ class FileStore:
         size, digest = spool.size, spool.plain_digest()
         spool.taken()
         try:
-            return lane.segment, lane.segment.finish(lane.at, head, size, digest)
+            return lane.segment, lane.segment.finish(lane.at, head, size, digest, redo=redo)
         finally:
             self.give_back(lane.segment)
 
@@ -461,6 +483,7 @@ class FileStore:
         with self._lock:
             self._shared = None
             self._lanes.clear()
+            self._retired.clear()
             self._files.clear()
         for segment in list(self._active.values()):
             self._seal(segment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pacs.errors import NotFound
@@ -32,7 +32,11 @@ class MemoryStore:
         """A spool in that folder."""
         return Spool(self._folder, reserve=reserve, limit=limit, buffers=self._buffers)
 
-    def put(self, key: str, spool: Spool) -> Placed:
+    def redoes(self, make_durable: Callable[[], None]) -> bool:
+        """No."""
+        return False
+
+    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Keep the bytes."""
         with spool.view() as view:
             data = bytes(view)

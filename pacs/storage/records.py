@@ -18,7 +18,8 @@ NONCE_BYTES = 16
 
 _FILE = struct.Struct("<8s16sI")
 _FILE_MAGIC = b"m3Dseg\0\1"
-_RECORD = struct.Struct("<16sQQII32sI")
+_RECORD = struct.Struct("<16sQQIII32sI")
+_REDO = 1
 ALIVE = b"m3Drec\0\1"
 DEAD = b"m3Dgone\1"
 HEADER_BYTES = len(ALIVE) + _RECORD.size
@@ -53,6 +54,8 @@ class Record:
     reserve_check: int
     digest: bytes
     alive: bool = True
+    redo: bool = False
+    """Whether its instance is to be filed again where a crash took the rows."""
 
     @property
     def offset(self) -> int:
@@ -65,9 +68,12 @@ class Record:
         return aligned(self.offset + self.length)
 
 
-def header(nonce: bytes, at: int, length: int, reserve: bytes | memoryview, digest: bytes) -> bytes:
+def header(
+    nonce: bytes, at: int, length: int, reserve: bytes | memoryview, digest: bytes, *, redo: bool = False
+) -> bytes:
     """The header of a record at offset `at`; `digest` is the SHA-256 of the object behind its first bytes `reserve`."""
-    body = _RECORD.pack(nonce, at, length, len(reserve), zlib.crc32(reserve), digest, 0)[:-4]
+    flags = _REDO if redo else 0
+    body = _RECORD.pack(nonce, at, length, len(reserve), zlib.crc32(reserve), flags, digest, 0)[:-4]
     return ALIVE + body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -76,10 +82,10 @@ def parse(raw: bytes, nonce: bytes, at: int) -> Record | None:
     if len(raw) < HEADER_BYTES or raw[: len(ALIVE)] not in (ALIVE, DEAD):
         return None
     body = raw[len(ALIVE) : HEADER_BYTES - 4]
-    found, position, length, reserve, reserve_check, digest, check = _RECORD.unpack_from(raw, len(ALIVE))
+    found, position, length, reserve, reserve_check, flags, digest, check = _RECORD.unpack_from(raw, len(ALIVE))
     if check != zlib.crc32(body) or found != nonce or position != at or reserve > length:
         return None
-    return Record(at, length, reserve, reserve_check, digest, raw.startswith(ALIVE))
+    return Record(at, length, reserve, reserve_check, digest, raw.startswith(ALIVE), bool(flags & _REDO))
 
 
 class Check:

@@ -109,7 +109,11 @@ class S3Store:
         """A spool in that folder."""
         return Spool(self._spool, reserve=reserve, limit=limit, buffers=self._buffers)
 
-    def put(self, key: str, spool: Spool) -> Placed:
+    def redoes(self, make_durable: Callable[[], None]) -> bool:
+        """No."""
+        return False
+
+    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Send the bytes; the store has acknowledged them, with their checksum, on return."""
         length = spool.size
         with spool.view() as view:

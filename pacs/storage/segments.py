@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ SUFFIX, MARKER, NEW_MARKER = ".seg", ".open", ".new"
 STEP_BYTES = 16 << 20
 """How much is set aside at a time: syncing into blocks that a file already has is quicker."""
 
-MARK_BYTES = 8 << 20
+MARK_BYTES = 4 << 20
 """How much may be durable without the marker saying so: what a start after a crash reads again."""
 
 WORTH_STARTING = 128 << 10
@@ -47,8 +47,9 @@ class SegmentClosed(Exception):
 class Segment:
     """One segment that is being written. Several threads may append; a region of unknown length wants it alone."""
 
-    def __init__(self, folder: Path) -> None:
-        """A new one, its name durable. Raises OSError."""
+    def __init__(self, folder: Path, make_durable: Callable[[], None] = lambda: None) -> None:
+        """A new one, its name durable; `make_durable` is called before the marker moves. Raises OSError."""
+        self._make_durable = make_durable
         self.nonce = secrets.token_bytes(records.NONCE_BYTES)
         self.name = f"{time.time_ns():016x}-{self.nonce.hex()[:8]}{SUFFIX}"
         self._path = folder / self.name
@@ -75,6 +76,7 @@ class Segment:
         self._tail = BLOCK
         self._set_aside = BLOCK
         self._writing: set[int] = set()  # where records begin that are not written yet
+        self._unfiled: set[int] = set()  # where records begin that would have to be filed again
         self._started = self._finished = 0  # syncs, counted
         self._syncing = self._closed = False
         self._durable = self._marked = BLOCK
@@ -86,7 +88,7 @@ class Segment:
         """Where the next record would begin."""
         return self._tail
 
-    def append(self, head: memoryview, rest: memoryview, digest: bytes) -> tuple[Record, int]:
+    def append(self, head: memoryview, rest: memoryview, digest: bytes, *, redo: bool = False) -> tuple[Record, int]:
         """The record of an object in two parts, readable now, and the ticket to `wait` for its durability with.
 
         Raises SegmentClosed, OutOfResources or Unavailable; nothing is left then.
@@ -94,9 +96,11 @@ class Segment:
         length = len(head) + len(rest)
         with self._changed:
             at = self._begin(length)
+            if redo:
+                self._unfiled.add(at)
             self._tail = records.aligned(at + HEADER_BYTES + length)
         try:
-            header = records.header(self.nonce, at, length, head, digest)
+            header = records.header(self.nonce, at, length, head, digest, redo=redo)
             _write_all(self.fd, [header, head, rest], at)
             if length >= WORTH_STARTING:
                 kernel.start_writing(self.fd, at, HEADER_BYTES + length)
@@ -131,23 +135,35 @@ class Segment:
             erase(self.fd, at, records.aligned(HEADER_BYTES + length))
         except OSError as error:
             self.failure = spooling.failed(error, "store an object")
+        self.filed(at)
         with self._changed:
             self._writing.discard(at)
             self._changed.notify_all()
+
+    def filed(self, at: int) -> None:
+        """Told that the record which begins there need not be filed again, once the index is durable."""
+        if at in self._unfiled:
+            with self._changed:
+                self._unfiled.discard(at)
+                self._changed.notify_all()
 
     def region(self) -> Region:
         """Room for one object of unknown length, with nobody else appending until it is finished or dropped."""
         with self._changed:
             return Region(self, self._begin(0))
 
-    def finish(self, at: int, head: bytes, length: int, digest: bytes) -> tuple[Record, int]:
+    def finish(self, at: int, head: bytes, length: int, digest: bytes, *, redo: bool = False) -> tuple[Record, int]:
         """The record of a region whose object has been written behind its first bytes, and the ticket to wait with."""
         try:
-            _write_all(self.fd, [records.header(self.nonce, at, length, head, digest), head], at)
+            header = records.header(self.nonce, at, length, head, digest, redo=redo)
+            _write_all(self.fd, [header, head], at)
         except OSError as error:
             self.drop(at)
             raise spooling.failed(error, "store an object") from error
-        self._tail = records.aligned(at + HEADER_BYTES + length)
+        with self._changed:
+            if redo:
+                self._unfiled.add(at)
+            self._tail = records.aligned(at + HEADER_BYTES + length)
         return Record(at, length, len(head), 0, digest), self._written(at)
 
     def drop(self, at: int) -> None:
@@ -200,10 +216,13 @@ class Segment:
                     self.failure = failure
 
     def _mark(self) -> None:
-        if self.failure is None and self._durable >= self._marked + MARK_BYTES:
-            with suppress(OSError):  # only costs reading more after a crash
-                os.pwrite(self._marker, marker_text(self._durable), 0)
-                self._marked = self._durable
+        """Let the marker tell how far all is durable, the rows included; with the lock held."""
+        proven = min(self._durable, min(self._unfiled, default=self._durable))
+        if self.failure is None and proven >= self._marked + MARK_BYTES:
+            with suppress(OSError, Unavailable, OutOfResources):  # only costs reading more after a crash
+                self._make_durable()  # of what was filed: looked at before, done after
+                os.pwrite(self._marker, marker_text(proven), 0)
+                self._marked = proven
 
     def settle(self, end: int) -> None:
         """Return when all up to `end` is durable."""
@@ -216,6 +235,11 @@ class Segment:
     def writing(self) -> int:
         """How many records are being written."""
         return len(self._writing)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing in it is being written or waits to be filed."""
+        return not self._writing and not self._unfiled
 
     def readable_end(self) -> int:
         """Up to where every record has been written whole."""
@@ -230,10 +254,11 @@ class Segment:
         """
         with self._changed:
             self._closed = True
-            if not self._changed.wait_for(lambda: not self._writing, patience_s):
-                raise Unavailable("an object is still being written")
+            if not self._changed.wait_for(lambda: not self._writing and not self._unfiled, patience_s):
+                raise Unavailable("an object is still being written or filed")
             ticket = self._started + 1
         self.wait(ticket)
+        self._make_durable()
         try:
             size = os.fstat(self.fd).st_size
             os.ftruncate(self.fd, size)  # gives back what was set aside
@@ -334,6 +359,7 @@ def recover(folder: Path, name: str) -> Unproven:
         size = os.fstat(fd).st_size
         since = min(marked(marker_of(path).read_bytes()), records.aligned(size))
         sound: set[tuple[int, int]] = set()
+        redo: list[tuple[int, int]] = []
         proven = since
         torn = 0
         for record in walk_records(fd, nonce, size, since):
@@ -341,6 +367,8 @@ def recover(folder: Path, name: str) -> Unproven:
                 erase(fd, proven, record.at - proven)
             if _is_sound(fd, record):
                 sound.add((record.offset, record.length))
+                if record.redo:
+                    redo.append((record.offset, record.length))
             else:
                 erase(fd, record.at, record.end - record.at)
                 torn += 1
@@ -351,7 +379,7 @@ def recover(folder: Path, name: str) -> Unproven:
         if torn:
             log.error("segment %s: %d objects were not written to their end and are removed", name, torn)
         log.info("segment %s: %d objects verified after a crash", name, len(sound))
-        return Unproven(name, since, frozenset(sound))
+        return Unproven(name, since, frozenset(sound), tuple(redo))
     finally:
         os.close(fd)
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from pacs.audit import Audit
 from pacs.auth import SYSTEM
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
-from pacs.errors import NotFound, OutOfResources, Unavailable
+from pacs.errors import DuplicateInstance, NotFound, OutOfResources, Unavailable
 from pacs.events import Events
 from pacs.index import schema
 from pacs.index.engine import open_index
@@ -544,3 +545,93 @@ def test_processes_write_segments_of_their_own(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     assert [each.object_key for each in store.unproven()] == [theirs.object_key]
     store.close()
+
+
+def test_the_mark_waits_for_what_has_to_be_filed(tmp_path: Path) -> None:
+    durable: list[int] = []
+    store = FileStore(tmp_path)
+    here: list[Placed] = []
+    marks: list[int] = []
+
+    def mark() -> int:
+        path = tmp_path / "objects" / here[0].locator.object_key
+        return segments.marked(segments.marker_of(path).read_bytes())
+
+    assert store.redoes(lambda: durable.append(mark()))
+
+    def put_redo(number: int) -> None:
+        with store.spool(10, None) as spool:
+            spool.write(content(number, 900_000))
+            here.append(store.put("key", spool, redo=True))
+        here[-1].wait()
+        marks.append(mark())
+
+    for number in range(8):
+        put_redo(number)
+    assert durable == []
+    assert set(marks) == {BLOCK}
+    for each in here[:6]:
+        each.filed()
+    here[7].filed()
+    put_redo(8)
+    assert durable == [BLOCK]  # asked before the mark moved
+    assert marks[-1] == here[6].locator.offset - HEADER_BYTES
+    for each in here[6:]:
+        each.filed()
+    store.close()
+    assert len(durable) == 2
+    assert names(tmp_path, ".open") == []
+
+
+def instances(index: Any) -> list[tuple[str, str]]:
+    with index.read() as conn:
+        return [
+            tuple(row) for row in conn.execute(select(schema.instance.c.sop_instance_uid, schema.instance.c.digest))
+        ]
+
+
+def test_rows_that_a_power_failure_took_are_filed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The index as it was on the disk earlier, the segments as they were when all had been answered."""
+    kept, data = tmp_path / "kept", tmp_path / "data"
+    kept.mkdir()
+
+    def run(say: Callable[..., None]) -> None:
+        archive = open_archive(Settings(data=data))
+        send(archive.ingest, 0)
+        archive.index.make_durable()
+        for path in data.glob("index.db*"):
+            shutil.copy(path, kept)
+        for number in range(1, 4):
+            send(archive.ingest, number)
+        receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+        receiving.write(dicom_data.dataset_bytes(dicom_data.image(1, PatientID="OTHER")))
+        try:
+            archive.ingest.store(receiving, principal=SYSTEM)
+        except DuplicateInstance:
+            say("refused")
+        receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+        receiving.write(dicom_data.dataset_bytes(dicom_data.image(9)))
+        archive.ingest.prepare(receiving, principal=SYSTEM)  # and never filed
+        say(*instances(archive.index))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    (refused, filed), status = forked(run)
+    assert (refused, status) == (["refused"], -signal.SIGKILL)
+    assert len(filed) == 4
+    for path in data.glob("index.db*"):
+        path.unlink()
+    for path in kept.iterdir():
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, data)
+    for turn in range(2):
+        archive = open_archive(Settings(data=data))
+        assert sorted(instances(archive.index)) == sorted(tuple(each) for each in filed)
+        found = archive.retrieve.locate(SYSTEM, uids.derived("study", 0))
+        assert [archive.retrieve.dataset(each) for each in found] == [image_bytes(n) for n in range(4)]
+        (row,) = archive.query.search(Query(Level.STUDY), SYSTEM).rows
+        assert row.attributes["00201208"]["Value"] == [4]
+        assert [change.kind for change in archive.changes.after(0)] == ["instance"] * 4
+        assert [event.outcome for event in Audit(archive.index).query()] == ["success"] * 4
+        assert ("3 instances are filed again" in caplog.text) is (turn == 0)
+        caplog.clear()
+        archive.close()

@@ -399,6 +399,22 @@ def test_a_clock_that_was_put_back_does_not_hold_studies_up(ingest: Ingest, inde
     assert settle.claim_stable(last + 1000) == []
 
 
+def test_our_own_results_that_come_back_trigger_nothing(ingest: Ingest, index: Index) -> None:
+    store(ingest, dicom_data.image(0))
+    settle = Settle(index, Settings(stable_after_s=10))
+    (stable,) = settle.claim_stable(4e9)
+    back = dicom_data.image(1)
+    back.InstanceCreatorUID = uids.IMPLEMENTATION_CLASS_UID
+    store(ingest, back)
+    assert Changes(index).after(0)[-1].kind == "result"
+    assert settle.claim_stable(4e9) == []
+    other = dicom_data.image(2)
+    other.InstanceCreatorUID = "1.2.3"
+    store(ingest, other)
+    assert Changes(index).after(0)[-1].kind == "instance"
+    assert [each.study_instance_uid for each in settle.claim_stable(4e9)] == [stable.study_instance_uid]
+
+
 def test_results_alone_never_make_a_study_stable(ingest: Ingest, index: Index) -> None:
     ingest.file([prepare(ingest, dicom_data.image(), result_of="1.2.3")])
     assert Settle(index, Settings(stable_after_s=0)).claim_stable(4e9) == []

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     """The verb and its own verbs."""
-    inner = verbs.add_parser("forward", help="send studies to other systems, and see what became of it")
-    inner = inner.add_subparsers(required=True, metavar="VERB")
+    verb = verbs.add_parser("forward", help="send studies to other systems, and see what became of it")
+    inner = verb.add_subparsers(required=True, metavar="VERB")
 
     send = inner.add_parser("send", help="send a study, series or instance to a destination of the settings")
     common(send)

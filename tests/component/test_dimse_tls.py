@@ -167,8 +167,11 @@ def test_old_versions_and_weak_suites_are_refused(door: Door, authority: Authori
         refused(acceptor, context)
     hello = bytes.fromhex("16030100300100002c0301") + bytes(32) + bytes.fromhex("000004c013c00a0100")  # TLS 1.0
     with Connection(acceptor.address) as connection:
-        connection.send(hello + bytes(60))
-        assert connection.sock.recv(1000)[7:] == b""  # at most an alert
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # what was not read makes the end a reset
+            connection.send(hello + bytes(60))
+            answer = connection.sock.recv(1000)
+        assert answer[7:] == b"", "at most an alert"
     assert {each["name"] for each in tls.server_context(settings_of(acceptor)).get_ciphers()} >= {
         "TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256",
         "ECDHE-RSA-AES256-GCM-SHA384",
@@ -241,9 +244,10 @@ def test_the_doors_share_the_limits(door: Door, authority: Authority, theirs: Ce
 def test_what_is_no_tls_is_cut(door: Door, authority: Authority, theirs: Certificate, sent: bytes) -> None:
     acceptor = door()
     with Connection(acceptor.address, timeout=DEADLINE_S) as connection:
-        connection.send(sent)
-        connection.sock.shutdown(socket.SHUT_WR)
         received = b""
+        with contextlib.suppress(OSError):  # the door may have hung up already
+            connection.send(sent)
+            connection.sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while got := connection.sock.recv(1000):
                 received += got

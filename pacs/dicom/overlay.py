@@ -34,6 +34,7 @@ _ORIGINAL: Final = 0x04000561
 _CHARACTER_SET: Final = 0x00080005
 _BEFORE_PIXELS: Final = 0x7FDFFFFF
 _UNDEFINED: Final = 0xFFFFFFFF
+_WINDOW: Final = 1 << 14
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UTF8: Final = "ISO_IR 192"
 
@@ -137,15 +138,15 @@ def corrected(
     changes = merged(revisions)
     last = max([_ORIGINAL, *(int(tag, 16) for tag in changes)])
     front = _Front(syntax)
-    rest = iter(pieces)
-    front.read(rest, last)
+    incoming = _Source(pieces)
+    front.read(incoming, last)
     terms = front.character_set()
     if any(_encoded(terms, text) is None for text in _texts(revisions, source)):
-        front.read(rest, _BEFORE_PIXELS)
+        front.read(incoming, _BEFORE_PIXELS)
         front.to_utf8()
         terms = (_UTF8,)
     yield front.revised(revisions, terms, source)
-    yield from rest
+    yield from incoming.rest()
 
 
 def _texts(revisions: Iterable[Revision], source: str) -> Iterator[str]:
@@ -176,6 +177,30 @@ def _encoded(terms: Sequence[str], text: str) -> bytes | None:
     return raw if decoder(tuple(terms))(raw) == text else None
 
 
+class _Source:
+    """Pieces taken a little at a time, so that of a large one only its beginning is copied."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._held = memoryview(b"")
+
+    def take(self) -> memoryview | None:
+        """The next bytes, None at the end."""
+        while not self._held:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return None
+            self._held = memoryview(piece)
+        taken, self._held = self._held[:_WINDOW], self._held[_WINDOW:]
+        return taken
+
+    def rest(self) -> Iterator[bytes]:
+        """What was not taken."""
+        if self._held:
+            yield bytes(self._held)
+        yield from self._pieces
+
+
 class _Incomplete(Exception):
     """More bytes are needed to know where an element ends."""
 
@@ -189,21 +214,21 @@ class _Front:
         self._elements: list[tuple[int, bytes]] = []
         self._beyond = b""
 
-    def read(self, pieces: Iterator[bytes], last: int) -> None:
+    def read(self, source: _Source, last: int) -> None:
         """Take elements up to and with tag `last`. Raises MalformedDataset where the bytes end inside one."""
         buffer, at = bytearray(self._beyond), 0
         while True:
             try:
                 while at < len(buffer):
-                    tag, _, end = self._element(buffer, at, self._explicit, self._little)
-                    if tag > last:
+                    if self._header(buffer, at, self._explicit, self._little)[0] > last:
                         self._beyond = bytes(buffer[at:])
                         return
+                    tag, _, end = self._element(buffer, at, self._explicit, self._little)
                     self._elements.append((tag, bytes(buffer[at:end])))
                     at = end
             except _Incomplete:
                 pass
-            piece = next(pieces, None)
+            piece = source.take()
             if piece is None:
                 if at < len(buffer):
                     raise MalformedDataset(f"data set ends inside an element at offset {at}")
@@ -288,7 +313,7 @@ class _Front:
         made.is_implicit_VR, made.is_little_endian = implicit, self._little
         write_dataset(made, ds, _UTF8)
         beyond, self._beyond, self._elements = self._beyond, made.getvalue(), []
-        self.read(iter(()), _BEFORE_PIXELS)
+        self.read(_Source(()), _BEFORE_PIXELS)
         self._beyond = beyond
 
     def revised(self, revisions: Sequence[Revision], terms: Sequence[str], source: str) -> bytes:

@@ -18,7 +18,7 @@ from fuzz.targets import SEEDS, SYNTAXES, TARGETS
 from pacs.dicom import part10
 from pacs.dimse import upper_layer as ul
 
-KEPT_BYTES = 40_000
+KEPT_BYTES = 8_000
 """Of a target's seeds: enough for every branch, little enough for a repository."""
 
 

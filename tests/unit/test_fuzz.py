@@ -8,7 +8,7 @@ import time
 import pytest
 from fuzz.targets import TARGETS, Slow, Target
 
-MUTANTS = 10_000
+MUTANTS = 5_000
 
 
 def mutant(dice: random.Random, seed: bytes, other: bytes) -> bytes:

@@ -55,6 +55,8 @@ class KillLoop:
         self.lost: list[Lost] = []
         self.ready_after: list[float] = []
         self.kills = 0
+        self.acknowledged = 0
+        """How many instances were promised, what `finish` sends again left out."""
         self.client = httpx.Client()
         self._data = data
         self._settings = dict(settings)
@@ -114,6 +116,7 @@ class KillLoop:
     def finish(self) -> int:
         """How many instances there are in the end, once all was checked, sent again and counted."""
         book = self.load.book
+        self.acknowledged = len(book.promised)
         before = check(self.client, book)
         some = sorted(book.promised)[::10]
         self.load.resend(self.client, some)

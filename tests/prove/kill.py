@@ -25,7 +25,7 @@ def _loop(run: Run, backend: Callable[[], AbstractContextManager[dict[str, str]]
         finally:
             loop.close()
     book, (median, longest) = loop.load.book, loop.times()
-    row = (loop.kills, len(book.sent), len(book.promised), 0, 0, f"{median:.2f}", f"{longest:.2f}", "stable")
+    row = (loop.kills, len(book.sent), loop.acknowledged, 0, 0, f"{median:.2f}", f"{longest:.2f}", "stable")
     run.note(f"- {there} instances were there before the re-send; other answers under way: {book.answers}")
     return Result((HEAD, row), "nothing acknowledged was lost, nothing half was seen")
 
@@ -56,5 +56,5 @@ def power(run: Run) -> Result:
     book, lost = loop.load.book, loop.lost
     head = ("power losses", "sent", "acknowledged", "lost", "unsynced ranges taken", "names", "writes to SQLite's log")
     taken = (sum(each.ranges for each in lost), sum(each.names for each in lost), loop.log_writes_lost)
-    row = (loop.kills, len(book.sent), len(book.promised), 0, *taken)
+    row = (loop.kills, len(book.sent), loop.acknowledged, 0, *taken)
     return Result((head, row), "nothing acknowledged was lost, no row without its bytes after the start")

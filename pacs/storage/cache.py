@@ -1,7 +1,7 @@
 """A local read cache in front of a remote store: blocks of objects as files, the least recently used go first.
 
 Objects never change under their key, so what is cached never expires. The folder starts empty: without a sync its
-files would not be trustworthy after a power failure.
+files would not be trustworthy after a power failure. Each block is held against a checksum taken when it came.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,8 +32,9 @@ class CachedStore:
         self._limit = limit
         self._block = block
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._sizes: OrderedDict[str, tuple[int, int]] = OrderedDict()  # bytes and CRC-32
         self._total = 0
+        self._deletions = 0
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -83,13 +85,13 @@ class CachedStore:
             else:
                 blocks[number] = held
         if missing:
-            start = missing[0]
+            start, deletions = missing[0], self._deletions
             data = self._remote.read(locator, start * self._block, (missing[-1] + 1 - start) * self._block)
             for number in range(start, missing[-1] + 1):
                 at = (number - start) * self._block
                 blocks[number] = data[at : at + self._block]
                 if number in missing and blocks[number]:
-                    self._keep(locator, number, blocks[number])
+                    self._keep(locator, number, blocks[number], deletions)
         whole = b"".join(blocks[number] for number in range(first, last + 1))
         skipped = offset - first * self._block
         return whole[skipped : skipped + length]
@@ -100,36 +102,53 @@ class CachedStore:
         return f"{hashlib.sha256(where.encode()).hexdigest()[:40]}-{number}"
 
     def _held(self, locator: Locator, number: int) -> bytes | None:
+        """The block, if it is here and as it came; one that is not is forgotten."""
         name = self._name(locator, number)
         with self._lock:
-            size = self._sizes.get(name)
-            if size is None:
+            known = self._sizes.get(name)
+            if known is None:
                 return None
             self._sizes.move_to_end(name)
         try:
             data = (self._folder / name).read_bytes()
         except OSError:
-            return None
-        return data if len(data) == size else None
+            data = b""
+        if (len(data), zlib.crc32(data)) == known:
+            return data
+        with self._lock:
+            if self._sizes.get(name) == known:
+                self._drop(name)
+        return None
 
-    def _keep(self, locator: Locator, number: int, data: bytes) -> None:
+    def _keep(self, locator: Locator, number: int, data: bytes, deletions: int) -> None:
+        """Keep a block, unless something was deleted since it was asked for: that may have been this object."""
         name = self._name(locator, number)
         path = self._folder / f"{name}.{uuid.uuid4().hex}"
+        with self._lock:
+            if len(data) > self._limit or deletions != self._deletions:
+                return
+            if name in self._sizes:
+                self._drop(name)
+            while self._total + len(data) > self._limit:
+                if not self._sizes:
+                    return  # all the room is taken by blocks that are being written
+                self._drop(next(iter(self._sizes)))
+            self._total += len(data)  # room is taken before it is filled: the bound holds however many write
         try:
             path.write_bytes(data)
-            os.replace(path, self._folder / name)
+            with self._lock:
+                if name in self._sizes or deletions != self._deletions:
+                    raise OSError  # somebody else was quicker, or it was deleted meanwhile
+                os.replace(path, self._folder / name)
+                self._sizes[name] = len(data), zlib.crc32(data)
         except OSError:  # a full disk only costs the cache
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-            return
-        with self._lock:
-            self._total += len(data) - self._sizes.pop(name, 0)
-            self._sizes[name] = len(data)
-            while self._total > self._limit:
-                self._drop(next(iter(self._sizes)))
+            with self._lock:
+                self._total -= len(data)
 
     def _drop(self, name: str) -> None:
-        self._total -= self._sizes.pop(name)
+        self._total -= self._sizes.pop(name)[0]
         with suppress(OSError):
             (self._folder / name).unlink(missing_ok=True)
 
@@ -159,6 +178,7 @@ class CachedStore:
         self._remote.delete(*locators)
         starts = tuple(self._name(locator, 0).removesuffix("0") for locator in locators)
         with self._lock:
+            self._deletions += 1
             for name in [name for name in self._sizes if name.startswith(starts)]:
                 self._drop(name)
 

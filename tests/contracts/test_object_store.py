@@ -314,3 +314,60 @@ def test_the_cache_serves_what_the_store_lost_and_stays_within_its_bound(tmp_pat
     with pytest.raises(NotFound):
         cached.read(other, 0, 10)
     cached.close()
+
+
+def test_the_cache_keeps_its_bound_while_many_read_and_notices_what_its_disk_spoilt(tmp_path: Path) -> None:
+    remote = MemoryStore()
+    cached = CachedStore(remote, tmp_path / "cache", 5000, block=1000)
+    data = content(3500)
+    places = [put(cached, object_key("1", "2", str(number), f"{number:064}"), data) for number in range(6)]
+    over: list[int] = []
+
+    def read(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(150):
+            offset = dice.randrange(3000)
+            assert cached.read(dice.choice(places), offset, 500) == data[offset : offset + 500]
+            over.append(cached.cached_bytes)  # what is on its way to the disk counts
+
+    failures: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        try:
+            read(seed)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert over
+    assert max(over) <= 5000
+    assert cached.cached_bytes == sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    cached.read(places[0])
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    assert cached.read(places[0]) == data
+    cached.close()
+
+
+def test_what_is_deleted_while_it_is_read_does_not_stay_in_the_cache(tmp_path: Path) -> None:
+    class Slow(MemoryStore):
+        def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
+            found = super().read(locator, offset, length)
+            if deleting:
+                cached.delete(locator)
+            return found
+
+    deleting = False
+    remote = Slow()
+    cached = CachedStore(remote, tmp_path / "cache", 5000, block=1000)
+    place = put(remote, KEY, content(2000))
+    deleting = True
+    assert cached.read(place) == content(2000)
+    assert cached.cached_bytes == 0
+    assert list((tmp_path / "cache").iterdir()) == []
+    cached.close()

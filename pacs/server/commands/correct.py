@@ -112,10 +112,10 @@ def _list(chosen: argparse.Namespace) -> int:
             continue
         when = datetime.fromtimestamp(each["at"], UTC).strftime("%Y-%m-%d %H:%M")
         undone = " (undone)" if each["undone_at"] else ""
+        holds = f"{each['number_of_studies']} studies"
         what = ", ".join(each["changes"])
-        print(
-            f"{each['id']}\t{when} UTC\t{each['principal']}\t{each['kind']}{undone}\t{each['number_of_studies']} studies\t{what}\t{each['reason']}"
-        )  # noqa: E501
+        words = (f"{when} UTC", each["principal"], each["kind"] + undone, holds, what, each["reason"])
+        print(each["id"], *words, sep="\t")
     return 0
 
 

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pacs.dicom import json_model
 from pacs.dicom.decode import PixelInfo
@@ -260,5 +259,7 @@ def fitted(picture: Gray, viewport: Sequence[int]) -> Gray:
     size = max(1, min(width, round(columns * scale))), max(1, min(height, round(rows * scale)))
     if size == (columns, rows):
         return picture
+    from PIL import Image
+
     method = Image.Resampling.BOX if scale <= 0.5 else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, method))

@@ -58,6 +58,8 @@ class Transport:
             tick = struct.pack("@ll", int(TICK_S), int(TICK_S % 1 * 1e6))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
+        # One call for a whole fragment where the kernel can: each return is a fight for the interpreter lock
+        self._whole = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
         self._sock = sock
         self._buffer = bytearray(SMALL_BUFFER)
         self._view = memoryview(self._buffer)
@@ -115,7 +117,7 @@ class Transport:
                     place[:got] = self._view[self._start : self._start + got]
                     self._start += got
                 else:
-                    got = self._receive_into(place)
+                    got = self._receive_into(place, self._whole)
             sink.filled(got)
             count -= got
 
@@ -260,13 +262,13 @@ class Transport:
         end = len(self._buffer) if at_most is None else self._end + at_most
         self._end += self._receive_into(self._view[self._end : end])
 
-    def _receive_into(self, place: memoryview) -> int:
+    def _receive_into(self, place: memoryview, flags: int = 0) -> int:
         """How many bytes came, at least one."""
         begun = now = time.monotonic()
         count = -1
         while count < 0:
             try:
-                count = self._sock.recv_into(place)
+                count = self._sock.recv_into(place, 0, flags)
             except (TimeoutError, BlockingIOError):
                 if self._interrupted:
                     raise Disconnected from None

@@ -45,7 +45,7 @@ def make_index(data: Path, instances: int) -> tuple[int, float]:
     for number in range(SERIES):
         ds = next(iter(dicom_data.series(1)))
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.{number}"
-        ds.SOPInstanceUID, ds.PatientID, ds.PatientName = f"{study}.{number}.0000", f"M{NUMBER}", f"Million^M{NUMBER}"
+        ds.SOPInstanceUID, ds.PatientID, ds.PatientName = f"{study}.{number}.1000", f"M{NUMBER}", f"Million^M{NUMBER}"
         receiving = archive.ingest.receive("1.2.840.10008.1.2.1", source_ae="MILLION")
         receiving.write(dicom_data.dataset_bytes(ds))
         archive.ingest.store(receiving, principal=SYSTEM)
@@ -90,7 +90,7 @@ def _copies(db: sqlite3.Connection, studies: int) -> None:
             one = _counted(held["series"][part], PER_SERIES, "00201209")
             put("series", one, number, id=series_key, study_key=study_key, number_of_instances=PER_SERIES)
             for slice_number in range(PER_SERIES):
-                swaps = (number, (f".{part}.0000", f".{part}.{slice_number:04d}"))
+                swaps = (number, (f".{part}.1000", f".{part}.{1000 + slice_number}"))
                 keys = {"id": key, "study_key": study_key, "series_key": series_key, "object_offset": key * 8192}
                 put("instance", held["instance"][part], *swaps, **keys)
                 json = zlib.compress(_swapped(held["instance_metadata"][part]["json"], swaps), 1)

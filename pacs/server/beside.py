@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import json
 import os
@@ -60,7 +61,7 @@ def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
     if not found:
         raise PeerUnreachable(f"no server runs on {settings.data}; start one: m3dicom serve --data {settings.data}")
     with credentials(settings) as auth:
-        token = auth.create_token("command line", ALL_RIGHTS, lifetime_s=TOKEN_LIFETIME_S)
+        token = auth.create_token(f"command line of {getpass.getuser()}", ALL_RIGHTS, lifetime_s=TOKEN_LIFETIME_S)
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     raw = None
     if body is not None:

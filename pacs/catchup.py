@@ -50,7 +50,8 @@ def catch_up(store: ObjectStore, index: Index, *, now: float, tell: Tell) -> Cau
     news = [each for each in records if each.uuid not in known]
     roles = replay.roles(records)
     done.removed = _remove(index, roles)
-    recovery.recover(store, index)  # after what was deleted: its bytes are rightly gone
+    # After what was deleted: its bytes are rightly gone. What a crash kept from being filed is filed below.
+    recovery.recover(store, index, lambda locator: False)
     owned = _owned(index)
     waiting: list[Locator] = []
     there: set[tuple[str, int]] = set()

@@ -17,7 +17,7 @@ journal = Table(
     Column("seq", _ID, primary_key=True, autoincrement=True),
     Column("uuid", _TEXT, nullable=False, unique=True),
     Column("kind", _TEXT, nullable=False),
-    Column("facts", LargeBinary, nullable=False),  # JSON; UIDs and names of principals, never patient data in the clear
+    Column("facts", LargeBinary, nullable=False),  # JSON; those of corrections hold patient data, as the objects do
     Column("at", Double, nullable=False),
     Column("exported_at", Double),  # NULL = no sidecar yet
     TableIndex("journal_waiting", "exported_at"),

@@ -44,6 +44,9 @@ def listen(door: Door) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by each connection, on which asyncio leaves it alone: head and body of an answer are two writes, and
+        # the second would wait 40 ms for the first one to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind((door.host, door.port))
         listener.listen(256)
     except OSError as error:

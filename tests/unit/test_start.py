@@ -1,9 +1,12 @@
-"""What a server has to load before its doors open: libraries that compute or encode stay out until they are needed."""
+"""How a server starts: without libraries that only few requests need, and with doors that answer at once."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+
+from pacs.server import doors
 
 HEAVY = ("pydicom", "highdicom", "pynetdicom", "scipy", "boto3", "skimage", "sklearn")
 
@@ -18,3 +21,9 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with doors.listen(doors.parse("127.0.0.1:0", "http")) as listener:
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -24,6 +24,9 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
-    with doors.listen(doors.parse("127.0.0.1:0", "http")) as listener:
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        doors.listen(doors.parse("127.0.0.1:0", "http")) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

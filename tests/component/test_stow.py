@@ -267,7 +267,7 @@ class Failing:
         self._store = store
         self._error = error
 
-    def put(self, key: str, spool: Any) -> None:
+    def put(self, key: str, spool: Any, *, redo: bool = False) -> None:
         raise self._error
 
     def __getattr__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import aside, audit, discrepancies, filing, journal, recovery
+from pacs import aside, audit, discrepancies, filing, journal, mending, recovery
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
@@ -38,7 +38,7 @@ from pacs.events import Events
 from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
-from pacs.index.statement import Statement
+from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
 from pacs.settings import Settings
 from pacs.spool import Spool
@@ -249,8 +249,7 @@ class Ingest:
         refuses = self._policy(principal, result_of) == "refuse"
         if found is not None and (refuses or found.digest == digest):
             filing.is_same(found, digest, scan.sop_instance_uid)
-            locator = Locator(found.object_key, found.object_offset, found.object_length)
-            self._store.settle(locator)
+            locator = self._sound(found, scan, spool, principal)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
         placed = self._store.put(key, spool, redo=redo)
@@ -259,6 +258,33 @@ class Ingest:
         except BaseException:
             placed.withdraw()
             raise
+
+    def _sound(self, found: Found, scan: scanner.Scan, spool: Spool, principal: Principal) -> Locator:
+        """Where the very content that is spooled lies, durable and just verified: healed by it where it is damaged."""
+        locator = Locator(found.object_key, found.object_offset, found.object_length)
+        self._store.settle(locator)
+        if principal.scope and principal.scope != found.scope:
+            return locator  # it is going to be refused
+        remote: ObjectStore = getattr(self._store, "remote", self._store)
+        uid = scan.sop_instance_uid
+        row = mending.held(self._index, uid)
+        if row is None or row.digest != found.digest:
+            raise Unavailable("the same instance was being removed or replaced; send it again", about=uid)
+        if (case := mending.wrong_with(remote, row)) is None:
+            return Locator(row.object_key, row.object_offset, row.object_length)
+        log.error("instance %s: %s; the same content was sent again and heals it", uid, case[1])
+        came = Arrival(row.principal, row.scope, row.source_ae, row.result_of, row.created_at)
+        spool.fill_reserve(head(scan.sop_class_uid, uid, row.transfer_syntax_uid, came))
+        key = mending.new_key(row.study_instance_uid, row.series_instance_uid, uid, row.digest)
+        placed = self._store.put(key, spool)
+        try:
+            placed.wait()
+            if not self._index.transact(lambda conn: mending.mend(conn, row, placed.locator, principal)):
+                placed.withdraw()
+                raise Unavailable("the same instance was being healed or removed; send it again", about=uid)
+        finally:
+            placed.filed()  # where the commit is in doubt, the bytes stay: a row may name them
+        return placed.locator
 
     def _policy(self, principal: Principal, result_of: str | None) -> str:
         """What happens to other content under a known UID: "refuse", "quarantine" or "replace"."""
@@ -270,7 +296,7 @@ class Ingest:
     @staticmethod
     def _expect(name: str, got: str, expected: str | None) -> None:
         if expected is not None and got != expected:
-            raise DatasetMismatch(f"{name} of the data set is not the one it was sent with", about=got)
+            raise DatasetMismatch(f"{name} is not the one it was sent with", about=got)
 
     def file(self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None) -> list[Stored]:
         """What became of each instance, once all of them are durable and visible: one transaction, all or nothing.

@@ -18,7 +18,7 @@ from pacs.auth import Principal, Right
 from pacs.errors import NotFound
 from pacs.events import Events
 from pacs.index import aside as kept_aside
-from pacs.index import changes, schema
+from pacs.index import changes, damage, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found
 from pacs.journal import Journal
@@ -184,6 +184,8 @@ class Removal:
             for each in gone
         ]
         conn.execute(insert(schema.tombstone), stones)
+        for each in gone:  # a case ends with its object
+            damage.forget(conn, each.object_key, each.object_offset)
         for at in range(0, len(stones), _AT_ONCE):
             some = [{name: stone[name] for name in _FACTS} for stone in stones[at : at + _AT_ONCE]]
             journal.record(conn, "deleted", {"instances": some, "principal": principal.name}, at=now)

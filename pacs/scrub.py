@@ -7,7 +7,6 @@ object that no row owns: a crash between object and index, or an index older tha
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -18,18 +17,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, literal, select, update
 
-from pacs import audit, catchup, filing, journal, replay, rescan
+from pacs import audit, catchup, filing, journal, mending, replay, rescan
 from pacs.auth import SYSTEM
-from pacs.errors import ArchiveError, Conflict, Corrupt, NotFound, Unavailable
+from pacs.errors import ArchiveError, Conflict, NotFound, Unavailable
 from pacs.events import Events
 from pacs.index import aside, damage, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found
 from pacs.removal import Removal
 from pacs.rescan import Progress, Tell
-from pacs.storage.arrival import content_suffix
 from pacs.storage.base import Locator, ObjectStore
 
 log = logging.getLogger("m3dicom.scrub")
@@ -81,9 +79,10 @@ class Scrub:
         self._stop.set()
 
     def count(self) -> int:
-        """How many instances there are."""
+        """How many objects there are to verify: those of instances, and those that are kept aside."""
         with self._index.read() as conn:
-            return int(conn.execute(select(func.count()).select_from(schema.instance)).scalar_one())
+            tables = (schema.instance, aside.aside)
+            return sum(int(conn.execute(select(func.count()).select_from(t)).scalar_one()) for t in tables)
 
     def verify(self, limit: int, *, tell: Tell | None = None) -> Verified:
         """Verify the next `limit` instances, going round: whoever was verified longest ago comes next.
@@ -107,56 +106,49 @@ class Scrub:
         return found
 
     def _next(self, limit: int) -> list[Found]:
-        """The instances after the cursor, which moves behind them: several servers share the round."""
+        """The objects after the cursor, which moves behind them: several servers share the round."""
 
         def work(conn: Connection) -> list[Found]:
-            i, c = schema.instance.c, schema.cursor.c
+            c = schema.cursor.c
             at = conn.execute(select(c.seq).where(c.name == CURSOR)).scalar()
-            wanted = select(
-                i.id, i.sop_instance_uid, i.transfer_syntax_uid, i.digest, i.object_key, i.object_offset,
-                i.object_length, i.dataset_offset,
-            ).order_by(i.id).limit(limit)  # fmt: skip
-            some = list(conn.execute(wanted.where(i.id > (at or 0))))
-            if len(some) < limit and at:
-                some += list(conn.execute(wanted.where(i.id <= at).limit(limit - len(some))))
-            if some and at is None:
-                conn.execute(insert(schema.cursor).values(name=CURSOR, seq=some[-1].id))
-            elif some:
-                conn.execute(update(schema.cursor).where(c.name == CURSOR).values(seq=some[-1].id))
+            seen, hidden = (schema.instance, schema.instance.c), (aside.aside, aside.aside.c)
+            # Behind the instances comes what is kept aside: there the cursor is negative.
+            since = at or 0
+            turns = (
+                ((seen, since, None), (hidden, 0, None), (seen, 0, since))
+                if since >= 0
+                else ((hidden, -since, None), (seen, 0, None), (hidden, 0, -since))
+            )
+            some: list[Found] = []
+            for (table, t), after, until in turns:
+                wanted = select(
+                    t.id, t.sop_instance_uid, t.transfer_syntax_uid, t.digest, t.object_key, t.object_offset,
+                    t.object_length, t.dataset_offset, literal(table is aside.aside).label("kept_aside"),
+                ).where(t.id > after).order_by(t.id).limit(limit - len(some))  # fmt: skip
+                if len(some) < limit:
+                    some += conn.execute(wanted if until is None else wanted.where(t.id <= until))
+            if some:
+                last = -some[-1].id if some[-1].kept_aside else some[-1].id
+                if at is None:
+                    conn.execute(insert(schema.cursor).values(name=CURSOR, seq=last))
+                else:
+                    conn.execute(update(schema.cursor).where(c.name == CURSOR).values(seq=last))
             return some
 
         return self._index.transact(work)
 
     def _verify(self, row: Found, found: Verified) -> None:
-        locator = Locator(row.object_key, row.object_offset, row.object_length)
         found.objects += 1
         found.bytes += row.object_length
-        try:
-            self._check(locator, row)
-        except NotFound:
-            case = ("missing", "the object is not in the store")
-        except Corrupt as error:
-            case = ("corrupt", error.reason)
-        else:
+        case = mending.wrong_with(self._store, row)
+        if case is None:
             if self._index.transact(partial(self._heal, row=row)):
                 found.healed += 1
             return
-        told = self._index.transact(partial(self._quarantine, row=row, case=case, now=self._clock()))
-        if told is not None:
-            found.damaged.append(told)
-
-    def _check(self, locator: Locator, row: Found) -> None:
-        """Nothing, or NotFound or Corrupt."""
-        hashed = hashlib.sha256()
-        left = locator.length - row.dataset_offset
-        for chunk in self._store.chunks(locator, row.dataset_offset):
-            hashed.update(chunk)
-            left -= len(chunk)
-        hashed.update(content_suffix(row.transfer_syntax_uid))
-        if left:
-            raise Corrupt("the object is shorter than it was stored")
-        if hashed.hexdigest() != row.digest:
-            raise Corrupt("the object does not match its digest")
+        now = self._clock()
+        if self._index.transact(lambda conn: mending.note(conn, row, case, now, kept_aside=row.kept_aside)):
+            where = (row.object_key, row.object_offset, row.object_length)
+            found.damaged.append(damage.Damage(*case, now, *where, sop_instance_uid=row.sop_instance_uid))
 
     @staticmethod
     def _heal(conn: Connection, row: Found) -> bool:
@@ -164,20 +156,6 @@ class Scrub:
             return False
         _note(conn, "Object Sound Again", row.sop_instance_uid, "the stored bytes match their digest")
         return True
-
-    @staticmethod
-    def _quarantine(conn: Connection, row: Found, case: tuple[str, str], now: float) -> damage.Damage | None:
-        i = schema.instance.c
-        place = (i.object_key == row.object_key, i.object_offset == row.object_offset)
-        if conn.execute(select(i.id).where(i.id == row.id, *place)).first() is None:
-            return None  # it was removed, or moved, while it was read
-        kind, reason = case
-        where = {name: getattr(row, name) for name in ("object_key", "object_offset", "object_length")}
-        values = {**where, "instance_key": row.id, "kind": kind, "reason": reason, "found_at": now}
-        if damage.record(conn, values):
-            _note(conn, "Object Damaged", row.sop_instance_uid, reason, "failure")
-            log.error("instance %s: %s; it is quarantined", row.sop_instance_uid, reason)
-        return damage.Damage(kind, reason, now, **where, sop_instance_uid=row.sop_instance_uid)
 
     def cases(self) -> Sequence[damage.Damage]:
         """Every open case, oldest first."""

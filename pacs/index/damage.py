@@ -19,11 +19,12 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     delete,
+    func,
     insert,
     select,
 )
 
-from pacs.index import schema
+from pacs.index import aside, schema
 from pacs.index.schema import _ID, _TEXT, metadata
 
 damage = Table(
@@ -54,6 +55,8 @@ class Damage:
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
     sop_instance_uid: str | None = None
+    kept_aside: str | None = None
+    """Why nobody sees it, of `pacs.index.aside.STATES`; None for an instance."""
 
 
 def record(conn: Connection, values: dict[str, Any]) -> bool:
@@ -73,16 +76,20 @@ def forget(conn: Connection, object_key: str, object_offset: int) -> bool:
 
 def listed(conn: Connection, limit: int | None = None) -> Sequence[Damage]:
     """Every open case, oldest first."""
-    s, r, i, d = schema.study.c, schema.series.c, schema.instance.c, damage.c
+    s, r, i, d, a = schema.study.c, schema.series.c, schema.instance.c, damage.c, aside.aside.c
     wanted = (
         select(
             d.kind, d.reason, d.found_at, d.object_key, d.object_offset, d.object_length,
-            s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid,
+            func.coalesce(s.study_instance_uid, a.study_instance_uid).label("study_instance_uid"),
+            func.coalesce(r.series_instance_uid, a.series_instance_uid).label("series_instance_uid"),
+            func.coalesce(i.sop_instance_uid, a.sop_instance_uid).label("sop_instance_uid"),
+            a.state.label("kept_aside"),
         )
         .select_from(damage)
         .outerjoin(schema.instance, i.id == d.instance_key)
         .outerjoin(schema.series, r.id == i.series_key)
         .outerjoin(schema.study, s.id == i.study_key)
+        .outerjoin(aside.aside, (a.object_key == d.object_key) & (a.object_offset == d.object_offset))
         .order_by(d.found_at, d.id)
         .limit(limit)
     )  # fmt: skip

@@ -11,8 +11,9 @@ from typing import Any
 import dicom_data
 import pytest
 from servers import S3Server
+from sqlalchemy import Connection
 
-from pacs import uids
+from pacs import aside, uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom.attributes import Level
@@ -20,7 +21,7 @@ from pacs.dicom.matching import Query
 from pacs.errors import Conflict, Corrupt
 from pacs.retrieve import InstanceLocation
 from pacs.scrub import Background, Scrub
-from pacs.server import cli
+from pacs.server import cli, doctor
 from pacs.settings import Settings
 from pacs.storage.base import Locator
 
@@ -100,6 +101,33 @@ def test_damage_is_found_told_and_ended(archive: Archive, capsys: pytest.Capture
     assert len(archive.audit.query("Object Sound Again")) == 1
     archive.removal.delete(SYSTEM, STUDY)
     assert list(scrub.cases()) == []  # a case ends with its instance
+
+
+def test_what_is_kept_aside_is_verified_too(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt, missing = locations(archive)[2:4]
+
+    def hide(conn: Connection) -> None:
+        found = aside._instances(conn, [spoilt.sop_instance_uid, missing.sop_instance_uid], lock=False)
+        aside.take_out(conn, found, "replaced", "somebody", 1.0, "for a test")
+
+    archive.index.transact(hide)
+    scrub = Scrub(archive.store, archive.index)
+    assert scrub.count() == 10
+    found = scrub.verify(10)
+    assert (found.objects, found.damaged) == (10, [])
+    overwrite(archive, spoilt.locator, spoilt.dataset_offset + spoilt.size - 7, b"SPOILT!")
+    archive.store.delete(missing.locator)
+    assert cli.main(["scrub", "--all", "--data", str(archive.settings.data)]) == 1
+    assert "10 objects verified" in capsys.readouterr().out
+    assert sorted((case.kind, case.sop_instance_uid, case.kept_aside) for case in scrub.cases()) == [
+        ("corrupt", spoilt.sop_instance_uid, "replaced"), ("missing", missing.sop_instance_uid, "replaced"),
+    ]  # fmt: skip
+    assert len(archive.audit.query("Object Damaged")) == 2
+    assert cli.main(["scrub", "--report", "--data", str(archive.settings.data)]) == 1
+    assert spoilt.sop_instance_uid in capsys.readouterr().out
+    assert "2 objects are damaged" in " ".join(finding.said for finding in doctor.index(archive.settings))
+    archive.removal.delete(SYSTEM, STUDY)
+    assert list(scrub.cases()) == []  # a case ends with its object
 
 
 def test_every_instance_has_its_turn(archive: Archive) -> None:

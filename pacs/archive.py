@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from pacs import recovery
+from pacs import behind, recovery
 from pacs.audit import Audit
 from pacs.commitment import Commitments
 from pacs.corrections import Corrections
 from pacs.discrepancies import Discrepancies
-from pacs.errors import InvalidInput, Unavailable
+from pacs.errors import InvalidInput
 from pacs.events import Events
 from pacs.index.changes import Changes
 from pacs.index.engine import Index, open_index
-from pacs.index.migrate import is_half_built
 from pacs.ingest import Ingest
 from pacs.keeping import Keeping
 from pacs.query import QueryService
@@ -82,16 +81,19 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
 
     Without `alone` a server is using the same data folder.
 
-    Raises InvalidInput for settings that cannot be and Unavailable where a store or database cannot be reached.
+    Raises InvalidInput for settings that cannot be and Unavailable where a store or database cannot be reached, or the
+    index is not whole or older than its store (`pacs.behind`).
     """
     events = events or Events()
     store = open_store(settings, alone=alone)
     try:
         index = open_index(settings.index_url)
-        with index.read() as conn:
-            if is_half_built(conn):
+        if alone:  # else beside a server that has asked
+            try:
+                behind.refuse(store, index)
+            except BaseException:
                 index.close()
-                raise Unavailable("the index is being made again, or that was cut short: run `m3dicom rebuild`")
+                raise
         ingest = Ingest(store, index, events, settings)
         recovery.recover(store, index, ingest.refile)
     except BaseException:

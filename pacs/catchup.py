@@ -18,6 +18,7 @@ from pacs.auth import SYSTEM
 from pacs.errors import ArchiveError, DuplicateInstance, NotFound, Unavailable
 from pacs.index import aside, changes, schema
 from pacs.index.engine import Index
+from pacs.index.migrate import mark_restoring, unmark_restoring
 from pacs.rescan import Progress, Refused, Tell
 from pacs.storage.arrival import HEAD_BYTES, arrival
 from pacs.storage.base import Locator, ObjectStore
@@ -49,6 +50,7 @@ def catch_up(store: ObjectStore, index: Index, *, now: float, tell: Tell) -> Cau
         known = journal.known(conn)
     news = [each for each in records if each.uuid not in known]
     roles = replay.roles(records)
+    index.transact(mark_restoring)  # whatever cuts this short: nobody opens what is half done
     done.removed = _remove(index, roles)
     # After what was deleted: its bytes are rightly gone. What a crash kept from being filed is filed below.
     recovery.recover(store, index, lambda locator: False)
@@ -165,6 +167,7 @@ def adopt(conn: Connection, entry: filing.Entry) -> bool:
 
 def _replay(conn: Connection, news: Sequence[journal.Record], done: Caught, now: float) -> None:
     journal.adopt(conn, news)
+    unmark_restoring(conn)
     done.strange = replay.replay(conn, news)
     done.records = len(news)
     detail = f"{done.added} instances added, {done.removed} removed, {len(news)} records, {len(done.refused)} refused"

@@ -92,6 +92,7 @@ class Journal:
                 rows = conn.execute(waiting.limit(_AT_ONCE)).all()
             if not rows:
                 return written
+            self._index.make_durable()  # what arrives may be redoable: no sidecar may outlive its row
             for row in rows:
                 entry = Record(row.seq, row.uuid, row.kind, row.at, orjson.loads(row.facts))
                 self._store.put_small(entry.name, entry.to_bytes())

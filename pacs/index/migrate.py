@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import Connection, delete, insert, inspect, select, text
 
 from pacs.errors import Unavailable
 from pacs.index import aside, commitments, corrections, damage, deliveries, journal, schema, subscriptions, workitems
@@ -12,6 +12,9 @@ TOPICS = (schema, damage, journal, aside, corrections, commitments, deliveries, 
 
 HALF_BUILT = "rebuilding"
 """The name in the table `meta` of an index that is being made again and is not whole yet (`pacs.rebuild`)."""
+
+RESTORING = "restoring"
+"""The name in `meta` of an index that was put back from a backup and does not know yet what came after it."""
 
 ADVISORY_LOCK = 0x6D334449  # several processes may start at once on PostgreSQL
 
@@ -36,3 +39,24 @@ def migrate(conn: Connection) -> int:
 def is_half_built(conn: Connection) -> bool:
     """Whether the index is being made again from its store, or that was cut short."""
     return conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == HALF_BUILT)).first() is not None
+
+
+def unfinished(conn: Connection) -> tuple[str, str] | None:
+    """Why nobody may open the index, and the command that completes it; None when it is whole."""
+    marks = set(conn.execute(select(schema.meta.c.name)).scalars())
+    if HALF_BUILT in marks:
+        return "the index is being made again, or that was cut short", "m3dicom rebuild"
+    if RESTORING in marks:
+        return "a restore of the index was cut short before it had what came after the backup", "m3dicom rebuild --add"
+    return None
+
+
+def mark_restoring(conn: Connection) -> None:
+    """Let nobody open the index until it has caught up with its store."""
+    unmark_restoring(conn)
+    conn.execute(insert(schema.meta).values(name=RESTORING, value="1"))
+
+
+def unmark_restoring(conn: Connection) -> None:
+    """The index has caught up with its store."""
+    conn.execute(delete(schema.meta).where(schema.meta.c.name == RESTORING))

@@ -233,11 +233,12 @@ def _has_schema(settings: Settings) -> bool:
 
 def _index_and_store(settings: Settings) -> Findings:
     """Whether the index is as far as the store, and what is known to be damaged."""
-    from pacs import journal
+    from pacs import behind
     from pacs.archive import open_store
     from pacs.index import damage
     from pacs.index.engine import open_index
-    from pacs.index.migrate import is_half_built
+    from pacs.index.migrate import unfinished
+    from pacs.storage.files import FileStore
 
     if settings.index != "sqlite" and not _has_schema(settings):
         yield Finding(
@@ -247,23 +248,27 @@ def _index_and_store(settings: Settings) -> Findings:
     opened = open_index(settings.index_url)
     try:
         with opened.read() as conn:
-            if is_half_built(conn):
-                yield Finding("index", "wrong", "a rebuild of it was cut short", "m3dicom rebuild")
+            wanting = unfinished(conn)
+            if wanting:
+                yield Finding("index", "wrong", *wanting)
                 return
             cases = len(damage.listed(conn))
-            known = journal.known(conn)
         if cases:
             yield Finding("objects", "wrong", f"{cases} objects are damaged or missing", "m3dicom scrub --report")
         store = open_store(settings, cached=False, alone=False)
         try:
-            names = {name.rsplit("-", 1)[1].removesuffix(".json") for name in store.small(journal.PREFIX)}
-            behind = len(names - known)
+            records = behind.records(store, opened)
+            objects = behind.objects(store, opened) if not records and isinstance(store, FileStore) else 0
         finally:
             store.close()
-        if not behind and not cases:
+        if not records and not objects and not cases:
             yield Finding("index", "ok", "as far as the store; no damage is known")
-        if behind:
-            yield Finding("index", "wrong", f"the store's journal has {behind} records that the index does not know: "
+        if objects:
+            number = f"{objects} or more" if objects >= behind.ENOUGH else f"{objects}"
+            yield Finding("index", "wrong", f"the store has {number} objects that the index does not know: it is older "
+                          "than its store", "stop the server, then m3dicom rebuild --add")  # fmt: skip
+        if records:
+            yield Finding("index", "wrong", f"the store's journal has {records} records that the index does not know: "
                           "it is older than its store", "stop the server, then m3dicom rebuild --add")  # fmt: skip
     finally:
         opened.close()

@@ -332,6 +332,14 @@ class FileStore:
             for record in segments.walk_records(file.fd, nonce, end):
                 yield Locator(name, record.offset, record.length)
 
+    def sealed(self) -> Iterator[list[Locator]]:
+        """The living records of each segment that nobody writes and no crash left, the newest segment first."""
+        names = set(os.listdir(self._objects))
+        for name in sorted(names, reverse=True):
+            if name.endswith(segments.SUFFIX) and not segments.marker_of(self._objects / name).exists():
+                with suppress(NotFound):
+                    yield list(self._walk(name))
+
     # What goes
 
     def delete(self, *locators: Locator) -> None:

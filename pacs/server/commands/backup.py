@@ -13,13 +13,15 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pacs import settings as settings_module
 from pacs.errors import InvalidInput, OutOfResources, Unavailable
+from pacs.index.migrate import RESTORING
 from pacs.server.commands import common
 
 if TYPE_CHECKING:
@@ -95,27 +97,68 @@ def _checked(copy: sqlite3.Connection) -> str:
 
 
 def _dump(settings: Settings, draft: Path) -> str:
-    _run("pg_dump", ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"], settings)
+    command, environment = _program("pg_dump", settings)
+    command += ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"]
+    with tempfile.TemporaryFile() as said:
+        if subprocess.run(command, env=environment, stdout=said, stderr=said, check=False).returncode:
+            raise _failed("pg_dump", said)
     return ""
 
 
-def _run(program: str, arguments: list[str], settings: Settings) -> None:
-    """Run one of PostgreSQL's own programs on the index; the password goes by its environment, not its arguments."""
+def _program(name: str, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """The command, and its environment: one of PostgreSQL's own programs on the index; the password is no argument."""
     from sqlalchemy.engine import make_url
 
-    path = shutil.which(program)
+    path = shutil.which(name)
     if path is None:
-        raise InvalidInput(
-            f"{program} is missing: install PostgreSQL's client programs, of the server's version or newer"
-        )
+        raise InvalidInput(f"{name} is missing: install PostgreSQL's client programs, of the server's version or newer")
     url = make_url(settings.index_url)
     environment = dict(os.environ) | ({"PGPASSWORD": str(url.password)} if url.password else {})
     where = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
-    done = subprocess.run(
-        [path, f"--dbname={where}", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise Unavailable(f"{program} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}")
+    return [path, f"--dbname={where}"], environment
+
+
+def _failed(program: str, said: IO[bytes]) -> Unavailable:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return Unavailable(f"{program} failed: {lines[-1] if lines else ''}")
+
+
+def _load(file: Path, settings: Settings) -> None:
+    """Load a dump and mark the index as one that has not caught up, in one transaction: cut short, nothing is there.
+
+    The transaction is committed by the last words alone, so that a pipe that ends too early undoes it.
+    """
+    reader = shutil.which("pg_restore")
+    if reader is None:
+        raise InvalidInput("pg_restore is missing: install PostgreSQL's client programs")
+    command, environment = _program("psql", settings)
+    command += ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"]
+    read = [reader, "--no-owner", "--no-privileges", "--file=-", str(file)]
+    with (
+        tempfile.TemporaryFile() as reader_said,
+        tempfile.TemporaryFile() as writer_said,
+        subprocess.Popen(read, stdout=subprocess.PIPE, stderr=reader_said) as reading,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=writer_said
+        ) as writing,
+    ):
+        assert reading.stdout is not None
+        assert writing.stdin is not None
+        with suppress(BrokenPipeError):  # its exit status tells more
+            writing.stdin.write(b"BEGIN;\n")
+            shutil.copyfileobj(reading.stdout, writing.stdin, 1 << 20)
+            reading.stdout.close()
+            if reading.wait() == 0:
+                writing.stdin.write(f"\nINSERT INTO public.meta VALUES ('{RESTORING}', '1');\nCOMMIT;\n".encode())
+        with suppress(BrokenPipeError):
+            writing.stdin.close()
+        reading.stdout.close()
+        wrote, was_read = writing.wait(), reading.wait()
+        if wrote:
+            raise _failed("psql", writer_said)
+        if was_read:
+            raise _failed("pg_restore", reader_said)
 
 
 def _make_durable(draft: Path, target: Path) -> None:
@@ -166,6 +209,8 @@ def _put_back_sqlite(settings: Settings, file: Path) -> None:
         draft.chmod(0o600)
         with closing(sqlite3.connect(draft)) as copy:
             _checked(copy)
+            copy.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, '1')", (RESTORING,))
+            copy.commit()  # whoever opens it before it has caught up with the store is refused
         _sync(draft)
     except (sqlite3.Error, OSError, Unavailable) as error:
         draft.unlink(missing_ok=True)
@@ -176,20 +221,21 @@ def _put_back_sqlite(settings: Settings, file: Path) -> None:
 
 
 def _put_back_postgresql(settings: Settings, file: Path) -> None:
-    from sqlalchemy import create_engine, inspect
+    from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
 
     engine = create_engine(settings.index_url, connect_args={"connect_timeout": 5})
     try:
         with engine.connect() as conn:
             filled = inspect(conn).has_table("meta")
+            begun = filled and conn.execute(text("SELECT 1 FROM meta WHERE name = :it"), {"it": RESTORING}).first()
     except SQLAlchemyError as error:
         raise Unavailable(f"the index cannot be reached: {type(error).__name__}") from error
     finally:
         engine.dispose()
+    if begun:
+        raise InvalidInput("a restore into this database was cut short: `m3dicom rebuild --add` completes it")
     if filled:
         raise InvalidInput("the database is not empty: name a new one in the setting index, and restore into that")
-    _run(
-        "pg_restore", ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction", str(file)], settings
-    )
+    _load(file, settings)
     print(f"{file} is restored.", file=sys.stderr)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.ingest import Prepared, Receiving, Stored
 
+SAME_HEADER = "X-M3DICOM-Same"
+"""Header of ours: how many of the stored instances were here already. They are stored like the rest, and no Warning
+Reason (PS3.4 B.2.3) is for that, so the module says nothing of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -67,6 +71,11 @@ def status_of(results: Sequence[Stored | Failure]) -> int:
     if all(isinstance(each.error, Unavailable) for each in failures):
         return 503
     return 409 if any(each.sop_instance_uid for each in failures) else 400
+
+
+def same_of(results: Sequence[Stored | Failure]) -> int:
+    """How many of the stored instances were here already, byte for byte."""
+    return sum(not isinstance(each, Failure) and each.outcome == "same" for each in results)
 
 
 def response_module(results: Sequence[Stored | Failure], root: str) -> dict[str, Any]:

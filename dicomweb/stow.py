@@ -27,7 +27,7 @@ from dicomweb.media_types import (
     parse,
 )  # fmt: skip
 from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
-from dicomweb.store_results import Failure, failure, file, response_module, status_of
+from dicomweb.store_results import SAME_HEADER, Failure, failure, file, response_module, same_of, status_of
 from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.dicom.json_model import dumps
@@ -73,9 +73,10 @@ async def store(call: Call) -> Answer:
             uid = each.sop_instance_uid if uids.is_valid(each.sop_instance_uid) else "an instance without a valid UID"
             log.warning("STOW-RS of %s by %r refused: %s", uid, principal.name, each.error.reason)
     body = response_module(results, root)
+    told = [(SAME_HEADER, str(same_of(results)))]
     if offer.media_type == DICOM_XML:
-        return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)])
-    return Answer(status_of(results), DICOM_JSON, [dumps(body)])
+        return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)], told)
+    return Answer(status_of(results), DICOM_JSON, [dumps(body)], told)
 
 
 def _content_type(call: Call) -> tuple[str, dict[str, str]]:

@@ -44,7 +44,7 @@ def other_content(conn: Connection, entry: filing.Entry, principal: Principal, p
     if held.digest == entry.digest:
         return "same"
     if policy not in ("quarantine", "replace"):
-        raise DuplicateInstance("other content is stored under this SOP Instance UID; the first stays", about=uid)
+        raise DuplicateInstance("other content is held under this UID; the first stays", about=uid)
     if policy == "replace" and held.result_of is None and entry.arrival.result_of is None:
         replace(conn, entry, held, principal, now, f"replaced by what {principal.name} sent")
         return "replaced"

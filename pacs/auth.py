@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, insert, or_, select, update
 
 from pacs.errors import Forbidden, InvalidInput, Unauthenticated
 from pacs.index.schema import credential
@@ -214,6 +214,12 @@ class Auth:
             or_(credential.c.used_at.is_(None), credential.c.kind != "link"),
             or_(credential.c.expires_at.is_(None), credential.c.expires_at > now),
         )
+
+
+def drop_ended(conn: Connection, before: float) -> int:
+    """How many credentials that expired or were revoked before this time were removed."""
+    t = credential.c
+    return conn.execute(delete(credential).where(or_(t.expires_at < before, t.revoked_at < before))).rowcount
 
 
 def _ae_rights(aes: Sequence[AE]) -> dict[str, frozenset[Right]]:

@@ -1,10 +1,11 @@
-"""What a server does for its store beside everything else: the journal written out, and a slow scrub."""
+"""What a server does beside everything else: the journal written out, ended credentials removed, a slow scrub."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
 
+from pacs.auth import drop_ended
 from pacs.errors import ArchiveError
 from pacs.journal import Journal
 from pacs.scrub import Background, Scrub
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m3dicom.care")
 
+CREDENTIALS_EVERY_S = 3600.0
+CREDENTIALS_KEPT_S = 86_400.0  # after their end; each command that asks the server makes one
 BYTES_PER_S = 50e6  # nobody waits for a scrub: it leaves the disk to those who do
 
 
@@ -21,6 +24,8 @@ class Care:
     """Called by the scheduler; several servers on one index share the work."""
 
     def __init__(self, archive: Archive) -> None:
+        self._index = archive.index
+        self._credentials_at = 0.0
         self._journal = Journal(archive.uncached_store, archive.index)
         scrub = Scrub(archive.uncached_store, archive.index, bytes_per_s=BYTES_PER_S)
         self._scrub = Background(scrub, archive.settings.scrub_per_day)
@@ -31,6 +36,9 @@ class Care:
             self._journal.export()
         except ArchiveError as error:
             log.warning("the journal cannot be written: %s; trying again", error)
+        if now >= self._credentials_at:
+            self._credentials_at = now + CREDENTIALS_EVERY_S
+            self._index.transact(lambda conn: drop_ended(conn, now - CREDENTIALS_KEPT_S))
         self._scrub.step(now)
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ class Quarantined(DuplicateInstance):
     """The same, but the newcomer is kept aside until a person decides; nobody sees it until then."""
 
     def __init__(self, sop_instance_uid: str) -> None:
-        super().__init__("other content is stored under this UID; kept aside for a person", about=sop_instance_uid)
+        super().__init__("kept aside for a person: other content is held under this UID", about=sop_instance_uid)
 
 
 class StateConflict(Conflict):

@@ -144,9 +144,7 @@ def is_same(found: Found, entry_digest: str, sop_instance_uid: str) -> bool:
     """True when the very same content is held; raises DuplicateInstance when it is other content."""
     if found.digest == entry_digest:
         return True
-    raise DuplicateInstance(
-        "other content is stored under this SOP Instance UID; the first stays", about=sop_instance_uid
-    )
+    raise DuplicateInstance("other content is held under this UID; the first stays", about=sop_instance_uid)
 
 
 def file(conn: Connection, entry: Entry) -> str | None:

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -130,6 +131,16 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
+@contextmanager
+def _dropped_if_interrupted(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Let go of what no thread has begun when it ends by an exception, Ctrl-C above all."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 class Import:
     """One import: several threads hand files to a taker; every file is told of once."""
 
@@ -148,7 +159,7 @@ class Import:
         counting = threading.Thread(target=self._count, args=(folders, progress), daemon=True)
         counting.start()
         waiting: set[Future[None]] = set()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="import") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="import") as pool, _dropped_if_interrupted(pool):
             for path, size in files(folders):
                 waiting.add(pool.submit(self._one, path, size))
                 if len(waiting) >= 4 * self._threads:

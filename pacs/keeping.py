@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import zlib
+from base64 import b64decode
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
 from pacs import aside, journal
 from pacs.auth import Principal, Right
-from pacs.dicom import json_model
-from pacs.dicom.attributes import by_tag
-from pacs.errors import InvalidInput, NotFound
+from pacs.dicom import dictionary, json_model, scanner
+from pacs.dicom.deflated import inflate
+from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.errors import Corrupt, InvalidInput, NotFound
 from pacs.events import Events
 from pacs.index import aside as tables
 from pacs.index import rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found
 from pacs.removal import Removal
-from pacs.storage.base import ObjectStore
+from pacs.storage.arrival import content_digest
+from pacs.storage.base import Locator, ObjectStore
 
 _TOLD = (
     "id", "state", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "digest",
@@ -56,7 +61,7 @@ class Keeping:
         Raises Forbidden and NotFound.
         """
         row = self._row(principal, number)
-        mine = rows.loads(aside.entry_of(self._store, row).scan.metadata_json())
+        mine = _content(self._store, row)
         held = self._held(row.sop_instance_uid)
         return _told(row) | {"held": held is not None, "differences": {} if held is None else _differences(held, mine)}
 
@@ -87,16 +92,50 @@ class Keeping:
             raise NotFound("nothing is kept aside under this number", about=str(number))
         return row
 
-    def _held(self, sop_instance_uid: str) -> dict[str, Any] | None:
+    def _held(self, sop_instance_uid: str) -> _Content | None:
         i, m = schema.instance.c, schema.instance_metadata.c
         wanted = (
-            select(m.json)
+            select(
+                m.json, i.transfer_syntax_uid, i.object_key, i.object_offset, i.object_length, i.dataset_offset,
+                i.digest, i.sop_instance_uid,
+            )
             .join_from(schema.instance, schema.instance_metadata, m.instance_key == i.id)
             .where(i.sop_instance_uid == sop_instance_uid)
-        )
+        )  # fmt: skip
         with self._index.read() as conn:
-            raw = conn.execute(wanted).scalar()
-        return None if raw is None else rows.loads(zlib.decompress(raw))
+            row = conn.execute(wanted).first()
+        if row is None:
+            return None
+        try:
+            return _content(self._store, row)
+        except (Corrupt, NotFound, InvalidInput):  # spoilt: what the index knows of it is told all the same
+            return _Content(rows.loads(zlib.decompress(row.json)), row.transfer_syntax_uid, {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What one instance holds: its metadata, and length and SHA-256 of each bulk value by path, as text."""
+
+    metadata: dict[str, Any]
+    transfer_syntax_uid: str
+    bulk: dict[str, str]
+
+
+def _content(store: ObjectStore, row: Found) -> _Content:
+    """Raises NotFound without an object, Corrupt when its bytes do not match their digest."""
+    data = memoryview(store.read(Locator(row.object_key, row.object_offset, row.object_length)))[row.dataset_offset :]
+    syntax = row.transfer_syntax_uid
+    if content_digest(data, syntax) != row.digest:
+        raise Corrupt("the stored bytes do not match their digest", about=row.sop_instance_uid)
+    scan = scanner.scan(data, syntax)
+    if TRANSFER_SYNTAXES[syntax].deflated:
+        data = memoryview(inflate(data, scanner.DEFAULT_LIMITS.inflated_bytes))
+    bulk = {each.path: _sum(data[each.offset : each.offset + each.length]) for each in scan.bulk}
+    return _Content(rows.loads(scan.metadata_json()), syntax, bulk)
+
+
+def _sum(value: bytes | memoryview) -> str:
+    return f"{len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
 
 
 def _told(row: Found) -> dict[str, Any]:
@@ -110,24 +149,31 @@ def _reason(text: str) -> str:
     return text
 
 
-def _differences(held: dict[str, Any], mine: dict[str, Any]) -> dict[str, dict[str, str | None]]:
-    """The attributes that are not equal, by keyword or tag; values that are no text as a word."""
-    found = {}
-    for tag in sorted(held.keys() | mine.keys()):
-        if held.get(tag) != mine.get(tag) or "BulkDataURI" in held.get(tag, {}):
-            told = {"held": _text(held, tag), "aside": _text(mine, tag)}
-            if told["held"] != told["aside"] or "BulkDataURI" not in held.get(tag, {}):
-                row = by_tag(tag)
-                found[tag if row is None else row.keyword] = told
+def _differences(held: _Content, mine: _Content) -> dict[str, dict[str, str | None]]:
+    """What is not equal, by keyword or tag; bulk data within sequences by path, binary values by length and SHA-256."""
+    found: dict[str, dict[str, str | None]] = {}
+    if held.transfer_syntax_uid != mine.transfer_syntax_uid:
+        found["TransferSyntaxUID"] = {"held": held.transfer_syntax_uid, "aside": mine.transfer_syntax_uid}
+    for tag in sorted(held.metadata.keys() | mine.metadata.keys()):
+        first, other = held.metadata.get(tag, {}), mine.metadata.get(tag, {})
+        told = {"held": _text(held, tag), "aside": _text(mine, tag)}
+        if told["held"] != told["aside"] or (first != other and "BulkDataURI" not in first):
+            found[dictionary.keyword(int(tag, 16)) or tag] = told
+    for path in sorted(held.bulk.keys() | mine.bulk.keys()):
+        told = {"held": held.bulk.get(path), "aside": mine.bulk.get(path)}
+        if "/" in path and told["held"] != told["aside"]:
+            found[path] = told
     return found
 
 
-def _text(metadata: dict[str, Any], tag: str) -> str | None:
-    entry = metadata.get(tag)
+def _text(content: _Content, tag: str) -> str | None:
+    entry = content.metadata.get(tag)
     if entry is None:
         return None
     if entry.get("vr") == "SQ":
         return f"({len(entry.get('Value', ()))} items)"
-    if "BulkDataURI" in entry or "InlineBinary" in entry:
-        return "(binary)"
-    return "\\".join(json_model.texts(metadata, tag))[:MAX_TEXT]
+    if "InlineBinary" in entry:
+        return _sum(b64decode(entry["InlineBinary"]))
+    if "BulkDataURI" in entry:
+        return content.bulk.get(tag, "(cannot be read)")
+    return "\\".join(json_model.texts(content.metadata, tag))[:MAX_TEXT]

@@ -12,6 +12,7 @@ import multiprocessing
 import queue
 import re
 import shutil
+import signal
 import sqlite3
 import time
 import uuid
@@ -290,8 +291,13 @@ def _run(
         )
         for n in range(processes)
     ]
-    for worker in workers:
-        worker.start()
+    # Ctrl-C is for this process, which ends its workers: they get a mask that keeps it from them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for worker in workers:
+            worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     out = 0
     try:
         for task in tasks:

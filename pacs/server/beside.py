@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pacs.auth import ALL_RIGHTS, Auth
@@ -54,7 +54,7 @@ ANSWER_S = 600.0
 def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
     """What the server running on this data folder answers to a request of its JSON API; None where it says nothing.
 
-    It is asked with a token that is made for this and soon expires: whoever may write the credentials may do anything.
+    It is asked with a token that is made for this and ends with it: whoever may write the credentials may do anything.
     Raises PeerUnreachable where no server runs, and the server's own reason in words.
     """
     found = running(settings)
@@ -62,12 +62,20 @@ def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
         raise PeerUnreachable(f"no server runs on {settings.data}; start one: m3dicom serve --data {settings.data}")
     with credentials(settings) as auth:
         token = auth.create_token(f"command line of {getpass.getuser()}", ALL_RIGHTS, lifetime_s=TOKEN_LIFETIME_S)
+        try:
+            return _asked(str(found["http"]), token, method, path, body)
+        finally:
+            with suppress(ArchiveError):  # it expires soon in any case
+                auth.revoke(token)
+
+
+def _asked(address: str, token: str, method: str, path: str, body: object) -> Any:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     raw = None
     if body is not None:
         raw = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
-    connection = http.client.HTTPConnection(str(found["http"]), timeout=ANSWER_S)
+    connection = http.client.HTTPConnection(address, timeout=ANSWER_S)
     try:
         connection.request(method, path, raw, headers)
         answer = connection.getresponse()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pacs import settings as settings_module
 from pacs.errors import ArchiveError
@@ -21,16 +23,43 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit status: 0, 1 for a failure that is told in words, 2 for wrong usage."""
+    """Run one subcommand; the exit status.
+
+    0, 1 for a failure that is told in words, 2 for wrong usage, 130 for Ctrl-C, 141 where nobody reads on (`| head`).
+    """
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except ArchiveError as error:
+        print(f"m3dicom: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("m3dicom: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed there at exit
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _nobody_reads(out: TextIO) -> bool:
+    """Whether `out` is a pipe whose reader has left; a broken pipe may also be one of the network."""
+    try:
+        ends = select.poll()
+        ends.register(out.fileno(), 0)
+        return any(event & select.POLLERR for _, event in ends.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "arq", "pydicom", "pynetdicom"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
-    try:
-        status: int = chosen.run(chosen)
-    except ArchiveError as error:
-        print(f"m3dicom: {error}", file=sys.stderr)
-        return 1
+    status: int = chosen.run(chosen)
     return status
 
 

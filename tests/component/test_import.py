@@ -96,6 +96,10 @@ def test_through_a_running_server(folder: Path, start: ServerStarter, tmp_path: 
         (study,) = client.get("/studies").json()
     assert study["00201208"]["Value"] == [10]
     assert "import" not in server.command("token", "list")
+    again = server.command("import", str(folder / "a" / "b"))
+    assert "0 stored, 3 were here already" in again
+    server.command("quarantine", "list")
+    assert "command line" not in server.command("token", "list")
 
 
 def test_a_server_that_goes_away_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

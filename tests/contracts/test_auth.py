@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.auth import ALL_RIGHTS, CLINICAL_RIGHTS, Auth, Principal, Right
+from pacs.auth import ALL_RIGHTS, CLINICAL_RIGHTS, Auth, Principal, Right, drop_ended
 from pacs.errors import Forbidden, InvalidInput, Unauthenticated
 from pacs.index.engine import Index, open_index
 from pacs.settings import AE
@@ -136,3 +136,13 @@ def test_rights_are_required() -> None:
     reader.require(Right.READ)
     with pytest.raises(Forbidden, match="may not store"):
         reader.require(Right.STORE)
+
+
+def test_ended_credentials_go_after_a_while(auth: Auth, clock: Clock, index: Index) -> None:
+    auth.create_token("stays")
+    auth.create_token("expires", lifetime_s=1.0)
+    auth.revoke(auth.create_token("revoked"))
+    clock.now += 100
+    assert index.transact(lambda conn: drop_ended(conn, clock.now - 200)) == 0
+    assert index.transact(lambda conn: drop_ended(conn, clock.now - 50)) == 2
+    assert [name for name, _, _ in auth.tokens()] == ["stays"]

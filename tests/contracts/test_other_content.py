@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -138,6 +139,21 @@ def test_quarantined_until_a_person_accepts(
     (again,) = settle.claim_stable(4e9)
     assert again.fingerprint != stable.fingerprint
     replayed_to_the_same(index, memory)
+
+
+def test_other_pixels_alone_are_told(ingest: Ingest, keeping: Keeping) -> None:
+    first, other = dicom_data.image(), dicom_data.image()
+    other.PixelData = bytes([other.PixelData[0] ^ 1]) + other.PixelData[1:]
+    store(ingest, first)
+    with pytest.raises(Quarantined):
+        store(ingest, other, POLICIES["quarantine"])
+    (waiting,) = keeping.listed(SYSTEM)
+    assert keeping.of(SYSTEM, waiting["id"])["differences"] == {
+        "PixelData": {
+            side: f"{len(ds.PixelData)} bytes, SHA-256 {hashlib.sha256(ds.PixelData).hexdigest()}"
+            for side, ds in (("held", first), ("aside", other))
+        }
+    }
 
 
 def test_quarantined_and_turned_down(

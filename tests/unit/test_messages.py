@@ -145,6 +145,7 @@ def test_comments_and_offending_elements() -> None:
     assert answer.offending == (0x00280010,)
     assert status.failure(errors.MalformedDataset("x", about="7FE00010")).offending == (0x7FE00010,)
     assert status.failure(errors.DuplicateInstance("x", about="1.2.3")).offending == ()
+    assert status.failure(errors.Quarantined("1.2.3")).comment == errors.Quarantined("1.2.3").reason  # not cut
 
 
 def test_echo_request_needs_no_instance() -> None:

@@ -100,7 +100,10 @@ def _make(chosen: argparse.Namespace) -> int:
     made = _ask(
         chosen, "POST", "/api/corrections", body | {"kind": chosen.kind, "reason": chosen.reason, "changes": changes}
     )
-    print(f"correction {made['id']} holds for {len(made['studies'])} studies; undo: m3dicom correct undo {made['id']}")
+    number = len(made["studies"])
+    studies = "1 study" if number == 1 else f"{number} studies"
+    later = " and for what comes later" if chosen.kind in ("merge", "patient") else ""
+    print(f"correction {made['id']} holds for {studies}{later}; undo: m3dicom correct undo {made['id']}")
     return 0
 
 
@@ -126,5 +129,7 @@ def _show(chosen: argparse.Namespace) -> int:
 
 def _undo(chosen: argparse.Namespace) -> int:
     undone = _ask(chosen, "POST", f"/api/corrections/{chosen.id}/undo", {})
-    print(f"correction {undone['id']} no longer holds; {len(undone['studies'])} studies are as before it")
+    number = len(undone["studies"])
+    studies = "1 study is" if number == 1 else f"{number} studies are"
+    print(f"correction {undone['id']} no longer holds; {studies} as before it, those that came later included")
     return 0

@@ -133,11 +133,11 @@ class OverTheWire:
             connection.close()
 
     def take(self, pieces: Iterator[bytes], size: int) -> Literal["stored", "same"]:
-        """Store one file; the server does not tell what it had already."""
+        """Store one file. "same" is what the server says so of in a header of ours."""
         body = b"".join(pieces) if size <= 64 << 20 else pieces
         for attempt in range(1, _TRIES + 1):
             try:
-                status, told = self._post(body, size)
+                status, told, same = self._post(body, size)
                 break
             except (OSError, http.client.HTTPException) as error:
                 self._mine.connection.close()
@@ -146,10 +146,12 @@ class OverTheWire:
                     raise PeerUnreachable(f"the server does not answer: {type(error).__name__}") from error
                 time.sleep(0.25 * 2**attempt)
         if status == 200:
-            return "stored"
+            return "same" if same else "stored"
         raise _refusal(status, told)
 
-    def _post(self, body: bytes | Iterator[bytes], size: int) -> tuple[int, bytes]:
+    def _post(self, body: bytes | Iterator[bytes], size: int) -> tuple[int, bytes, bool]:
+        from dicomweb.store_results import SAME_HEADER
+
         connection = getattr(self._mine, "connection", None)
         if connection is None:
             connection = self._mine.connection = http.client.HTTPConnection(self._address, timeout=300)
@@ -162,7 +164,7 @@ class OverTheWire:
         }
         connection.request("POST", "/dicom-web/studies", body, headers)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        return answer.status, answer.read(), answer.getheader(SAME_HEADER, "0") != "0"
 
 
 def _refusal(status: int, told: bytes) -> ArchiveError:

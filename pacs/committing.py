@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Connection, Row
 
-from pacs import audit
+from pacs import audit, mending
 from pacs.auth import SYSTEM
 from pacs.commitment import Commitment, Commitments, Failure, commitment_of
 from pacs.errors import ArchiveError, Corrupt, NotFound, Unavailable
@@ -39,6 +39,7 @@ TURN_S = 10.0
 """A request is verified for so long before the next one gets its turn."""
 
 REPORTERS = 8
+_SPOILT = "the object does not match its digest"
 KEEP_DAYS = 90.0
 """Requests that came to their end are forgotten after this long; dead ones are kept."""
 
@@ -215,14 +216,14 @@ class Committing:
         if held.sop_class_uid != asked.sop_class_uid:
             return Failure.CLASS_CONFLICT
         locator = Locator(held.object_key, held.object_offset, held.object_length)
-        digest, left = hashlib.sha256(), locator.length - held.dataset_offset
+        digest, left, missing = hashlib.sha256(), locator.length - held.dataset_offset, False
         try:
             self._store.settle(locator)  # visible is not yet durable: the index may have been the quicker one
             for piece in self._store.chunks(locator, held.dataset_offset, left):
                 digest.update(piece)
                 left -= len(piece)
-        except (NotFound, Corrupt):
-            left = -1
+        except (NotFound, Corrupt) as error:
+            left, missing = -1, isinstance(error, NotFound)
         digest.update(content_suffix(held.transfer_syntax_uid))
         if left == 0 and digest.hexdigest() == held.digest:
             return ""
@@ -233,6 +234,8 @@ class Committing:
         if again.object_key != held.object_key or again.object_offset != held.object_offset:
             return self._judge(asked, again, scope)  # moved meanwhile
         log.error("storage commitment: the stored bytes of %s do not match their digest", asked.sop_instance_uid)
+        case = ("missing", "the object is not in the store") if missing else ("corrupt", _SPOILT)
+        self._index.transact(lambda conn: mending.note(conn, held, case, self._clock()))
         return Failure.PROCESSING
 
     # --- reporting ---

@@ -207,7 +207,7 @@ def stored(conn: Connection, uids: Sequence[str]) -> dict[str, Row[Any]]:
     for at in range(0, len(uids), _IN_ONE_LIST):
         wanted = (
             select(
-                n.sop_instance_uid, n.sop_class_uid, n.transfer_syntax_uid, n.object_key, n.object_offset,
+                n.id, n.sop_instance_uid, n.sop_class_uid, n.transfer_syntax_uid, n.object_key, n.object_offset,
                 n.object_length, n.dataset_offset, n.digest, s.scope,
             )
             .join_from(schema.instance, schema.study, s.id == n.study_key)

@@ -86,7 +86,7 @@ def _report(scrub: Scrub) -> int:
             f"instance {case.sop_instance_uid} of study {case.study_instance_uid}"
             if case.sop_instance_uid
             else "orphan"
-        )
+        ) + (f", kept aside: {case.kept_aside}" if case.kept_aside else "")
         print(f"{case.kind}\tsince {since}\t{who}\t{case.object_key} at {case.object_offset}\t{case.reason}")
     print(f"{len(cases)} cases." if cases else "Nothing is known to be damaged.")
     return 1 if cases else 0

@@ -102,7 +102,7 @@ def _make(chosen: argparse.Namespace) -> int:
     )
     number = len(made["studies"])
     studies = "1 study" if number == 1 else f"{number} studies"
-    later = " and for what comes later" if chosen.kind in ("merge", "patient") else ""
+    later = " and for what comes later" if chosen.kind == "merge" else ""
     print(f"correction {made['id']} holds for {studies}{later}; undo: m3dicom correct undo {made['id']}")
     return 0
 

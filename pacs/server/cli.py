@@ -130,7 +130,8 @@ def _welcome(running: Running, settings: Settings) -> None:
     command = f"{os.path.relpath(sys.argv[0])}" if os.path.isfile(sys.argv[0]) else "m3dicom"
     data = f"--data {settings.data}"
     secure = f"\n  with TLS   {running.aet} at {running.dimse_tls}" if running.dimse_tls else ""
-    send = f"dcmsend -aec {running.aet} {host.strip('[]')} {port} +sd +r FOLDER" if running.dimse else "(no DIMSE door)"
+    to = f"-aec {running.aet} {host.strip('[]')} {port}"
+    send = f"dcmsend --no-halt {to} +sd +r FOLDER" if running.dimse else "(no DIMSE door)"  # a licence may lie there
     print(
         f"""
 m3DICOM is running.

@@ -35,7 +35,7 @@ packages:  ## install the system packages that the tests need (root or sudo)
 
 test: packages $(STAMPS)/tools  ## everything: real Redis, PostgreSQL, S3 servers, Chromium, DCMTK, validators
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test" viewer
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 	@cd viewer/web && npm test --silent
 
 unit: $(STAMPS)/tools  ## the pure tests only: seconds

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from dicomweb import bulkdata, frames, qido, removal, rendered, stow, wado, worklist
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
+from dicomweb.parameters import COMMON, RENDERED, SEARCH
+from pacs.auth import Right
 
 Handler = Callable[[Call], Awaitable[Answer]]
 
@@ -16,17 +18,25 @@ SERIES = "/studies/{study}/series/{series}"
 INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 WORKITEM = "/workitems/{workitem}"
 
+EXTENSION = "extension"
+"""The section of what is no part of PS3.18."""
+
 _TEXT = ("application/dicom+json", "application/dicom+xml")
+_FOUND = (*_TEXT, "multipart/related; type=application/dicom+xml")
 _OBJECTS = ("multipart/related; type=application/dicom", "application/dicom")
 _VALUES = ("application/octet-stream", "multipart/related; type=application/octet-stream")
 _IMAGES = ("image/jpeg", "image/png")
+_STORED = ("multipart/related; type=application/dicom", "multipart/related; type=application/dicom+json")
+_WORKITEM = ("application/dicom+json",)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method of one resource: who answers it, the section of PS3.18 that rules it, what it answers in.
+    """One method of one resource, and all that others may know of it.
 
-    `path` is below the root of the service. `media_types` begin with the default; empty where an answer has no body.
+    `path` is below the root of the service. `service` is the one of PS3.18 and `transaction` its name there, `section`
+    the one that rules it. `media_types` are what it answers in, `payloads` what it takes; the default goes first, and
+    none means no body. `parameters` are names of `dicomweb.parameters.TABLE`; who asks needs `right`.
     """
 
     method: str
@@ -34,50 +44,107 @@ class Row:
     handler: Handler
     service: str
     section: str
+    transaction: str
+    right: Right
     media_types: tuple[str, ...] = ()
+    payloads: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A service of PS3.18 that is not here, and why; its resources answer 404."""
+
+    service: str
+    section: str
+    resources: tuple[str, ...]
+    why: str
+
+
+_READ, _QUERY, _STORE, _DELETE, _PROCESS = Right.READ, Right.QUERY, Right.STORE, Right.DELETE, Right.PROCESS
+
+
+def _retrieve(
+    path: str, handler: Handler, section: str, what: str, types: tuple[str, ...], parameters: tuple[str, ...] = COMMON
+) -> Row:
+    return Row("GET", path, handler, "WADO-RS", section, f"Retrieve {what}", _READ, types, (), parameters)
+
+
+def _search(path: str, handler: Handler, what: str) -> Row:
+    return Row("GET", path, handler, "QIDO-RS", "10.6", f"Search for {what}", _QUERY, _FOUND, (), SEARCH)
+
+
+def _store(path: str, what: str) -> Row:
+    return Row("POST", path, stow.store, "STOW-RS", "10.5", f"Store {what}", _STORE, _TEXT, _STORED, COMMON)
+
+
+def _delete(path: str, what: str) -> Row:
+    return Row("DELETE", path, removal.delete, "Removal", EXTENSION, f"Delete {what}", _DELETE)
+
+
+def _ups(
+    method: str, path: str, handler: Handler, section: str, what: str, *, types: tuple[str, ...] = (),
+    payloads: tuple[str, ...] = (), parameters: tuple[str, ...] = COMMON, right: Right = _PROCESS,
+) -> Row:  # fmt: skip
+    return Row(method, path, handler, "UPS-RS", section, what, right, types, payloads, parameters)
 
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
-    Row("GET", INSTANCE + "/frames/{frames}", frames.retrieve, "WADO-RS", "10.4.1.1.6", (
+    _retrieve(INSTANCE + "/frames/{frames}", frames.retrieve, "10.4.1.1.6", "Frame Pixel Data", (
         "multipart/related; type=application/octet-stream", "multipart/related; type=image/*",
         "application/octet-stream", "image/*")),
-    Row("GET", "/studies", qido.studies, "QIDO-RS", "10.6", _TEXT),
-    Row("POST", "/studies", stow.store, "STOW-RS", "10.5", _TEXT),
-    Row("GET", STUDY + "/series", qido.series, "QIDO-RS", "10.6", _TEXT),
-    Row("GET", STUDY + "/instances", qido.instances, "QIDO-RS", "10.6", _TEXT),
-    Row("GET", SERIES + "/instances", qido.instances, "QIDO-RS", "10.6", _TEXT),
-    Row("GET", "/series", qido.series, "QIDO-RS", "10.6", _TEXT),
-    Row("GET", "/instances", qido.instances, "QIDO-RS", "10.6", _TEXT),
-    Row("GET", STUDY + "/metadata", wado.metadata, "WADO-RS", "10.4.1.1.2", _TEXT),
-    Row("GET", SERIES + "/metadata", wado.metadata, "WADO-RS", "10.4.1.1.2", _TEXT),
-    Row("GET", INSTANCE + "/metadata", wado.metadata, "WADO-RS", "10.4.1.1.2", _TEXT),
-    Row("GET", INSTANCE, wado.objects, "WADO-RS", "10.4.1.1.1", _OBJECTS),
-    Row("DELETE", INSTANCE, removal.delete, "Removal", "none: an extension"),
-    Row("GET", SERIES, wado.objects, "WADO-RS", "10.4.1.1.1", _OBJECTS[:1]),
-    Row("DELETE", SERIES, removal.delete, "Removal", "none: an extension"),
-    Row("GET", STUDY, wado.objects, "WADO-RS", "10.4.1.1.1", _OBJECTS[:1]),
-    Row("POST", STUDY, stow.store, "STOW-RS", "10.5", _TEXT),
-    Row("DELETE", STUDY, removal.delete, "Removal", "none: an extension"),
-    Row("GET", INSTANCE + "/bulkdata/{path:path}", bulkdata.value, "WADO-RS", "10.4.1.1.5", _VALUES),
-    Row("GET", INSTANCE + "/bulkdata", bulkdata.values, "WADO-RS", "10.4.1.1.5", _VALUES[1:]),
-    Row("GET", SERIES + "/bulkdata", bulkdata.values, "WADO-RS", "10.4.1.1.5", _VALUES[1:]),
-    Row("GET", STUDY + "/bulkdata", bulkdata.values, "WADO-RS", "10.4.1.1.5", _VALUES[1:]),
-    Row("GET", INSTANCE + "/pixeldata", bulkdata.pixel_data, "WADO-RS", "10.4.1.1.6", _VALUES[1:]),
-    Row("GET", SERIES + "/pixeldata", bulkdata.pixel_data, "WADO-RS", "10.4.1.1.6", _VALUES[1:]),
-    Row("GET", STUDY + "/pixeldata", bulkdata.pixel_data, "WADO-RS", "10.4.1.1.6", _VALUES[1:]),
-    Row("GET", INSTANCE + "/frames/{frames}/rendered", rendered.frame, "WADO-RS", "10.4.1.1.3", _IMAGES),
-    Row("GET", INSTANCE + "/rendered", rendered.instances, "WADO-RS", "10.4.1.1.3", _IMAGES),
-    Row("GET", SERIES + "/rendered", rendered.instances, "WADO-RS", "10.4.1.1.3", _IMAGES),
-    Row("GET", STUDY + "/rendered", rendered.instances, "WADO-RS", "10.4.1.1.3", _IMAGES),
-    Row("GET", "/workitems", worklist.search, "UPS-RS", "11.9", _TEXT),
-    Row("POST", "/workitems", worklist.create, "UPS-RS", "11.4"),
-    Row("GET", WORKITEM, worklist.retrieve, "UPS-RS", "11.5", _TEXT),
-    Row("PUT", WORKITEM, worklist.update, "UPS-RS", "11.6"),
-    Row("POST", WORKITEM, worklist.update, "UPS-RS", "11.6"),
-    Row("PUT", WORKITEM + "/state", worklist.change_state, "UPS-RS", "11.7"),
-    Row("PUT", WORKITEM + "/state/{requester}", worklist.change_state, "UPS-RS", "11.7"),
-    Row("POST", WORKITEM + "/cancelrequest", worklist.request_cancel, "UPS-RS", "11.8"),
-    Row("POST", WORKITEM + "/cancelrequest/{requester}", worklist.request_cancel, "UPS-RS", "11.8"),
+    _search("/studies", qido.studies, "Studies"),
+    _store("/studies", "Instances"),
+    _search(STUDY + "/series", qido.series, "Study's Series"),
+    _search(STUDY + "/instances", qido.instances, "Study's Instances"),
+    _search(SERIES + "/instances", qido.instances, "Study's Series' Instances"),
+    _search("/series", qido.series, "All Series"),
+    _search("/instances", qido.instances, "All Instances"),
+    _retrieve(STUDY + "/metadata", wado.metadata, "10.4.1.1.2", "Study Metadata", _FOUND),
+    _retrieve(SERIES + "/metadata", wado.metadata, "10.4.1.1.2", "Series Metadata", _FOUND),
+    _retrieve(INSTANCE + "/metadata", wado.metadata, "10.4.1.1.2", "Instance Metadata", _FOUND),
+    _retrieve(INSTANCE, wado.objects, "10.4.1.1.1", "Instance", _OBJECTS),
+    _delete(INSTANCE, "Instance"),
+    _retrieve(SERIES, wado.objects, "10.4.1.1.1", "Series", _OBJECTS[:1]),
+    _delete(SERIES, "Series"),
+    _retrieve(STUDY, wado.objects, "10.4.1.1.1", "Study", _OBJECTS[:1]),
+    _store(STUDY, "Study's Instances"),
+    _delete(STUDY, "Study"),
+    _retrieve(INSTANCE + "/bulkdata/{path:path}", bulkdata.value, "10.4.1.1.5", "Bulkdata", _VALUES),
+    _retrieve(INSTANCE + "/bulkdata", bulkdata.values, "10.4.1.1.5", "Instance Bulkdata", _VALUES[1:]),
+    _retrieve(SERIES + "/bulkdata", bulkdata.values, "10.4.1.1.5", "Series Bulkdata", _VALUES[1:]),
+    _retrieve(STUDY + "/bulkdata", bulkdata.values, "10.4.1.1.5", "Study Bulkdata", _VALUES[1:]),
+    _retrieve(INSTANCE + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Instance Pixel Data", _VALUES[1:]),
+    _retrieve(SERIES + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Series Pixel Data", _VALUES[1:]),
+    _retrieve(STUDY + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Study Pixel Data", _VALUES[1:]),
+    _retrieve(INSTANCE + "/frames/{frames}/rendered", rendered.frame, "10.4.1.1.3", "Rendered Frames", _IMAGES,
+        RENDERED),
+    _retrieve(INSTANCE + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Instance", _IMAGES, RENDERED),
+    _retrieve(SERIES + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Series", _IMAGES, RENDERED),
+    _retrieve(STUDY + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Study", _IMAGES, RENDERED),
+    _ups("GET", "/workitems", worklist.search, "11.9", "Search", types=_FOUND, parameters=SEARCH, right=_QUERY),
+    _ups("POST", "/workitems", worklist.create, "11.4", "Create", payloads=_WORKITEM,
+        parameters=("{workitem}", *COMMON)),
+    _ups("GET", WORKITEM, worklist.retrieve, "11.5", "Retrieve", types=_TEXT, right=_QUERY),
+    _ups("PUT", WORKITEM, worklist.update, "11.6", "Update", payloads=_WORKITEM,
+        parameters=("transaction-uid", *COMMON)),
+    _ups("POST", WORKITEM, worklist.update, "11.6", "Update", payloads=_WORKITEM,
+        parameters=("transaction-uid", *COMMON)),
+    _ups("PUT", WORKITEM + "/state", worklist.change_state, "11.7", "Change State", payloads=_WORKITEM),
+    _ups("PUT", WORKITEM + "/state/{requester}", worklist.change_state, "11.7", "Change State", payloads=_WORKITEM),
+    _ups("POST", WORKITEM + "/cancelrequest", worklist.request_cancel, "11.8", "Request Cancellation",
+        payloads=_WORKITEM),
+    _ups("POST", WORKITEM + "/cancelrequest/{requester}", worklist.request_cancel, "11.8", "Request Cancellation",
+        payloads=_WORKITEM),
+)
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported("Non-Patient Instance", "12", ("/{npi-name}",), "color palettes, hanging protocols and the like are "
+        "not kept beside the studies"),
+    Unsupported("Modality Scheduled Procedure Step", "14", ("/modality-scheduled-procedure-steps",),
+        "the modality worklist is the RIS's; this archive schedules Workitems only"),
+    Unsupported("Modality Performed Procedure Step", "15", ("/modality-performed-procedure-steps/{mpps}",),
+        "the RIS hears of performed steps from the modalities"),
 )
 # fmt: on

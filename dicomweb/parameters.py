@@ -1,0 +1,62 @@
+"""The query parameters of every resource: TABLE, by name, for the routes table and the documents made from it.
+
+A resource names those it understands; parameters that it does not name are ignored (PS3.18 8.3). How a parameter is
+read is decided where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One query parameter: its XML Schema type, the section that rules it, and what it does.
+
+    `values` are all values that mean something, where they can be listed; `repeats` where it may be given again.
+    """
+
+    name: str
+    type: str
+    section: str
+    doc: str
+    values: tuple[str, ...] = ()
+    repeats: bool = False
+
+
+_FLAG = ("true", "false")
+
+# fmt: off
+_ROWS: tuple[Parameter, ...] = (
+    Parameter("accept", "string", "8.3.3.1", "acceptable media types; tried before the Accept header", repeats=True),
+    Parameter("charset", "string", "8.3.3.2", "acceptable character sets; text is always UTF-8"),
+    Parameter("{attribute}", "string", "8.3.4.1",
+        "a matching key: keyword or tag, of nested sequences joined by dots", repeats=True),
+    Parameter("fuzzymatching", "boolean", "8.3.4.2", "names match by the beginnings of their words", _FLAG),
+    Parameter("includefield", "string", "8.3.4.3", "keywords or tags to return too, or all", repeats=True),
+    Parameter("limit", "unsignedInt", "8.3.4.4", "most results of one answer"),
+    Parameter("offset", "unsignedInt", "8.3.4.4", "results to skip"),
+    Parameter("emptyvaluematching", "boolean", "8.3.4.5", 'the key "" matches attributes that are empty', _FLAG),
+    Parameter("multiplevaluematching", "boolean", "8.3.4.6", "keys may list several values", _FLAG),
+    Parameter("annotation", "string", "8.3.5.1.1", "text burnt in", ("patient", "technique")),
+    Parameter("quality", "unsignedByte", "8.3.5.1.2", "of lossy representations, 1 to 100"),
+    Parameter("viewport", "string", "8.3.5.1.3", "vw,vh and optionally sx,sy,sw,sh in pixels"),
+    Parameter("window", "string", "8.3.5.1.4", "center,width,function"),
+    Parameter("iccprofile", "string", "8.3.5.1.5", "colour profile of the representation",
+        ("no", "yes", "srgb", "adobergb", "rommrgb")),
+    Parameter("{workitem}", "string", "11.4.1.2", "UID of the new Workitem, given as the query itself or as workitem="),
+    Parameter("transaction-uid", "string", "11.6.1.2",
+        "Transaction UID of the Workitem; also spelt transaction, Transaction-uid, or given as the query itself"),
+    Parameter("deletionlock", "boolean", "11.10.1.2", "keep Workitems beyond their final state", _FLAG),
+    Parameter("filter", "string", "11.10.1.2",
+        "attribute=value pairs joined by commas; each may also stand in the query by itself"),
+    Parameter("since", "unsignedLong", "extension", "sequence number after which to go on; 0 is the beginning"),
+    Parameter("wait", "unsignedInt", "extension", "seconds to wait for the first change where there is none yet"),
+)
+# fmt: on
+TABLE: dict[str, Parameter] = {row.name: row for row in _ROWS}
+
+COMMON = ("accept", "charset")
+SEARCH = ("{attribute}", "includefield", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "limit",
+          "offset", *COMMON)  # fmt: skip
+RENDERED = ("window", "viewport", "quality", "annotation", "iccprofile", *COMMON)

@@ -8,7 +8,6 @@ within `commitment_hours` is dead: listed, logged and audited, never dropped. Ho
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import threading
@@ -22,6 +21,7 @@ from sqlalchemy import Connection, Row
 from pacs import audit, mending
 from pacs.auth import SYSTEM
 from pacs.commitment import Commitment, Commitments, Failure, commitment_of
+from pacs.digest import Digest
 from pacs.errors import ArchiveError, Corrupt, NotFound, Unavailable
 from pacs.index import commitments as sql
 from pacs.storage.arrival import content_suffix
@@ -216,7 +216,7 @@ class Committing:
         if held.sop_class_uid != asked.sop_class_uid:
             return Failure.CLASS_CONFLICT
         locator = Locator(held.object_key, held.object_offset, held.object_length)
-        digest, left, missing = hashlib.sha256(), locator.length - held.dataset_offset, False
+        digest, left, missing = Digest(), locator.length - held.dataset_offset, False
         try:
             self._store.settle(locator)  # visible is not yet durable: the index may have been the quicker one
             for piece in self._store.chunks(locator, held.dataset_offset, left):

@@ -6,7 +6,6 @@ the two. The instance's row moves to them in one transaction, which ends the cas
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import uuid
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from pacs import audit
 from pacs.auth import SYSTEM, Principal
+from pacs.digest import Digest
 from pacs.errors import Corrupt, NotFound
 from pacs.index import aside, damage, schema
 from pacs.index.engine import Index
@@ -49,7 +49,7 @@ def check(store: ObjectStore, row: Found) -> None:
     `store` is the store itself, no cache.
     """
     locator = Locator(row.object_key, row.object_offset, row.object_length)
-    hashed = hashlib.sha256()
+    hashed = Digest()
     left = locator.length - row.dataset_offset
     for chunk in store.chunks(locator, row.dataset_offset):
         hashed.update(chunk)

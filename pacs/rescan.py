@@ -7,7 +7,6 @@ processes and a scan that was cut short goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import queue
 import re
@@ -29,6 +28,7 @@ import orjson
 from pacs import filing
 from pacs.archive import open_store
 from pacs.dicom import json_model, part10, scanner
+from pacs.digest import Digest
 from pacs.errors import ArchiveError, Corrupt, MalformedDataset, Unavailable
 from pacs.settings import Settings
 from pacs.spool import Spool
@@ -94,7 +94,7 @@ def _entry(whole: memoryview, locator: Locator, recorded: Recorded | None) -> fi
     if len(whole) != locator.length or len(whole) < HEAD_BYTES:
         raise Corrupt("the object is shorter than it was stored")
     with whole[HEAD_BYTES:] as dataset:
-        hashed = hashlib.sha256(dataset)
+        hashed = Digest(dataset)
         came = bytes(whole[:HEAD_BYTES])
         if recorded is not None and (hashed.digest(), zlib.crc32(came)) != (recorded.digest, recorded.head):
             raise Corrupt("the object does not match the digest that was stored with it")

@@ -24,6 +24,7 @@ from pacs.dicom.deflated import inflate
 from pacs.dicom.frames import FrameTable
 from pacs.dicom.scanner import BulkValue, Limits
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.digest import Digest
 from pacs.errors import Corrupt, NotFound
 from pacs.index import corrections, schema
 from pacs.index.damage import damage
@@ -160,7 +161,7 @@ class Retrieve:
 
     @staticmethod
     def _verified(location: InstanceLocation, header: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        digest = hashlib.sha256()
+        digest = Digest()
         held = header
         left = location.size
         for chunk in chunks:

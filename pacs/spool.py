@@ -7,7 +7,6 @@ covers what follows.
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import time
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 
 IN_MEMORY_BYTES = 1 << 20
@@ -122,7 +122,7 @@ class Spool:
         self._buffer: bytearray | None = self._buffers.take()
         self._buffer[:reserve] = bytes(reserve)
         self._limit = limit
-        self._hash = hashlib.sha256()
+        self._hash = Digest()
         self._map: mmap.mmap | None = None
         self._mapped_from = 0
         self.backing: Backing | None = None
@@ -198,7 +198,7 @@ class Spool:
         self.backing.grown(self.size)
 
     def digest(self, suffix: bytes = b"") -> str:
-        """The SHA-256, in hex, of everything written after the reserve, then `suffix`."""
+        """The BLAKE3, in hex, of everything written after the reserve, then `suffix`."""
         return self._digest(suffix).hex()
 
     def _digest(self, suffix: bytes) -> bytes:
@@ -207,7 +207,7 @@ class Spool:
         return whole.digest()
 
     def plain_digest(self) -> bytes:
-        """The SHA-256 of everything written after the reserve."""
+        """The BLAKE3 of everything written after the reserve."""
         return self._hash.digest()
 
     def fill_reserve(self, header: bytes) -> None:

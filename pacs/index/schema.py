@@ -119,7 +119,7 @@ instance = Table(
     Column("transfer_syntax_uid", _TEXT, nullable=False),
     *_columns(Level.IMAGE),
     Column("row", LargeBinary, nullable=False),
-    Column("digest", _TEXT, nullable=False),  # SHA-256 of data set bytes and transfer syntax, hex
+    Column("digest", _TEXT, nullable=False),  # BLAKE3 of data set bytes and transfer syntax, hex
     Column("object_key", _TEXT, nullable=False),
     Column("object_offset", BigInteger, nullable=False),
     Column("object_length", BigInteger, nullable=False),

@@ -7,13 +7,13 @@ are laid out equally, whoever sent them, and one may replace the other. Clients 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass, replace
 
 import orjson
 
 from pacs.dicom import part10
+from pacs.digest import Digest
 from pacs.errors import MalformedDataset
 from pacs.uids import IMPLEMENTATION_CLASS_UID
 
@@ -40,7 +40,7 @@ def content_suffix(transfer_syntax_uid: str) -> bytes:
 
 def content_digest(dataset: bytes | memoryview, transfer_syntax_uid: str) -> str:
     """The digest of an instance, in hex."""
-    whole = hashlib.sha256(dataset)
+    whole = Digest(dataset)
     whole.update(content_suffix(transfer_syntax_uid))
     return whole.hexdigest()
 

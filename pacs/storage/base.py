@@ -71,7 +71,7 @@ class Unproven:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """CRC-32 of an object's head, which was reserved in its spool, and SHA-256 of all that is behind it."""
+    """CRC-32 of an object's head, which was reserved in its spool, and BLAKE3 of all that is behind it."""
 
     head: int
     digest: bytes

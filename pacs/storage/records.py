@@ -8,10 +8,11 @@ of an object that look like a header, and an object that was not written to its 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+
+from pacs.digest import Digest
 
 BLOCK = 4096
 NONCE_BYTES = 16
@@ -71,7 +72,7 @@ class Record:
 def header(
     nonce: bytes, at: int, length: int, reserve: bytes | memoryview, digest: bytes, *, redo: bool = False
 ) -> bytes:
-    """The header of a record at offset `at`; `digest` is the SHA-256 of the object behind its first bytes `reserve`."""
+    """The header of a record at offset `at`; `digest` is the BLAKE3 of the object behind its first bytes `reserve`."""
     flags = _REDO if redo else 0
     body = _RECORD.pack(nonce, at, length, len(reserve), zlib.crc32(reserve), flags, digest, 0)[:-4]
     return ALIVE + body + struct.pack("<I", zlib.crc32(body))
@@ -95,7 +96,7 @@ class Check:
         self._record = record
         self._crc = 0
         self._seen = 0
-        self._hash = hashlib.sha256()
+        self._hash = Digest()
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the object."""

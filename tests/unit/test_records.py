@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 
 import pytest
 
+from pacs.digest import Digest
 from pacs.storage import records
 from pacs.storage.records import BLOCK, HEADER_BYTES, Check, Record
 from pacs.storage.segments import marked, marker_text
@@ -17,7 +17,7 @@ LENGTH = len(HEAD) + len(REST)
 
 
 def header() -> bytes:
-    return records.header(NONCE, 2 * BLOCK, LENGTH, HEAD, hashlib.sha256(REST).digest())
+    return records.header(NONCE, 2 * BLOCK, LENGTH, HEAD, Digest(REST).digest())
 
 
 def parsed() -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pacs import spool as spooling
+from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 from pacs.spool import IN_MEMORY_BYTES, Buffers, Spool, TemporaryFile
 
@@ -28,13 +28,13 @@ def test_bytes_are_kept_and_hashed(tmp_path: Path, length: int, step: int) -> No
             buffer[:] = bytes(step)  # the buffer is the caller's
         assert spool.size == length + 8
         assert (spool.backing is None) is (length + 8 <= IN_MEMORY_BYTES)
-        assert spool.digest() == hashlib.sha256(data).hexdigest()
-        assert spool.digest(b"x") == hashlib.sha256(data + b"x").hexdigest()
+        assert spool.digest() == Digest(data).hexdigest()
+        assert spool.digest(b"x") == Digest(data + b"x").hexdigest()
         spool.fill_reserve(b"12345678")
         with spool.view() as view:
             assert view == b"12345678" + data
             assert view.readonly
-        assert spool.plain_digest() == hashlib.sha256(data).digest()
+        assert spool.plain_digest() == Digest(data).digest()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,7 +56,7 @@ def test_bytes_may_be_received_in_place(tmp_path: Path, length: int, step: int) 
                     room[:count] = data[at : at + count]
                 spool.filled(count)
                 at += count
-            assert spool.digest() == hashlib.sha256(data).hexdigest()
+            assert spool.digest() == Digest(data).hexdigest()
             spool.fill_reserve(b"12345678")
             with spool.view() as view:
                 assert view == b"12345678" + data

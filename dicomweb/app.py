@@ -9,10 +9,11 @@ import anyio
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from dicomweb import errors
+from dicomweb import capabilities, errors, links
 from dicomweb.answers import Answer
 from dicomweb.calls import Call, Rendition, Web
-from dicomweb.routes import TABLE, Handler
+from dicomweb.media_types import NotAcceptable
+from dicomweb.routes import TABLE, UNSUPPORTED, Row
 from pacs.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -25,38 +26,36 @@ def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[st
     """The routes of PS3.18 under `root`, one for each path of `dicomweb.routes.TABLE`.
 
     Who asks is expected in the ASGI state as `principal`. `renditions` make the `rendered` resource of instances that
-    are no images, by media type.
+    are no images, by media type. Raises InvalidInput for the setting trusted_proxies.
     """
     root = root.rstrip("/")
-    web = Web(archive, root, dict(renditions), cpu=anyio.CapacityLimiter(max(2, archive.settings.decoders)))
-    methods: dict[str, dict[str, Handler]] = {}
+    proxies = links.networks(archive.settings.trusted_proxies)
+    cpu = anyio.CapacityLimiter(max(2, archive.settings.decoders))
+    web = Web(archive, root, dict(renditions), proxies, cpu=cpu)
+    paths: dict[str, dict[str, Row]] = {}
     for row in TABLE:
-        methods.setdefault(row.path, {})[row.method] = row.handler
-    routes = [Route(root + path, Endpoint(web, path, handlers)) for path, handlers in methods.items()]
-    nothing = Endpoint(web, "/", {})
-    return [*routes, Route(root or "/", nothing), Route(root + "/{rest:path}", nothing)]
+        paths.setdefault(row.path, {})[row.method] = row
+    routes = [Route(root + path, Endpoint(web, path, rows)) for path, rows in paths.items()]
+    service = Endpoint(web, "/", {})
+    return [
+        *routes, Route(root or "/", service), Route(root + "/", service), Route(root + "/{rest:path}", Nothing(web))
+    ]  # fmt: skip
 
 
 class Endpoint:
-    """The ASGI application of one path: its methods, HEAD for GET, 405 with Allow for the others."""
+    """The ASGI application of one path: its methods, HEAD for GET, OPTIONS, 405 with Allow for the others."""
 
-    def __init__(self, web: Web, path: str, methods: Mapping[str, Handler]) -> None:
+    def __init__(self, web: Web, path: str, rows: Mapping[str, Row]) -> None:
         self.web = web
         self.path = path
-        self.methods = dict(methods)
+        self.rows = dict(rows)
+        self.allow = capabilities.allowed(self.rows)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
         head = method == "HEAD"
-        handler = self.methods.get("GET" if head else method)
         try:
-            if handler is not None:
-                answer = await handler(Call(self.web, scope, receive))
-            elif self.methods:
-                allowed = sorted({*self.methods, *(("HEAD",) if "GET" in self.methods else ())})
-                answer = _problem(405, f"{method} is not possible here", headers=[("Allow", ", ".join(allowed))])
-            else:
-                answer = _problem(404, "there is no such resource")
+            answer = await self._answer("GET" if head else method, Call(self.web, scope, receive))
         except ArchiveError as error:
             code = errors.status(error)
             if code >= 500:
@@ -66,6 +65,38 @@ class Endpoint:
             errors.report(error, method, self.path)
             answer = _problem(500, "the server failed; its log says where")
         await answer.send(receive, send, head=head)
+
+    async def _answer(self, method: str, call: Call) -> Answer:
+        row = self.rows.get(method)
+        if row is not None:
+            call.principal(row.right)
+            return await row.handler(call)
+        if method == "OPTIONS":
+            return await call.io(self._options, call)
+        return _problem(405, f"{call.scope['method']} is not possible here", headers=[("Allow", self.allow)])
+
+    def _options(self, call: Call) -> Answer:
+        """Retrieve Capabilities (PS3.18 8.9) of the service, or of one resource and what is below it."""
+        headers = [("Allow", self.allow)]
+        try:
+            offer = call.choose(capabilities.OFFERS)
+        except NotAcceptable:
+            if self.path == "/":
+                raise
+            return Answer(204, headers=headers)
+        tree = capabilities.description(TABLE, UNSUPPORTED, call.service_root, self.path)
+        body = capabilities.wadl(tree) if offer.media_type == capabilities.WADL else capabilities.json(tree)
+        return call.text(body, offer.media_type, headers)
+
+
+class Nothing(Endpoint):
+    """What is asked for at an address that names no resource."""
+
+    def __init__(self, web: Web) -> None:
+        super().__init__(web, "(none)", {})
+
+    async def _answer(self, method: str, call: Call) -> Answer:
+        return _problem(404, "there is no such resource")
 
 
 def _problem(code: int, detail: str, about: str = "", headers: list[tuple[str, str]] | None = None) -> Answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -13,6 +12,7 @@ import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
+from dicomweb import links
 from dicomweb.answers import GZIP_FROM_BYTES, Answer, compressed
 from dicomweb.media_types import Offer, UnsupportedMediaType, accepts_gzip, negotiate
 from pacs import uids
@@ -33,9 +33,6 @@ HERE = b"\xff"
 MAX_QUERY_FIELDS = 256
 MAX_JSON_BYTES = 16 << 20
 
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_PORTS = {"http": 80, "https": 443}
-
 Rendition = Callable[["Archive", "list[InstanceLocation]"], bytes]
 """Makes one representation of non-image instances, or raises NotFound where these have none of that kind."""
 
@@ -44,12 +41,14 @@ Rendition = Callable[["Archive", "list[InstanceLocation]"], bytes]
 class Web:
     """What every call shares: the archive, where it is mounted, and the named limits on threads.
 
-    `io` bounds calls that wait for disk, network or database, `cpu` those that decode, transcode or render.
+    `proxies` are believed about how they were asked. `io` bounds calls that wait for disk, network or database, `cpu`
+    those that decode, transcode or render.
     """
 
     archive: Archive
     root: str
     renditions: Mapping[str, Rendition]
+    proxies: Sequence[links.Network] = ()
     io: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(IO_THREADS))
     cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
 
@@ -102,25 +101,12 @@ class Call:
 
     @property
     def service_root(self) -> str:
-        """The URL of the service as the caller can reach it: as configured, else as asked for.
+        """The URL of the service as the caller can reach it: as configured, as a trusted proxy says, or as asked for.
 
         Raises InvalidInput for a Host header that could carry anything but a host into links.
         """
         public = self.archive.settings.public_url
-        if public:
-            return public.rstrip("/") + self.web.root
-        scheme = self.scope.get("scheme", "http")
-        name, port = self.scope.get("server") or ("localhost", None)
-        host = self.headers.get("host", f"{name}:{port}")
-        if _HOST.fullmatch(host) is None:
-            raise InvalidInput("the Host header is no host name")
-        if host in (name, "localhost") and port not in (None, _PORTS.get(scheme)) and not self._forwarded:
-            host = f"{host}:{port}"  # some clients, the Python one among them, leave the port out
-        return f"{scheme}://{host}{self.scope.get('root_path', '')}{self.web.root}"
-
-    @property
-    def _forwarded(self) -> bool:
-        return any(name in self.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host", "via"))
+        return (public.rstrip("/") or links.base(self.scope, self.headers, self.web.proxies)) + self.web.root
 
     def choose(self, offers: Sequence[Offer]) -> Offer:
         """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""

@@ -93,6 +93,13 @@ class Settings:
     aes: tuple[AE, ...] = _setting((), "Known AEs; once any is given, all others are refused. TOML: [[aes]] tables.")
     behind_tls_proxy: bool = _setting(False, "A TLS proxy stands in front of the HTTP door, which may then be open.")
     public_url: str = _setting("", "URL under which clients reach the server, for links in answers; empty = as asked.")
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "Addresses and networks of proxies whose Forwarded and X-Forwarded-* headers are believed in such links."
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        'Origins whose pages may use the DICOMweb service, like "https://viewer.example"; "*" = any, without cookies.',
+    )
 
     objects: str = _setting("files", 'Object store: "files" (under data) or "s3://BUCKET/PREFIX".')
     s3_endpoint: str = _setting("", "S3 endpoint URL; empty = the provider's own.")
@@ -156,6 +163,11 @@ def _value(name: str, kind: str, raw: Any) -> Any:
                 return raw
             case "bool" if isinstance(raw, bool) or str(raw).lower() in ("true", "false", "1", "0"):
                 return str(raw).lower() in ("true", "1")
+            case "tuple[str, ...]":
+                texts = raw.split(",") if isinstance(raw, str) else raw
+                if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                    raise ValueError(f"{raw!r} is no list of texts")
+                return tuple(text.strip() for text in texts if text.strip())
             case "tuple[AE, ...]":
                 return tuple(_table(AE, "title", entry) for entry in _tables(raw))
             case "tuple[Forward, ...]":

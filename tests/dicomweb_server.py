@@ -100,7 +100,9 @@ def serving(
     )
     app = As(Starlette(routes=dicomweb.app.create(replace(archive), renditions=renditions or {})))
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", http="httptools", server_header=False)
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", http="httptools", server_header=False, proxy_headers=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

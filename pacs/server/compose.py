@@ -15,6 +15,7 @@ from analysis.registry import Registry
 from analysis.results import renditions
 from analysis.trigger import Trigger
 from analysis.worker import Worker
+from dicomweb import cors, links
 from pacs import aside
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
@@ -57,6 +58,10 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
     if settings.device not in ("auto", "cpu", "gpu"):
         raise InvalidInput('setting device: it must be "auto", "cpu" or "gpu"')
     destinations(settings)
+    links.networks(settings.trusted_proxies)
+    cors.checked(settings.cors_origins)
+    if not links.is_url(settings.public_url):
+        raise InvalidInput(f"setting public_url: {settings.public_url!r} is no http or https URL of a host and a path")
     if not doors_open:
         if settings.index == "sqlite" or settings.objects == "files":
             raise InvalidInput("workers of their own need what all can reach: PostgreSQL as index and S3 for objects")

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicomweb.cors import Cors
 from pacs.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
@@ -172,8 +173,11 @@ def health_routes(health: Callable[[], Health]) -> list[BaseRoute]:
     return [Route("/health/live", live), Route("/health/ready", ready)]
 
 
-def application(auth: Auth, routes: Sequence[BaseRoute]) -> ASGIApp:
-    """The whole application: `routes` behind authentication, every answer with the security headers."""
+def application(auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[str] = ()) -> ASGIApp:
+    """The whole application: `routes` behind authentication, every answer with the security headers.
+
+    Pages of `cors_origins` may use the DICOMweb service from elsewhere.
+    """
 
     async def not_found(request: Request, _: Exception) -> JSONResponse:
         return problem(404, "Not Found", "there is nothing at this address")
@@ -182,7 +186,7 @@ def application(auth: Auth, routes: Sequence[BaseRoute]) -> ASGIApp:
         return problem(500, "Internal Server Error", "the server failed; its log says where")
 
     app = Starlette(routes=routes, exception_handlers={404: not_found, 500: failed})
-    return SecurityHeaders(Authentication(app, auth))
+    return SecurityHeaders(Cors(Authentication(app, auth), cors_origins, GUARDED_PREFIXES[0]))
 
 
 def dumps(value: object) -> str:

@@ -224,7 +224,7 @@ async def _serve_http(
     routes = [*http.health_routes(health_now), *api.routes(archive, stopping), *app_routes]
     server = _Http(
         uvicorn.Config(
-            http.application(archive.auth, routes),
+            http.application(archive.auth, routes, archive.settings.cors_origins),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -165,7 +165,7 @@ class Context:
                     sample.refused = f"STOW-RS answers {answer.status} without naming it"
 
     def _store_dimse(self, samples: Sequence[Sample]) -> None:
-        refused: dict[str, str] = import_module("conformance.dimse").store(self.dimse, samples)
+        refused: dict[str, str] = import_module("conformance.ae").store(self.dimse, samples)
         for sample in samples:
             sample.refused = refused.get(sample.instance, "")
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pacs.errors import InvalidInput, Unavailable
 from pacs.index.migrate import migrate
 from pacs.index.statement import Found, Statement, Values
+from pacs.index.turn import Turn
 from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, translated
 
 BUSY_TIMEOUT_MS = 10_000
@@ -167,10 +168,19 @@ def _open_sqlite(url: URL) -> Index:
     log = ("journal_mode=WAL", "journal_size_limit=67108864", "wal_autocheckpoint=8000")
     durable = (*log, "synchronous=FULL", "cache_size=-65536")
     writing = engine("BEGIN IMMEDIATE", durable, pool_size=1, max_overflow=0)
-    _migrated(writing)
+    try:
+        turn = Turn(Path(f"{url.database}-turn"))
+    except OSError as error:
+        raise Unavailable(f"the index cannot be opened: {error.strerror}") from error
+    try:
+        with turn:
+            _migrated(writing)
+    except BaseException:
+        turn.close()
+        raise
     fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
     reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
-    return Index(reading, GroupCommit(writing, Path(f"{url.database}-wal")), (reading, writing))
+    return Index(reading, GroupCommit(writing, Path(f"{url.database}-wal"), turn), (reading, writing))
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import OutOfResources, Unavailable
+from pacs.index.turn import Turn
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -98,10 +99,11 @@ class GroupCommit:
     readers before the commit.
     """
 
-    def __init__(self, engine: Engine, wal: Path) -> None:
-        """`wal` is the write-ahead log of the database."""
+    def __init__(self, engine: Engine, wal: Path, turn: Turn) -> None:
+        """`wal` is the write-ahead log of the database, `turn` what other processes that write to it have, too."""
         self._engine = engine
         self._wal = wal
+        self._turn = turn
         self._full = True  # how the connection was opened
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -141,13 +143,15 @@ class GroupCommit:
             self._closed = True
             self._queue.put(None)
         self._thread.join()
+        self._turn.close()
         self.make_durable()
 
     def _run(self) -> None:
         try:
             with self._engine.connect() as conn:
-                while (batch := self._next_batch()) is not None:
-                    self._commit(conn, batch)
+                while (first := self._queue.get()) is not None:
+                    with self._turn:
+                        self._commit(conn, self._batch(first))
         finally:
             with self._lock:
                 self._closed = True
@@ -156,11 +160,8 @@ class GroupCommit:
                 if (waiting := self._queue.get()) is not None:
                     waiting[1].fail(Unavailable("the index is closed"))
 
-    def _next_batch(self) -> list[_Waiting] | None:
-        """All that waits, at least one and at most `MAX_BATCH`; None at the end."""
-        first = self._queue.get()
-        if first is None:
-            return None
+    def _batch(self, first: _Waiting) -> list[_Waiting]:
+        """It and all that waits behind it, at most `MAX_BATCH`."""
         batch = [first]
         while len(batch) < MAX_BATCH and not self._queue.empty():
             following = self._queue.get()

@@ -76,6 +76,10 @@ class DecodingPool:
             return transcode.explicit_le_frame(data, info)
         return self.run(transcode.explicit_le_frame, data, info)
 
+    def frame(self, data: bytes, info: PixelInfo, target_ts: str) -> bytes:
+        """`pacs.dicom.transcode.transcoded_frame` in a child."""
+        return self.run(transcode.transcoded_frame, data, info, target_ts)
+
     def render(
         self,
         data: bytes,

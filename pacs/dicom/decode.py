@@ -169,8 +169,10 @@ def decode_stored(data: bytes, info: PixelInfo) -> Array:
                 array = imagecodecs.jpegxl_decode(data, numthreads=1)
             case _:
                 _same_geometry(info, *_j2k_geometry(data))
-                decode = imagecodecs.htj2k_decode if codec == "htj2k" else imagecodecs.jpeg2k_decode
-                array = decode(data)
+                if codec == "htj2k":  # which would give components without a transform between them as planes
+                    array = imagecodecs.htj2k_decode(data, planar=False)
+                else:
+                    array = imagecodecs.jpeg2k_decode(data)
     except (Undecodable, UnsupportedTransferSyntax):
         raise
     except MemoryError:

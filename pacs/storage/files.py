@@ -115,6 +115,7 @@ class FileStore:
         self._deleting = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._crashed = [name for name in self._marked() if not self._is_held(name)]
+        self._claims: list[int] = []
 
     # What arrives
 
@@ -411,9 +412,20 @@ class FileStore:
     def unproven(self) -> list[Unproven]:
         """The segments that a crash left, each verified behind what was known to be durable."""
         try:
+            self._crashed = [name for name in self._crashed if self._claim(name)]
             return [segments.recover(self._objects, name) for name in self._crashed]
         except OSError as error:
             raise spooling.failed(error, "verify what a crash left") from error
+
+    def _claim(self, name: str) -> bool:
+        """Whether it is ours to verify, until `proven`; waits for another process that does, and has done it then."""
+        try:
+            fd = os.open(segments.marker_of(self._objects / name), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        self._claims.append(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return os.fstat(fd).st_nlink > 0
 
     def proven(self) -> None:
         """Told when the index agrees with what `unproven` found: those segments are sealed."""
@@ -424,7 +436,13 @@ class FileStore:
                 sync_folder(self._objects)
         except OSError as error:
             raise spooling.failed(error, "verify what a crash left") from error
+        finally:
+            self._let_go()
         self._crashed = []
+
+    def _let_go(self) -> None:
+        while self._claims:
+            os.close(self._claims.pop())
 
     # Small ones
 
@@ -495,6 +513,7 @@ class FileStore:
             self._files.clear()
         for segment in list(self._active.values()):
             self._seal(segment)
+        self._let_go()
 
 
 def _sync_file(path: Path) -> None:

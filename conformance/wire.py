@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import TracebackType
 from typing import Self
 
@@ -62,8 +63,9 @@ class Target:
 
     @property
     def conversation(self) -> str:
-        """The last lines of what was said."""
-        return "; ".join(self.said[-14:])
+        """The last lines of what was said, equal ones in a row as one."""
+        runs = [(line, len(list(same))) for line, same in groupby(self.said)]
+        return "; ".join(line if count == 1 else f"{line} ({count} times)" for line, count in runs[-12:])
 
     def note(self, text: str) -> None:
         """Remember a line of the conversation."""

@@ -16,6 +16,7 @@ from pacs.errors import (
     DatasetMismatch,
     DuplicateInstance,
     Forbidden,
+    Gone,
     InvalidInput,
     InvalidUID,
     MalformedDataset,
@@ -26,6 +27,7 @@ from pacs.errors import (
     Unauthenticated,
     Unavailable,
     Undecodable,
+    UnsupportedClass,
     UnsupportedTransferSyntax,
 )
 
@@ -48,6 +50,7 @@ STATUS: dict[type[ArchiveError], int] = {
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,
     NotFound: 404,
+    Gone: 410,
     Conflict: 409,
     TransactionMismatch: 400,  # PS3.18 11.6.3 and 11.7.3
     Unauthenticated: 401,
@@ -67,9 +70,11 @@ CANNOT_UNDERSTAND = 0xC000
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 PROCESSING_FAILURE = 0x0110
 DUPLICATE = 0x0111
+CLASS_NOT_SUPPORTED = 0x0122
 REASONS: dict[type[ArchiveError], int] = {
     DuplicateInstance: DUPLICATE,
     DatasetMismatch: MISMATCH,
+    UnsupportedClass: CLASS_NOT_SUPPORTED,
     InvalidUID: CANNOT_UNDERSTAND,
     MalformedDataset: CANNOT_UNDERSTAND,
     InvalidInput: CANNOT_UNDERSTAND,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dicomweb import bulkdata, frames, qido, removal, rendered, stow, wado, worklist
+from dicomweb import bulkdata, frames, qido, removal, rendered, stow, subscriptions, wado, worklist
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
 from dicomweb.parameters import COMMON, RENDERED, SEARCH
@@ -17,6 +17,7 @@ STUDY = "/studies/{study}"
 SERIES = "/studies/{study}/series/{series}"
 INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 WORKITEM = "/workitems/{workitem}"
+SUBSCRIBER = WORKITEM + "/subscribers/{aetitle}"
 
 EXTENSION = "extension"
 """The section of what is no part of PS3.18."""
@@ -27,7 +28,7 @@ _OBJECTS = ("multipart/related; type=application/dicom", "application/dicom")
 _VALUES = ("application/octet-stream", "multipart/related; type=application/octet-stream")
 _IMAGES = ("image/jpeg", "image/png")
 _STORED = ("multipart/related; type=application/dicom", "multipart/related; type=application/dicom+json")
-_WORKITEM = ("application/dicom+json",)
+_WORKITEM = ("application/dicom+json", "application/dicom+xml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ TABLE: tuple[Row, ...] = (
         payloads=_WORKITEM),
     _ups("POST", WORKITEM + "/cancelrequest/{requester}", worklist.request_cancel, "11.8", "Request Cancellation",
         payloads=_WORKITEM),
+    _ups("POST", SUBSCRIBER, subscriptions.subscribe, "11.10", "Subscribe", right=_QUERY,
+        parameters=("deletionlock", "filter", "{attribute}", *COMMON)),
+    _ups("DELETE", SUBSCRIBER, subscriptions.unsubscribe, "11.11", "Unsubscribe", right=_QUERY),
+    _ups("POST", SUBSCRIBER + "/suspend", subscriptions.suspend, "11.12", "Suspend Global Subscription",
+        right=_QUERY),
 )
 
 UNSUPPORTED: tuple[Unsupported, ...] = (

@@ -1,4 +1,7 @@
-"""UPS-RS (PS3.18 11): Workitems created, searched, retrieved, changed, claimed, finished and cancelled."""
+"""UPS-RS (PS3.18 11): Workitems created, searched, retrieved, changed, claimed, finished and cancelled.
+
+A refusal says what is wrong in its body, and in a Warning the sentence that the standard has for it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-from dicomweb import errors, xml_model
+from dicomweb import errors, xml_input, xml_model
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
 from dicomweb.media_types import (
@@ -19,11 +22,18 @@ from dicomweb.media_types import (
 )  # fmt: skip
 from dicomweb.params import FLAGS, count, flag
 from dicomweb.qido import documents_answer
-from pacs.auth import Right
+from pacs.auth import SYSTEM, Right
 from pacs.dicom import dictionary, ups
 from pacs.dicom.json_model import dumps_many, loads
 from pacs.dicom.matching import Options
-from pacs.errors import InvalidInput, InvalidQuery, StateConflict, TransactionMismatch
+from pacs.errors import (
+    ArchiveError,
+    InvalidInput,
+    InvalidQuery,
+    PerformerUnreachable,
+    StateConflict,
+    TransactionMismatch,
+)
 
 RETRIEVED = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 FOUND = (*RETRIEVED, Offer(DICOM_XML, multipart=True))
@@ -32,20 +42,31 @@ MAX_RESULTS = 1000
 MAX_KEYS = 64
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 
+CREATED_MODIFIED = "The Workitem was created with modifications."
+UID_MISSING = "The Transaction UID is missing."
+UID_INCORRECT = "The Transaction UID is incorrect."
+INCONSISTENT_UPDATE = "The submitted request is inconsistent with the current state of the Workitem."
+INCONSISTENT_STATE = "The submitted request is inconsistent with the state of the UPS Instance."
+COMPLETED = "The UPS is already COMPLETED."
+UNREACHABLE = "The performer cannot be contacted."
+
 
 async def create(call: Call) -> Answer:
     """POST /workitems (11.4): 201 with the address of the new Workitem. The UID may be the bare query, or workitem=."""
     principal = call.principal(Right.PROCESS)
-    named = call.parameter("workitem", "uid", "AffectedSOPInstanceUID")
-    if named is None:
-        named = next((name for name, value in call.query if not value and name[:1].isdigit()), None)
-    attributes = await _attributes(call)
+    named = call.parameter("workitem", "uid", "AffectedSOPInstanceUID") or _bare(call)
+    attributes = await payload(call)
     if named is None:
         given = ups.value(attributes, ups.SOP_INSTANCE_UID)
         named = str(given) if given else None
     root = call.service_root  # before anything is created: it refuses Host headers that are none
-    address = f"{root}/workitems/{await call.io(call.archive.worklist.create, attributes, named, principal)}"
-    return Answer(201, headers=[("Location", address), ("Content-Location", address)])
+    uid = await call.io(call.archive.worklist.create, attributes, named, principal)
+    kept = await call.io(call.archive.worklist.retrieve, uid, SYSTEM)
+    address = f"{root}/workitems/{uid}"
+    headers = [("Location", address), ("Content-Location", address)]
+    if ups.modified(attributes, kept):
+        headers.append(call.warning(CREATED_MODIFIED))
+    return Answer(201, headers=headers)
 
 
 async def search(call: Call) -> Answer:
@@ -64,15 +85,11 @@ async def search(call: Call) -> Answer:
         elif name in FLAGS:
             flags[name] = value
         else:
-            path = _path(name)
-            if path is None:
-                continue
-            if path in keys:
-                raise InvalidQuery("a matching key is given more than once", about=path)
-            keys[path] = value
+            add_key(keys, name, value)
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
-    _once(call, "limit", "offset", *FLAGS)
+    for name in ("limit", "offset", *FLAGS):
+        call.parameter(name)
     fuzzy, empty_values, _ = (flag(flags, name) for name in FLAGS)
     options = Options(fuzzy=fuzzy, empty_values=empty_values)
     capped = MAX_RESULTS if limit is None else min(limit, MAX_RESULTS)
@@ -89,23 +106,23 @@ async def search(call: Call) -> Answer:
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET /workitems/{workitem} (11.5): the Workitem, never with its Transaction UID."""
+    """GET /workitems/{workitem} (11.5): the Workitem, never with its Transaction UID; 410 where it was removed."""
     principal = call.principal(Right.QUERY)
     offer = call.choose(RETRIEVED)
-    item = await call.io(call.archive.worklist.retrieve, call.uid("workitem"), principal)
+    uid = call.uid("workitem")
+    item = await call.io(call.archive.worklist.retrieve, uid, principal)
+    headers = [("Content-Location", f"{call.service_root}/workitems/{uid}")]
     if offer.media_type == DICOM_XML:
-        return Answer(200, DICOM_XML, [xml_model.dumps(item)])
-    return await call.io(call.text, dumps_many([item]), DICOM_JSON)
+        return await call.io(call.text, xml_model.dumps(item), DICOM_XML, headers)
+    return await call.io(call.text, dumps_many([item]), DICOM_JSON, headers)
 
 
 async def update(call: Call) -> Answer:
     """PUT or POST /workitems/{workitem} (11.6): 200; 400 and a Warning where state or Transaction UID forbid it."""
     principal = call.principal(Right.PROCESS)
     uid = call.uid("workitem")
-    transaction = call.parameter(*TRANSACTION_PARAMETERS)
-    if transaction is None:
-        transaction = next((name for name, value in call.query if not value and name[:1].isdigit()), None)
-    attributes = await _attributes(call)
+    transaction = call.parameter(*TRANSACTION_PARAMETERS) or _bare(call)
+    attributes = await payload(call)
     in_payload = ups.value(attributes, ups.TRANSACTION_UID)
     if in_payload is not None and transaction is None:
         transaction = str(in_payload)
@@ -113,8 +130,10 @@ async def update(call: Call) -> Answer:
     address = f"{call.service_root}/workitems/{uid}"
     try:
         await call.io(call.archive.worklist.update, uid, attributes, transaction, principal)
-    except (StateConflict, TransactionMismatch) as error:
-        return refused(call, 400, error)
+    except TransactionMismatch as error:
+        return refused(call, 400, error, UID_INCORRECT if transaction else UID_MISSING)
+    except StateConflict as error:
+        return refused(call, 400, error, INCONSISTENT_UPDATE)
     return Answer(200, headers=[("Content-Location", address)])
 
 
@@ -122,50 +141,77 @@ async def change_state(call: Call) -> Answer:
     """PUT /workitems/{workitem}/state (11.7): 200; 400 for a wrong Transaction UID, 409 where the state forbids it."""
     principal = call.principal(Right.PROCESS)
     uid = call.uid("workitem")
-    attributes = await _attributes(call)
+    attributes = await payload(call)
     state = ups.value(attributes, ups.PROCEDURE_STEP_STATE)
     if not isinstance(state, str):
         raise InvalidInput("Procedure Step State is missing", about=ups.PROCEDURE_STEP_STATE)
     given = ups.value(attributes, ups.TRANSACTION_UID)
     transaction = str(given) if given is not None else call.parameter(*TRANSACTION_PARAMETERS)
+    headers = [("Content-Location", f"{call.service_root}/workitems/{uid}")]
     try:
         warned = await call.io(call.archive.worklist.change_state, uid, state, transaction, principal)
     except TransactionMismatch as error:
-        return refused(call, 400, error)
+        return refused(call, 400, error, UID_INCORRECT if transaction else UID_MISSING)
     except StateConflict as error:
-        return refused(call, 409, error)
-    return Answer(200, headers=[call.warning(warned)] if warned else [])
+        return refused(call, 409, error, INCONSISTENT_STATE)
+    return Answer(200, headers=[*headers, *([call.warning(warned)] if warned else [])])
 
 
 async def request_cancel(call: Call) -> Answer:
     """POST /workitems/{workitem}/cancelrequest (11.8): 202; 409 where it is COMPLETED or nobody can be asked."""
     principal = call.principal(Right.PROCESS)
     uid = call.uid("workitem")
-    raw = await call.body()
-    attributes = loads(raw) if raw.strip() else {}
+    attributes = await payload(call, optional=True)
     reason = ups.value(attributes, ups.REASON_FOR_CANCELLATION)
+    requester = call.params.get("requester") or call.parameter("requester") or ""
     try:
         asked = partial(call.archive.worklist.request_cancel, uid, str(reason or ""), principal, request=attributes)
-        warned = await call.io(partial(asked, requesting_ae=call.params.get("requester", "")[:16]))
+        warned = await call.io(partial(asked, requesting_ae=requester[:16]))
     except StateConflict as error:
-        return refused(call, 409, error)
+        return refused(call, 409, error, UNREACHABLE if isinstance(error, PerformerUnreachable) else COMPLETED)
     return Answer(202, headers=[call.warning(warned)] if warned else [])
 
 
-def refused(call: Call, code: int, error: StateConflict | TransactionMismatch) -> Answer:
-    """The answer to what a Workitem's state forbids: the status, and the reason as a Warning too (11.6.3, 11.7.3)."""
-    return Answer(code, errors.PROBLEM, [errors.problem(code, error.reason)], [call.warning(error.reason)])
+def refused(call: Call, code: int, error: ArchiveError, warning: str) -> Answer:
+    """The answer to what a Workitem's state forbids: the reason, and the standard's own words as a Warning."""
+    return Answer(code, errors.PROBLEM, [errors.problem(code, error.reason)], [call.warning(warning)])
 
 
-async def _attributes(call: Call) -> dict[str, Any]:
+async def payload(call: Call, *, optional: bool = False) -> dict[str, Any]:
+    """The data set in the request's body, in DICOM JSON or as a Native DICOM Model; empty where `optional` and absent.
+
+    Raises UnsupportedMediaType, TooLarge, and InvalidInput for what is no data set.
+    """
     call.refuse_encoding()
     try:
         media_type, _ = parse(call.headers.get("content-type", ""))
     except InvalidInput:
-        media_type = ""
-    if media_type not in (DICOM_JSON, JSON):
-        raise UnsupportedMediaType("a body of type application/dicom+json is needed")
-    return loads(await call.body())
+        media_type = DICOM_JSON if optional else ""
+    if media_type not in (DICOM_JSON, JSON, DICOM_XML):
+        raise UnsupportedMediaType("a body of type application/dicom+json or application/dicom+xml is needed")
+    body = await call.body()
+    if optional and not body.strip():
+        return {}
+    return await call.io(xml_input.loads if media_type == DICOM_XML else loads, body)
+
+
+def add_key(keys: dict[str, str], name: str, value: str) -> bool:
+    """Whether `name` is a matching key, which is noted under its path of tags; what is none is left alone.
+
+    Raises InvalidQuery for one that is there already.
+    """
+    path = _path(name)
+    if path is None:
+        return False
+    if path in keys:
+        raise InvalidQuery("a matching key is given more than once", about=path)
+    keys[path] = value
+    return True
+
+
+def _bare(call: Call) -> str | None:
+    """A UID that is the query itself, or one of its parts, without a name."""
+    return next((name for name, value in call.query if not value and name[:1].isdigit()), None)
 
 
 def _path(name: str) -> str | None:
@@ -181,8 +227,3 @@ def _path(name: str) -> str | None:
             tag = known
         parts.append(f"{tag:08X}")
     return None if dictionary.vr(int(parts[-1], 16)) in (None, "SQ") else ".".join(parts)
-
-
-def _once(call: Call, *names: str) -> None:
-    for name in names:
-        call.parameter(name)

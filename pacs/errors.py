@@ -9,8 +9,10 @@
     │   ├── MissingAttribute         a required attribute is not there
     │   │   └── MissingValue         it is there, and empty
     │   ├── NotScheduled             a Workitem to be created is not SCHEDULED
-    │   └── UnsupportedTransferSyntax
+    │   ├── UnsupportedTransferSyntax
+    │   └── UnsupportedClass         of a SOP Class whose instances are not stored
     ├── NotFound
+    │   ├── Gone                     it was here once
     │   └── UnknownReceiver          nobody can send Workitem events there
     ├── Conflict                     right in itself, but not with what is here
     │   ├── DuplicateInstance        other content under a known SOP Instance UID
@@ -80,6 +82,10 @@ class UnsupportedTransferSyntax(InvalidInput):
     """A transfer syntax that is not in the table, or that cannot be turned into the one asked for."""
 
 
+class UnsupportedClass(InvalidInput):
+    """An instance of a SOP Class that is nothing to store, as Verification is (PS3.7 C.4.1, status 0122H)."""
+
+
 class MissingAttribute(InvalidInput):
     """A required attribute is not there (PS3.7 C.4.2, status 0120H)."""
 
@@ -94,6 +100,10 @@ class NotScheduled(InvalidInput):
 
 class NotFound(ArchiveError):
     """Nothing of that name is here, or nothing that the asker may see."""
+
+
+class Gone(NotFound):
+    """It was here once, and was removed."""
 
 
 class UnknownReceiver(NotFound):

@@ -22,7 +22,7 @@ from pacs.auth import SYSTEM, Principal, Right
 from pacs.dicom import ups_events, ups_match
 from pacs.dicom.ups import Attributes
 from pacs.dicom.ups_events import FILTERED_GLOBAL_UID, GLOBAL_UID, Report
-from pacs.errors import ActionUnsuitable, InvalidInput, NotFound
+from pacs.errors import ActionUnsuitable, Forbidden, Gone, InvalidInput, NotFound
 from pacs.events import Events
 from pacs.index import schema, subscriptions, workitems
 from pacs.index.engine import Index
@@ -63,7 +63,8 @@ class Subscriptions:
         `uid` names one Workitem, or with GLOBAL_UID all that are there and all to come, or with FILTERED_GLOBAL_UID
         those of them that match `keys` (paths as in `Worklist.search`). A deletion lock keeps the Workitem beyond
         its final state. State Reports of how things stand go first: of the Workitem, or with a lock of all
-        (CC.2.4.3). Raises NotFound, InvalidInput for an AE title that is none or keys without meaning.
+        (CC.2.4.3). Raises NotFound, Forbidden for an AE that is somebody else's, and InvalidInput for an AE title that
+        is none or keys without meaning.
         """
         principal.require(Right.QUERY)
         _check_title(receiver)
@@ -75,11 +76,11 @@ class Subscriptions:
         def work(conn: Connection) -> None:
             if uid not in _GLOBAL:
                 row = self._visible(conn, uid, principal, lock=True)
-                subscriptions.know(conn, receiver)
+                _own(conn, receiver, principal)
                 subscriptions.subscribe(conn, [uid], receiver, lock=lock, named=True)
                 subscriptions.publish(conn, uid, [receiver], [ups_events.state_report(row.attributes)], now)
                 return
-            subscriptions.know(conn, receiver)
+            _own(conn, receiver, principal)
             state = subscriptions.WITH_LOCK if lock else subscriptions.WITHOUT_LOCK
             subscriptions.set_global(conn, receiver, state, dict(keys or {}) if wanted else None, principal.scope)
             shown: list[WorkitemRow] = []
@@ -96,32 +97,54 @@ class Subscriptions:
         self._index.transact(work)
         self._events.publish()
 
-    def unsubscribe(self, uid: str, receiver: str, principal: Principal) -> None:
-        """Report nothing more of a Workitem, or with a global UID of any (PS3.4 CC.2.3, PS3.18 11.11).
+    def unsubscribe(self, uid: str, receiver: str, principal: Principal) -> bool:
+        """Whether anything ended: report nothing more of a Workitem, or with a global UID of any.
 
-        Raises NotFound.
+        PS3.4 CC.2.3, PS3.18 11.11. Raises NotFound, and Forbidden for an AE that is somebody else's.
         """
         principal.require(Right.QUERY)
 
-        def work(conn: Connection) -> None:
-            if uid in _GLOBAL:
-                subscriptions.set_global(conn, receiver, subscriptions.NONE, None, "")
-                subscriptions.unsubscribe(conn, None, receiver)
-            else:
+        def work(conn: Connection) -> bool:
+            _check_owner(conn, receiver, principal)
+            if uid not in _GLOBAL:
                 self._visible(conn, uid, principal)
-                subscriptions.unsubscribe(conn, uid, receiver)
+                return subscriptions.unsubscribe(conn, uid, receiver) > 0
+            was = subscriptions.is_global(conn, receiver)
+            subscriptions.set_global(conn, receiver, subscriptions.NONE, None, "")
+            return subscriptions.unsubscribe(conn, None, receiver) > 0 or was
 
-        self._index.transact(work)
+        return self._index.transact(work)
 
-    def suspend(self, uid: str, receiver: str, principal: Principal) -> None:
-        """Subscribe the AE to no more Workitems to come; it stays subscribed to those that are there.
+    def suspend(self, uid: str, receiver: str, principal: Principal) -> bool:
+        """Whether anything ended: subscribe the AE to no more Workitems to come; it stays with those that are there.
 
-        PS3.4 CC.2.3, PS3.18 11.12. Raises ActionUnsuitable where `uid` names one Workitem.
+        PS3.4 CC.2.3, PS3.18 11.12. Raises ActionUnsuitable where `uid` names one Workitem, and Forbidden.
         """
         principal.require(Right.QUERY)
         if uid not in _GLOBAL:
             raise ActionUnsuitable("only a global subscription can be suspended", about=uid)
-        self._index.transact(lambda conn: subscriptions.set_global(conn, receiver, subscriptions.NONE, None, ""))
+
+        def work(conn: Connection) -> bool:
+            _check_owner(conn, receiver, principal)
+            was = subscriptions.is_global(conn, receiver)
+            subscriptions.set_global(conn, receiver, subscriptions.NONE, None, "")
+            return was
+
+        return self._index.transact(work)
+
+    def listen(self, receiver: str, principal: Principal) -> None:
+        """Nothing, where the principal may hear the events of the AE; an AE that nobody knew is theirs from now on.
+
+        Raises Forbidden, and InvalidInput for an AE title that is none.
+        """
+        principal.require(Right.QUERY)
+        _check_title(receiver)
+        self._index.transact(lambda conn: _own(conn, receiver, principal))
+
+    def receivers_of(self, principal: Principal) -> list[str]:
+        """The AE titles for which the principal subscribed first, or opened a connection first."""
+        with self._index.read() as conn:
+            return subscriptions.owned_by(conn, principal.name)
 
     def subscriptions_of(self, receiver: str) -> dict[str, bool]:
         """UID of each Workitem that the AE is subscribed to: whether it holds a deletion lock."""
@@ -239,8 +262,27 @@ class Subscriptions:
     def _visible(conn: Connection, uid: str, principal: Principal, *, lock: bool = False) -> WorkitemRow:
         row = workitems.get(conn, uid, lock=lock)
         if row is None or (principal.scope and row.scope != principal.scope):
-            raise NotFound("no such Workitem", about=uid if uids.is_valid(uid) else "")
+            about = uid if uids.is_valid(uid) else ""
+            if row is None and not principal.scope and workitems.is_gone(conn, uid):
+                raise Gone("the Workitem was removed some time after its end", about=about)
+            raise NotFound("no such Workitem", about=about)
         return row
+
+
+def _own(conn: Connection, receiver: str, principal: Principal) -> None:
+    """Nothing, where the principal may act for the AE; one that nobody knew is theirs from now on. Raises Forbidden.
+
+    AEs speak for one another, as PS3.4 CC.2.3 has it; what is asked for by DIMSE belongs to the Receiving AE itself.
+    """
+    _check_owner(conn, receiver, principal)
+    subscriptions.know(conn, receiver, receiver if principal.kind == "ae" else principal.name)
+
+
+def _check_owner(conn: Connection, receiver: str, principal: Principal) -> None:
+    owner = subscriptions.owner_of(conn, receiver)
+    free = principal.kind in ("ae", "system") or Right.ADMIN in principal.rights
+    if owner not in (None, principal.name) and not free:
+        raise Forbidden("events of this AE are somebody else's", about=receiver)
 
 
 def _check_title(text: str) -> None:

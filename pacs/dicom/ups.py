@@ -243,6 +243,13 @@ def created(attributes: Mapping[str, Any], uid: str, now: float) -> Attributes:
     return dict(sorted(kept.items()))
 
 
+def modified(given: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Whether values of a request are kept otherwise than they were given (PS3.4 CC.2.5.4, warning B300)."""
+    return any(
+        entry.get("Value") and kept.get(tag) != entry for tag, entry in given.items() if tag != SPECIFIC_CHARACTER_SET
+    )
+
+
 def _check_values(attributes: Mapping[str, Any]) -> None:
     priority = value(attributes, PRIORITY)
     if priority is not None and priority not in PRIORITIES:

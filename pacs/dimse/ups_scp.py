@@ -85,8 +85,7 @@ class Create(_Message):
         given = self._attributes()
         uid = self._worklist.create(given, self._uid or None, self._peer.principal)
         kept = self._worklist.retrieve(uid, SYSTEM)
-        changed = any(entry.get("Value") and kept.get(tag) != entry for tag, entry in given.items())
-        code = status.WARNING_MODIFIED if changed else status.SUCCESS
+        code = status.WARNING_MODIFIED if ups.modified(given, kept) else status.SUCCESS
         return Response(code, fields={Tag.AFFECTED_SOP_INSTANCE_UID: uid})
 
 

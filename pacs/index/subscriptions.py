@@ -48,6 +48,7 @@ receiver = Table(
     "ups_receiver",
     schema.metadata,
     Column("ae_title", _TEXT, primary_key=True),
+    Column("owner", _TEXT, nullable=False, index=True),  # the principal who may listen for it over HTTP
     Column("global_state", Integer, nullable=False),
     Column("matching", LargeBinary),  # JSON of the matching keys of a filtered global subscription
     Column("scope", _TEXT, nullable=False),  # what the global subscription covers
@@ -108,11 +109,27 @@ class Global:
 # Subscribing ---------------------------------------------------------------------------------------------------------
 
 
-def know(conn: Connection, ae_title: str) -> None:
+def know(conn: Connection, ae_title: str, owner: str) -> None:
     """Make the row of a receiver, unless it is there."""
-    if conn.execute(select(_r.ae_title).where(_r.ae_title == ae_title)).first() is None:
-        values = {"global_state": NONE, "scope": "", "not_before": 0.0, "failures": 0, "trouble": ""}
+    if owner_of(conn, ae_title) is None:
+        values = {"owner": owner, "global_state": NONE, "scope": "", "not_before": 0.0, "failures": 0, "trouble": ""}
         conn.execute(insert(receiver).values(ae_title=ae_title, **values))
+
+
+def owner_of(conn: Connection, ae_title: str) -> str | None:
+    """Who may listen for a receiver over HTTP; None where there is no such receiver."""
+    found: str | None = conn.execute(select(_r.owner).where(_r.ae_title == ae_title)).scalar()
+    return found
+
+
+def owned_by(conn: Connection, owner: str) -> list[str]:
+    """The receivers for which a principal may listen."""
+    return list(conn.execute(select(_r.ae_title).where(_r.owner == owner).order_by(_r.ae_title)).scalars())
+
+
+def is_global(conn: Connection, ae_title: str) -> bool:
+    """Whether the receiver is subscribed to Workitems to come."""
+    return conn.execute(select(_r.global_state).where(_r.ae_title == ae_title)).scalar() not in (None, NONE)
 
 
 def set_global(conn: Connection, ae_title: str, state: int, keys: dict[str, str] | None, scope: str) -> None:
@@ -159,11 +176,13 @@ def subscriptions_of(conn: Connection, ae_title: str) -> dict[str, bool]:
     return {uid: bool(lock) for uid, lock in found}
 
 
-def unsubscribe(conn: Connection, uid: str | None, ae_title: str) -> None:
-    """End a subscription, all of the receiver's for None, and forget the events that were not taken yet."""
+def unsubscribe(conn: Connection, uid: str | None, ae_title: str) -> int:
+    """How many subscriptions were ended, all of the receiver's for None; events that wait are forgotten too."""
+    ended = []
     for table in (subscription, event):
         here = [table.c.ae_title == ae_title, *([table.c.workitem_uid == uid] if uid is not None else [])]
-        conn.execute(delete(table).where(*here))
+        ended.append(conn.execute(delete(table).where(*here)).rowcount)
+    return ended[0]
 
 
 def forget(conn: Connection, uid: str) -> None:

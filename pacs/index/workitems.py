@@ -55,6 +55,9 @@ workitem_value = Table(
     Index("workitem_value_found", "path", "value", "workitem_uid"),
 )
 
+workitem_gone = Table("workitem_gone", schema.metadata, Column("uid", _TEXT, primary_key=True))
+"""UIDs of Workitems that were removed."""
+
 t = schema.workitem.c
 _v = workitem_value.c
 
@@ -319,6 +322,13 @@ def ended_before(conn: Connection, moment: float, limit: int = 500) -> list[str]
 
 
 def remove(conn: Connection, uid: str) -> None:
-    """Delete the row, and what it can be found by."""
+    """Delete the row, and what it can be found by; that it was there is remembered."""
     conn.execute(delete(workitem_value).where(_v.workitem_uid == uid))
     conn.execute(delete(schema.workitem).where(t.uid == uid))
+    if not is_gone(conn, uid):
+        conn.execute(insert(workitem_gone).values(uid=uid))
+
+
+def is_gone(conn: Connection, uid: str) -> bool:
+    """Whether a Workitem with this UID was removed."""
+    return conn.execute(select(workitem_gone.c.uid).where(workitem_gone.c.uid == uid)).first() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from dicomweb_server import Web, parts, serving
 
+from dicomweb import xml_model
 from pacs import uids
 from pacs.auth import SYSTEM
 from pacs.dicom.ups_events import EventType
@@ -126,7 +128,7 @@ def test_workitems_that_are_none(web: Web, payload: Any) -> None:
 def test_bodies_that_are_none(web: Web) -> None:
     for content, content_type, status in [
         (b"{", JSON, 400), (b"[" * 100_000, JSON, 400), (b"", JSON, 400), (b"\xff", JSON, 400),
-        (b"{}", "text/plain", 415), (b"<x/>", "application/dicom+xml", 415),
+        (b"{}", "text/plain", 415), (b"<x/>", "application/dicom+xml", 400),
         (b'{"00741000": {"vr": "XX"}}', JSON, 400), (b'{"00741204": {"vr": "LO", "Value": "x"}}', JSON, 400),
     ]:  # fmt: skip
         answer = web.client.post("/workitems", content=content, headers={"Content-Type": content_type})
@@ -236,6 +238,83 @@ def test_one_of_two_claims_succeeds(web: Web) -> None:
         claim.join()
     assert sorted(codes)[0] == 200
     assert all(code in (400, 409) for code in sorted(codes)[1:])
+
+
+def test_the_warnings_of_the_standard(web: Web) -> None:
+    def warned(answer: httpx.Response) -> str:
+        return answer.headers["warning"].removeprefix(f"299 {web.url}: ")
+
+    uid, transaction = created(web), uids.new()
+    label = [{"00741204": {"vr": "LO", "Value": ["New label"]}}]
+    assert warned(state(uid, web, "IN PROGRESS", None)) == "The Transaction UID is missing."
+    early = state(uid, web, "COMPLETED", transaction)
+    assert warned(early) == "The submitted request is inconsistent with the state of the UPS Instance."
+    assert "not yet IN PROGRESS" in early.json()["detail"]
+    assert state(uid, web, "IN PROGRESS", transaction).headers["content-location"] == f"{web.url}/workitems/{uid}"
+    assert warned(state(uid, web, "CANCELED", uids.new())) == "The Transaction UID is incorrect."
+    assert warned(send(web, "POST", f"/workitems/{uid}", label)) == "The Transaction UID is missing."
+    wrong = send(web, "POST", f"/workitems/{uid}?{uids.new()}", label)
+    assert warned(wrong) == "The Transaction UID is incorrect."
+    assert warned(send(web, "POST", f"/workitems/{uid}/cancelrequest")) == "The performer cannot be contacted."
+    assert state(uid, web, "CANCELED", transaction).status_code == 200
+    again = state(uid, web, "CANCELED", transaction)
+    assert (again.status_code, warned(again)) == (200, "The UPS is already in the requested state of CANCELED.")
+    late = send(web, "POST", f"/workitems/{uid}?{transaction}", label)
+    assert (late.status_code, warned(late)) == (
+        400, "The submitted request is inconsistent with the current state of the Workitem.",
+    )  # fmt: skip
+
+
+def test_what_was_changed_at_creation_is_told(web: Web) -> None:
+    plain = send(web, "POST", "/workitems", workitem())
+    assert "warning" not in plain.headers
+    other = workitem(t00080016={"vr": "UI", "Value": ["1.2.3"]})
+    answer = send(web, "POST", "/workitems", other)
+    assert answer.status_code == 201
+    assert answer.headers["warning"] == f"299 {web.url}: The Workitem was created with modifications."
+
+
+def test_the_whole_life_in_xml(web: Web) -> None:
+    def xml(method: str, path: str, dataset: dict[str, Any]) -> httpx.Response:
+        headers = {"Content-Type": "application/dicom+xml"}
+        return web.client.request(method, path, content=xml_model.dumps(dataset), headers=headers)
+
+    answer = xml("POST", "/workitems", workitem("Étude"))
+    assert answer.status_code == 201, answer.text
+    path = "/workitems/" + answer.headers["location"].rpartition("/")[2]
+    transaction = uids.new()
+
+    def to(target: str) -> dict[str, Any]:
+        return {
+            "00081195": {"vr": "UI", "Value": [transaction]},
+            "00741000": {"vr": "CS", "Value": [target]},
+        }
+
+    assert xml("PUT", path + "/state", to("IN PROGRESS")).status_code == 200
+    assert xml("POST", f"{path}?transaction-uid={transaction}", PERFORMED).status_code == 200
+    assert xml("PUT", path + "/state", to("COMPLETED")).status_code == 200
+    [item] = web.get(path).json()
+    assert item["00741204"]["Value"] == ["Étude"]
+    assert item["00741216"]["Value"][0]["00404050"]["Value"] == ["20260101120000"]
+    assert item["00741000"]["Value"] == ["COMPLETED"]
+
+
+def test_removed_workitems_are_gone(web: Web) -> None:
+    uid = created(web)
+    assert send(web, "POST", f"/workitems/{uid}/cancelrequest").status_code == 202
+    while web.archive.worklist.forget(time.time() + 100 * 86_400, 1.0):
+        pass
+    assert web.get(f"/workitems/{uid}").status_code == 410
+    assert state(uid, web, "IN PROGRESS", uids.new()).status_code == 410
+    assert send(web, "PUT", f"/workitems/{uid}", {"00741204": {"vr": "LO", "Value": ["x"]}}).status_code == 410
+
+
+def test_requests_that_are_too_large(web: Web) -> None:
+    label = "x" * (17 << 20)
+    answer = send(web, "POST", "/workitems", workitem(label))
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+    many = "&".join(f"0010{n:04X}=x" for n in range(300))
+    assert web.client.get(f"/workitems?{many}").status_code == 400
 
 
 def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -93,9 +93,8 @@ def response_module(results: Sequence[Stored | Failure], root: str) -> dict[str,
             failed.append(_references(each.sop_class_uid, each.sop_instance_uid) | reason)
         else:
             others.append(reason)
-    module: dict[str, Any] = {}
-    if len(studies) == 1:
-        module["00081190"] = _element("UR", studies.pop())
+    # Retrieve URL is of type 2: there, but empty where no one study holds it all
+    module: dict[str, Any] = {"00081190": _element("UR", studies.pop() if len(studies) == 1 else "")}
     for tag, items in (("0008119A", others), ("00081198", failed), ("00081199", stored)):
         if items:
             module[tag] = {"vr": "SQ", "Value": items}

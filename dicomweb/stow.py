@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m3dicom.dicomweb")
 
+STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 BATCH_BYTES = 1 << 20
 PREPARING_AT_ONCE = 4
@@ -53,19 +54,19 @@ async def store(call: Call) -> Answer:
     root = call.service_root  # before anything is stored: it refuses Host headers that are none
     call.refuse_encoding()
     media_type, parameters = _content_type(call)
-    if media_type == DICOM:
+    single = media_type != MULTIPART
+    root_type = media_type if single else parameters.get("type", DICOM).lower()
+    if single:
         declared = call.headers.get("content-length", "")
         limit = call.archive.settings.max_object_bytes
         if declared.isdecimal() and int(declared) > limit:
             raise TooLarge(f"more than {limit} bytes")
-        results = await _objects(call, Intake(call.archive, principal, study), Single())
+    reader: Reader = Single() if single else Parser(parameters.get("boundary", ""))
+    if root_type in stow_metadata.METADATA:
+        prepared = await stow_metadata.read(call, reader, root_type, principal, study)
+        results = await call.io(file, call.archive, prepared)
     else:
-        parser = Parser(parameters.get("boundary", ""))
-        if parameters.get("type", DICOM).lower() == DICOM_JSON:
-            prepared = await stow_metadata.read(call, parser, principal, study)
-            results = await call.io(file, call.archive, prepared)
-        else:
-            results = await _objects(call, Intake(call.archive, principal, study), parser)
+        results = await _objects(call, Intake(call.archive, principal, study), reader)
     if not results:
         raise InvalidInput("the body holds no instance")
     for each in results:
@@ -85,10 +86,10 @@ def _content_type(call: Call) -> tuple[str, dict[str, str]]:
         media_type, parameters = parse(call.headers.get("content-type", ""))
     except InvalidInput:
         raise UnsupportedMediaType("a Content-Type is needed") from None
-    if media_type not in (DICOM, MULTIPART):
-        raise UnsupportedMediaType("multipart/related or application/dicom is needed")
-    if media_type == MULTIPART and parameters.get("type", DICOM).lower() not in (DICOM, DICOM_JSON):
-        raise UnsupportedMediaType("parts of type application/dicom or application/dicom+json are needed")
+    if media_type not in (*STORED, MULTIPART):
+        raise UnsupportedMediaType(f"multipart/related or one of {', '.join(STORED)} is needed")
+    if media_type == MULTIPART and parameters.get("type", DICOM).lower() not in STORED:
+        raise UnsupportedMediaType(f"parts of one of the types {', '.join(STORED)} are needed")
     return media_type, parameters
 
 
@@ -237,8 +238,13 @@ class Intake:
     def prepare(self, receiving: Receiving) -> Prepared | Failure:
         """The instance, checked and durable but visible to nobody; or why not."""
         try:
+            if receiving.header is not None:  # PS3.10 7.1: what File Meta says of the data set has to be true of it
+                receiving.header.finish()
+                receiving.sop_class_uid = receiving.header.sop_class_uid or None
+                receiving.sop_instance_uid = receiving.header.sop_instance_uid or None
             return self._archive.ingest.prepare(receiving, principal=self._principal, study_instance_uid=self._study)
         except ArchiveError as error:
+            receiving.abort()
             return failure(receiving, error)
 
     def abort(self) -> None:

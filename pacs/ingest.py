@@ -20,6 +20,7 @@ from pacs import aside, audit, discrepancies, filing, journal, mending, recovery
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
+from pacs.dicom.sop_classes import may_be_stored
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import (
     ArchiveError,
@@ -32,6 +33,7 @@ from pacs.errors import (
     OutOfResources,
     Quarantined,
     Unavailable,
+    UnsupportedClass,
     UnsupportedTransferSyntax,
 )
 from pacs.events import Events
@@ -238,6 +240,8 @@ class Ingest:
         spool = receiving.spool
         with spool.view() as view, view[HEAD_BYTES:] as dataset:
             scan = scanner.scan(dataset, ts)
+        if not may_be_stored(scan.sop_class_uid):
+            raise UnsupportedClass("nothing of this SOP class is stored", about=scan.sop_class_uid)
         self._expect("SOP Class UID", scan.sop_class_uid, receiving.sop_class_uid)
         self._expect("SOP Instance UID", scan.sop_instance_uid, receiving.sop_instance_uid)
         self._expect("Study Instance UID", scan.study_instance_uid, study_instance_uid)

@@ -221,3 +221,12 @@ STORAGE_SOP_CLASSES: dict[str, str] = {
 def is_storage(sop_class_uid: str) -> bool:
     """Whether `sop_class_uid` is a Storage SOP Class of the standard."""
     return sop_class_uid in STORAGE_SOP_CLASSES
+
+
+def may_be_stored(sop_class_uid: str) -> bool:
+    """Whether instances of the class are taken: those of the standard that hold composite instances, and any private.
+
+    Classes newer than the table are known by the arc that the standard gives to storage (PS3.6 annex A).
+    """
+    ours = sop_class_uid.startswith("1.2.840.10008.")
+    return not ours or is_storage(sop_class_uid) or sop_class_uid.startswith("1.2.840.10008.5.1.4.1.1.")

@@ -44,6 +44,7 @@ CANNOT_UNDERSTAND = 0xC000
 
 _TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
     (errors.DatasetMismatch, DATASET_MISMATCH),
+    (errors.UnsupportedClass, SOP_CLASS_NOT_SUPPORTED),
     (errors.InvalidInput, CANNOT_UNDERSTAND),
     (errors.DuplicateInstance, DUPLICATE_INSTANCE),
     (errors.OutOfResources, OUT_OF_RESOURCES),

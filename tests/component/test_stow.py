@@ -143,7 +143,9 @@ def test_a_part_that_is_no_dicom(web: Web) -> None:
         ("text/plain", b"x", 415),
         ("multipart/form-data; boundary=b", b"x", 415),
         ("application/x-www-form-urlencoded", b"a=b", 415),
-        ('multipart/related; type="application/dicom+xml"; boundary=b', b"x", 415),
+        ('multipart/related; type="application/pdf"; boundary=b', b"x", 415),
+        ('multipart/related; type="application/dicom+xml"; boundary=b', b"x", 400),
+        ("application/dicom+json", b"", 400),
         ('multipart/related; type="application/dicom"', b"x", 400),
         ('multipart/related; type="application/dicom"; boundary=b', b"no boundary in it", 400),
         ('multipart/related; type="application/dicom"; boundary=b', b"--b--", 400),
@@ -345,6 +347,6 @@ def test_compressed_bulk_data(web: Web) -> None:
     frame = web.get(f"{url}/frames/1", "image/jpeg")
     assert frame.status_code == 200
     assert frame.content.rstrip(b"\0") == codestream.rstrip(b"\0")
-    unnamed = (JSON, "", described(fresh(54))), ("image/jpeg", "pixels", codestream)
-    refused = web.client.post("/studies", **mixed(*unnamed))
+    unknown = (JSON, "", described(fresh(54))), ("image/jpeg", "pixels", b"no codestream of any kind")
+    refused = web.client.post("/studies", **mixed(*unknown))
     assert (refused.status_code, reasons(refused)) == (409, [0xC122])

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 from conformance.check import NoAnswer
 from conformance.multipart import Part, content_type, split
@@ -97,7 +98,7 @@ class Answer:
     def seen(self) -> str:
         """The answer in words, for a report: status, the headers that matter, the beginning of a short text."""
         lines = [str(self.status), *(f"{name}: {value}" for name, value in self.headers if name.lower() in TOLD)]
-        text = self.raw[:2000] if self.type.startswith(("text/", "application/json", JSON, XML)) else b""
+        text = self.body[:2000] if self.type.startswith(("text/", "application/json", JSON, XML)) else b""
         lines.append(" ".join(text.decode("utf-8", "replace").split())[:400] or f"({len(self.raw)} bytes)")
         return "\n".join(lines)
 
@@ -111,6 +112,16 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
+
+
+def xml(text: bytes) -> ElementTree.Element:
+    """The root of an XML document. Raises ValueError where it is none, or brings a DOCTYPE (entities of its own)."""
+    if b"<!DOCTYPE" in text:
+        raise ValueError("the document has a DOCTYPE")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314  (no DOCTYPE, so no entities to expand)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not well-formed XML: {error}") from error
 
 
 Query = str | Sequence[tuple[str, str]]

@@ -42,6 +42,7 @@ def query(maker: Maker) -> list[Sample]:
 
     def add(study: str, modality: str, series: int, number: int, sop_class: str, **attributes: object) -> None:
         ds = maker.dataset(study, f"{modality}{series}", number, sop_class, Modality=modality, **attributes)
+        ds.AccessionNumber = maker.accession
         ds.SeriesNumber, ds.InstanceNumber = series, number
         name = f"{study}/{modality}/{number}"
         if sop_class == SR:

@@ -110,7 +110,7 @@ class Maker:
         ds.PatientName, ds.PatientID = f"{FAMILY}^{study}", self.patient_id(study)
         ds.PatientBirthDate, ds.PatientSex = "19500101", "O"
         ds.StudyDate, ds.StudyTime, ds.StudyID = "20240115", "101500", "1"
-        ds.AccessionNumber = self.accession
+        ds.AccessionNumber = f"ZY{self.run}"[:16]
         ds.ReferringPhysicianName = f"{FAMILY}^Referring"
         ds.StudyDescription = "conformance test, may be deleted"
         ds.Modality, ds.Manufacturer = "OT", "conformance suite"
@@ -126,7 +126,7 @@ class Maker:
 
     @property
     def accession(self) -> str:
-        """The Accession Number that all studies of the run share."""
+        """The Accession Number that the studies of the corpus `query` share, and nobody else has."""
         return f"ZZ{self.run}"[:16]
 
     def sample(self, name: str, ds: Dataset, syntax: str = ELE) -> Sample:

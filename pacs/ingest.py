@@ -8,6 +8,7 @@ content under a known SOP Instance UID is refused, kept aside or takes its place
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -171,6 +172,13 @@ class _Arrival:
         return arrivals[0].ingest.filed_together(conn, [each.prepared for each in arrivals])
 
 
+class _Seen(threading.local):
+    """What a thread has stored before: an association sends one series after the other."""
+
+    def __init__(self) -> None:
+        self.repeats = scanner.Repeats()
+
+
 class Ingest:
     """The one door by which instances enter. Safe from any thread."""
 
@@ -182,6 +190,7 @@ class Ingest:
         self._journal = journal.Journal(store, index)
         # What is stored one by one is committed without a sync of its own where the store can tell it again.
         self._redoes = index.dialect == "sqlite" and store.redoes(index.make_durable)
+        self._seen = _Seen()
         self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
 
     def receive(
@@ -239,7 +248,7 @@ class Ingest:
             raise UnsupportedTransferSyntax("unknown transfer syntax", about=ts[:64])
         spool = receiving.spool
         with spool.view() as view, view[HEAD_BYTES:] as dataset:
-            scan = scanner.scan(dataset, ts)
+            scan = scanner.scan(dataset, ts, repeats=self._seen.repeats)
         if not may_be_stored(scan.sop_class_uid):
             raise UnsupportedClass("nothing of this SOP class is stored", about=scan.sop_class_uid)
         self._expect("SOP Class UID", scan.sop_class_uid, receiving.sop_class_uid)

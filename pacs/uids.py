@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from functools import lru_cache
 
 from pacs.errors import InvalidUID
 
@@ -23,6 +24,7 @@ def is_valid(text: str) -> bool:
     return len(text) <= MAX_UID_LENGTH and _UID.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=256)  # each instance of a series comes with the same three
 def checked(text: str, what: str = "UID") -> str:
     """`text` itself, once it is safe to use as an identifier.
 

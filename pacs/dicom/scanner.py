@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import struct
 from binascii import a2b_base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pacs import uids
 from pacs.dicom import frames, json_model
 from pacs.dicom.deflated import inflate
+from pacs.dicom.repeats import Repeats, Walked
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dicom.walk import DEFAULT_LIMITS, BulkValue, Limits, Walk
 from pacs.errors import MalformedDataset, UnsupportedTransferSyntax
 
-__all__ = ["DEFAULT_LIMITS", "BulkValue", "Limits", "Scan", "read", "scan"]
+__all__ = ["DEFAULT_LIMITS", "BulkValue", "Limits", "Repeats", "Scan", "read", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,26 @@ class Scan:
     metadata: dict[str, Any]
     bulk: tuple[BulkValue, ...]
     frames: frames.FrameTable | None
+    json: bytes | None = field(default=None, compare=False, repr=False)
 
     def metadata_json(self) -> bytes:
         """The metadata as JSON; each BulkDataURI begins with the byte 0xFF for the instance's own address."""
-        return json_model.dumps(self.metadata)
+        return json_model.dumps(self.metadata) if self.json is None else self.json
 
 
-def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits = DEFAULT_LIMITS) -> Scan:
+def scan(
+    dataset: bytes | memoryview,
+    transfer_syntax_uid: str,
+    limits: Limits = DEFAULT_LIMITS,
+    repeats: Repeats | None = None,
+) -> Scan:
     """What the data set holds; its bytes come without preamble and File Meta, and deflated ones are inflated inside.
 
-    Raises UnsupportedTransferSyntax, MalformedDataset (with tag and offset), InvalidUID or TooLarge.
+    With `repeats`, the memory of the calling thread, it is the quicker found the more it resembles the one before; the
+    limits are the default ones then, and values are shared. Raises UnsupportedTransferSyntax, MalformedDataset (with
+    tag and offset), InvalidUID or TooLarge.
     """
-    walk, metadata = _walked(dataset, transfer_syntax_uid, limits)
+    walk, metadata, json = _walked(dataset, transfer_syntax_uid, limits, repeats)
     return Scan(
         _uid(metadata, "00080016", "SOP Class UID"),
         _uid(metadata, "00080018", "SOP Instance UID"),
@@ -52,6 +61,7 @@ def scan(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
         metadata,
         tuple(walk.bulk),
         _frame_table(walk, metadata),
+        json,
     )
 
 
@@ -60,13 +70,18 @@ def read(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits =
     return _walked(dataset, transfer_syntax_uid, limits)[1]
 
 
-def _walked(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits) -> tuple[Walk, dict[str, Any]]:
+def _walked(
+    dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits, repeats: Repeats | None = None
+) -> Walked:
     syntax = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
     if syntax is None:
         raise UnsupportedTransferSyntax("unknown transfer syntax", about=transfer_syntax_uid[:64])
     view = memoryview(inflate(dataset, limits.inflated_bytes) if syntax.deflated else dataset)
-    walk = Walk(view.cast("B") if view.format != "B" else view, syntax, limits)
-    return walk, walk.run()
+    view = view.cast("B") if view.format != "B" else view
+    if repeats is not None:
+        return repeats.walk(view, syntax)
+    walk = Walk(view, syntax, limits)
+    return walk, walk.run(), None
 
 
 def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:

@@ -21,9 +21,9 @@ _LOOKUP_TABLES: Final = frozenset((0x00283006, *range(0x00281201, 0x00281204), *
 _LOOKUP_TABLE_BYTES: Final = 1 << 17
 _CHARACTER_SET: Final = 0x00080005
 _SPECIAL: Final = _PIXEL_DATA | {_CHARACTER_SET}
-_WINDOW: Final = 32 << 10
+WINDOW: Final = 32 << 10
 """What is walked as bytes, whose slices cost half of a view's; the header of most objects fits."""
-_FIRST: Final = 0x0002FFFF
+FIRST: Final = 0x0002FFFF
 """Below every tag that may be in a data set."""
 _PIXEL_REPRESENTATION: Final = "00280103"
 _ITEM: Final = 0xFFFEE000
@@ -88,6 +88,22 @@ class _Level:
     path: str
 
 
+@dataclass(slots=True)
+class Begun:
+    """A walk as it stands before a top-level element: what came before it is known, and nothing of it is bulk data."""
+
+    elements: dict[str, Any]
+    position: int
+    last: int
+    decode: Decoder
+    budget: int
+    """What is left for the metadata."""
+
+
+Mark = tuple[int, int, str, "Row | None", int]
+"""Where a top-level element begins, its tag and digits; its row where it is a plain one; the budget left before it."""
+
+
 def _malformed(reason: str, tag: int, at: int) -> MalformedDataset:
     return MalformedDataset(f"{reason} at offset {at}", about=f"{tag:08X}")
 
@@ -99,8 +115,16 @@ def _too_much(limits: Limits) -> TooLarge:
 class Walk:
     """The state of one pass."""
 
-    def __init__(self, data: memoryview, syntax: TransferSyntax, limits: Limits) -> None:
+    def __init__(
+        self, data: memoryview, syntax: TransferSyntax, limits: Limits, marks: list[Mark] | None = None
+    ) -> None:
+        """`marks` is told where each top-level element begins."""
         self.data = data
+        self.marks = marks
+        self.ordered = True
+        """Whether the top-level elements came in ascending order."""
+        self.decode = decoder(())
+        """What reads text at the top level."""
         self.syntax = syntax
         self.limits = limits
         self.bulk: list[BulkValue] = []
@@ -112,23 +136,27 @@ class Walk:
         self.either: list[tuple[dict[str, Any], bytes, list[dict[str, Any]]]] = []
         """Elements that are US or SS: their entry, bytes, and the data sets around them, innermost first."""
 
-    def run(self) -> dict[str, Any]:
+    def run(self, begun: Begun | None = None) -> dict[str, Any]:
         """The metadata of the whole data set. One long function on purpose: this loop is what ingest waits for."""
-        data, limits = self.data, self.limits
+        data, limits, marks = self.data, self.limits, self.marks
         inline_bytes, inline_text_bytes = limits.inline_bytes, limits.inline_text_bytes
         names = dictionary.names()
         explicit, little = self.syntax.explicit, self.syntax.little_endian
         known, bare, uint32 = _layout(little)
-        header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
+        header, tag_of, plain, unusual = plain_of(explicit, little, inline_bytes, inline_text_bytes)
         size = len(data)
-        source: Any = bytes(data[:_WINDOW])
+        source: Any = bytes(data[:WINDOW])
         near, reach = True, len(source)
         stack: list[_Level] = []
         root: dict[str, Any] = {}
         elements = root
-        last, ordered, prefix, decode = _FIRST, True, "", decoder(())
+        last, ordered, prefix, decode = FIRST, True, "", decoder(())
         position, end, undefined = 0, size, False
         budget, cost = limits.metadata_bytes, limits.metadata_bytes // limits.elements
+        if begun is not None:
+            elements = root = begun.elements
+            position, last, decode, budget = begun.position, begun.last, begun.decode, begun.budget
+        marked = None if marks is None else root
         while True:
             opened = False
             while position < end:
@@ -154,6 +182,8 @@ class Walk:
                             piece = source[start:stop]
                             values = reader(piece if near else piece.tobytes(), decode) if length else None
                             elements[key] = {"vr": name, "Value": values} if values else {"vr": name}
+                            if elements is marked and marks is not None:
+                                marks.append((position, tag, key, row, budget + cost + length))
                             last, position = tag, stop
                             continue
                         except struct.error:
@@ -186,8 +216,10 @@ class Walk:
                 else:
                     start = position + 8
                 key = names[tag]
+                if elements is marked and marks is not None:
+                    marks.append((position, tag, key, None, budget + cost))
                 if tag <= last:
-                    ordered = ordered and last == _FIRST
+                    ordered = ordered and last == FIRST
                     if key in elements:
                         raise _malformed("element given twice", tag, position)
                 last = tag
@@ -253,7 +285,7 @@ class Walk:
                 if as_implicit:
                     explicit, little = False, True
                     known, bare, uint32 = _layout(little)
-                    header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
+                    header, tag_of, plain, unusual = plain_of(explicit, little, inline_bytes, inline_text_bytes)
                 position, opened = start, True
                 break
             if not opened:
@@ -267,6 +299,7 @@ class Walk:
                     else:
                         root = elements
                 if not stack:
+                    self.ordered, self.decode = ordered, decode
                     break
             # A sequence goes on with its next item, or ends.
             level = stack[-1]
@@ -286,7 +319,7 @@ class Walk:
                         raise MalformedDataset(
                             f"item of {length} bytes at offset {position - 8} runs past its sequence"
                         )
-                    elements, last, ordered, decode = {}, _FIRST, True, level.decode
+                    elements, last, ordered, decode = {}, FIRST, True, level.decode
                     level.items.append(elements)
                     prefix = f"{level.path}/{len(level.items)}/"
                 elif group == 0xFFFE and number == 0xE0DD and level.sequence_undefined:
@@ -306,7 +339,7 @@ class Walk:
                 if (explicit, little) != (level.explicit, level.little):
                     explicit, little = level.explicit, level.little
                     known, bare, uint32 = _layout(little)
-                    header, tag_of, plain, unusual = _plain(explicit, little, inline_bytes, inline_text_bytes)
+                    header, tag_of, plain, unusual = plain_of(explicit, little, inline_bytes, inline_text_bytes)
         self._decide()
         return root
 
@@ -389,14 +422,14 @@ def _layout(little: bool) -> tuple[dict[bytes, VR], Callable[..., Any], Callable
     return vrs(little), struct.Struct(order + "HHI").unpack_from, struct.Struct(order + "I").unpack_from
 
 
-_Row = tuple[int, str, str, Callable[..., Any], int]
+Row = tuple[int, str, str, Callable[..., Any], int]
 """Tag, its digits, VR, reader and largest inline length."""
 
 
 @cache
-def _plain(
+def plain_of(
     explicit: bool, little: bool, inline_bytes: int, inline_text_bytes: int
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[bytes], _Row | None], Callable[[bytes], _Row | None]]:
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[bytes], Row | None], Callable[[bytes], Row | None]]:
     """How an element is told by its first bytes: tag and VR, or in implicit data sets the tag.
 
     The readers of a header (first bytes and length) and of the tag in it; then what knows the elements with a VR of
@@ -411,13 +444,13 @@ def _plain(
         if vr.read is not None and not (explicit and vr.long)
     }
     names = dictionary.names()
-    table: dict[bytes, _Row] = {}
+    table: dict[bytes, Row] = {}
     for tag, key in names.items():
         letters = str(dictionary.vr(tag)).encode("ascii")
-        if letters in rows and _FIRST < tag < 0xFFFE0000 and tag & 0xFFFF and tag not in _SPECIAL:
+        if letters in rows and FIRST < tag < 0xFFFE0000 and tag & 0xFFFF and tag not in _SPECIAL:
             table[tag_of.pack(tag >> 16, tag & 0xFFFF) + (letters if explicit else b"")] = (tag, key, *rows[letters])
 
-    def unusual(first: bytes) -> _Row | None:
+    def unusual(first: bytes) -> Row | None:
         if not explicit or first[4:] not in rows:
             return None
         group, number = tag_of.unpack_from(first)
@@ -432,4 +465,4 @@ def _plain(
 def warm() -> None:
     """Make the tables of the usual transfer syntaxes now, which the first data set would wait for (50 ms)."""
     for explicit in (True, False):
-        _plain(explicit, True, DEFAULT_LIMITS.inline_bytes, DEFAULT_LIMITS.inline_text_bytes)
+        plain_of(explicit, True, DEFAULT_LIMITS.inline_bytes, DEFAULT_LIMITS.inline_text_bytes)

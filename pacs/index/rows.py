@@ -7,7 +7,7 @@ F.2.5); in its RetrieveURL the byte 0xFF stands for the service root.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -56,8 +56,12 @@ def columns(metadata: Metadata, *levels: Level) -> dict[str, str | int | None]:
         if vr == "PN":
             found.update(zip(names, (*fold_name(text or ""), words(text or "")), strict=True))
         else:
-            found[names[0]] = fold(vr, text)
+            found[names[0]] = folded(vr, text)
     return found
+
+
+folded = lru_cache(maxsize=4096)(fold)
+"""`fold`, which remembers: the instances of a series share most of what is searched."""
 
 
 def entry(metadata: Metadata, tag: str, vr: str) -> dict[str, Any] | None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio
-from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from dicomweb import capabilities, errors, links
 from dicomweb.answers import Answer
 from dicomweb.calls import Call, Rendition, Web
+from dicomweb.dispatch import Service
 from dicomweb.media_types import NotAcceptable
 from dicomweb.routes import TABLE, UNSUPPORTED, Row
 from pacs.errors import ArchiveError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/dicom-web"
 
 
-def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[str, Rendition]) -> list[BaseRoute]:
-    """The routes of PS3.18 under `root`, one for each path of `dicomweb.routes.TABLE`.
+def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[str, Rendition]) -> list[Service]:
+    """The resources of PS3.18 under `root`: the paths of `dicomweb.routes.TABLE`, as one route.
 
     Who asks is expected in the ASGI state as `principal`. `renditions` make the `rendered` resource of instances that
     are no images, by media type. Raises InvalidInput for the setting trusted_proxies.
@@ -35,11 +35,8 @@ def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[st
     paths: dict[str, dict[str, Row]] = {}
     for row in TABLE:
         paths.setdefault(row.path, {})[row.method] = row
-    routes = [Route(root + path, Endpoint(web, path, rows)) for path, rows in paths.items()]
-    service = Endpoint(web, "/", {})
-    return [
-        *routes, Route(root or "/", service), Route(root + "/", service), Route(root + "/{rest:path}", Nothing(web))
-    ]  # fmt: skip
+    resources = {path: Endpoint(web, path, rows) for path, rows in paths.items()}
+    return [Service(root, {"/": Endpoint(web, "/", {}), **resources}, Nothing(web))]
 
 
 class Endpoint:

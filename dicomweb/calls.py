@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 
 from dicomweb import links
 from dicomweb.answers import GZIP_FROM_BYTES, Answer, compressed
+from dicomweb.kept import Kept, Pace
 from dicomweb.media_types import Offer, UnsupportedMediaType, accepts_gzip, negotiate
 from pacs import uids
 from pacs.auth import Principal, Right
@@ -51,6 +52,8 @@ class Web:
     proxies: Sequence[links.Network] = ()
     io: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(IO_THREADS))
     cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
+    kept: Kept[Answer] = field(default_factory=Kept)
+    pace: Pace = field(default_factory=Pace)
 
 
 class Call:
@@ -117,6 +120,33 @@ class Call:
     async def io(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread where it may wait for disk, network or database."""
         return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.web.io)
+
+    async def quickly(self, kind: Hashable, work: Callable[[], T]) -> T:
+        """`work` done here where such look-ups in a local index have proven quick, else in a thread as by `io`.
+
+        For work that asks the index and reads at most what the page cache holds.
+        """
+        pace = self.web.pace
+        if self.archive.index.dialect == "sqlite" and pace.is_quick(kind):
+            return pace.timed(kind, work)
+        return await self.io(pace.timed, kind, work)
+
+    async def once(self, kind: Hashable, work: Callable[[], Answer]) -> Answer:
+        """The answer that `work` makes of the index alone, or made of it before for the same request.
+
+        It is the same request where address and every header are, credentials too.
+        """
+        version = self.archive.index.version()
+        if version is None:
+            return await self.io(work)
+        scope = self.scope
+        key = (scope["method"], scope["raw_path"], scope["query_string"], (scope.get("client") or ("",))[0],
+               tuple(scope["headers"]))  # fmt: skip
+        answer = self.web.kept.get(key, version)
+        if answer is None:
+            answer = await self.quickly(kind, work)
+            self.web.kept.put(key, version, answer, 1000 + sum(map(len, answer.body)))
+        return answer
 
     async def cpu(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread under the limit on decoding and rendering."""

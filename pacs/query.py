@@ -16,8 +16,8 @@ from pacs.dicom.matching import ALL, MatchKey, Query, UIDList, Universal, matche
 from pacs.errors import TooLarge
 from pacs.index import rows, schema
 from pacs.index.engine import Index
-from pacs.index.search import exact, exact_values, patients, search
-from pacs.index.statement import Found, Statement
+from pacs.index.search import Ends, Page, kept, kept_values, patients, search
+from pacs.index.statement import Found, Statement, Values
 
 MAX_EXAMINED = 20_000
 """Entities that are read one by one for a key that no column answers; more have to be narrowed by other keys."""
@@ -73,22 +73,23 @@ class QueryService:
                 page = patients(conn, query, principal.scope)
             return Matches([_patient(found, query) for found in page.rows], page.remaining)
         maker = _Maker(query)
-        found = self._equal(query, principal.scope, maker.shape)
-        if found is not None:
-            return Matches([maker.row(each) for each in found], 0)
+        if query.limit is not None and (known := kept_values(query)) is not None:
+            page = self._kept(query, principal.scope, maker.shape, *known)
+            return Matches([maker.row(each) for each in page.rows], page.remaining)
         with self._index.read() as conn:
             page = search(conn, query, principal.scope, maker.columns)
         return Matches([maker.row(found) for found in page.rows], page.remaining)
 
-    def _equal(self, query: Query, scope: str, shape: _Shape) -> list[Found] | None:
-        """All matches of a query for equal values, by SQL that is kept; None for other queries and for many pages."""
-        if query.limit is None or (values := exact_values(query)) is None:
-            return None
-        statement = _statement(query.level, tuple(values), bool(scope), shape)
-        found = self._index.fetch(
-            statement, {**values, "scope": scope, "rows": query.limit + 1, "offset": query.offset}
-        )
-        return found if len(found) <= query.limit else None
+    def _kept(self, query: Query, scope: str, shape: _Shape, compared: _Compared, values: Values) -> Page:
+        """A page of a query for equal values and ranges, by SQL that is kept."""
+        assert query.limit is not None
+        select_page, count = _statements(query.level, compared, bool(scope), shape)
+        values = {**values, "scope": scope, "rows": query.limit + 1, "offset": query.offset}
+        found = self._index.fetch(select_page, values)
+        if len(found) <= query.limit:
+            return Page(found, 0)
+        total = int(self._index.fetch(count, values)[0].matches)
+        return Page(found[: query.limit], max(total - query.offset - query.limit, 1))
 
     def _examined(self, query: Query, held: list[MatchKey], principal: Principal) -> Matches:
         """Matches of keys that no column answers, found by looking at every entity that the other keys leave."""
@@ -197,6 +198,8 @@ class _Maker:
 
 _Shape = tuple[tuple[Level, bool, bool], ...]
 """For each level whether its row, and whether more of it is read."""
+_Compared = tuple[tuple[str, Ends], ...]
+"""How each attribute is compared."""
 
 
 @lru_cache(maxsize=64)
@@ -216,8 +219,8 @@ def _columns(shape: _Shape) -> tuple[ColumnElement[Any], ...]:
 
 
 @lru_cache(maxsize=256)
-def _statement(level: Level, tags: tuple[str, ...], scoped: bool, shape: _Shape) -> Statement:
-    return exact(level, tags, scoped=scoped, columns=_columns(shape))
+def _statements(level: Level, compared: _Compared, scoped: bool, shape: _Shape) -> tuple[Statement, Statement]:
+    return kept(level, compared, scoped=scoped, columns=_columns(shape))
 
 
 def _parts(query: Query) -> list[_Part]:

@@ -37,6 +37,8 @@ class Index:
         self._engines = engines
         # Connections of `fetch`, kept out of the pool between two calls: its check-out costs more than the look-up.
         self._spare: deque[PoolProxiedConnection] = deque()
+        # `version` is told by one and the same connection: each has numbers of its own.
+        self._watching = reader.raw_connection() if reader.dialect.name == "sqlite" else None
 
     @property
     def dialect(self) -> str:
@@ -99,9 +101,24 @@ class Index:
         except IndexError:
             return None
 
+    def version(self) -> int | None:
+        """A number that stays for as long as nobody, in any process, has committed a change; None where none is known.
+
+        Asking costs microseconds and never waits. PostgreSQL has no such number.
+        """
+        if self._watching is None:
+            return None
+        driver: Any = self._watching.driver_connection
+        try:
+            return int(driver.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
     def close(self) -> None:
         """Finish accepted transactions and let go of the database."""
         self._writer.close()
+        if self._watching is not None:
+            self._watching.close()
         while (connection := self._spared()) is not None:
             connection.close()
         for engine in self._engines:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     ColumnElement,
@@ -73,33 +73,63 @@ def search(conn: Connection, query: Query, scope: str, columns: Sequence[ColumnE
     return _page(conn, wanted, query, lambda: select(func.count()).select_from(source).where(*conditions))
 
 
-def exact_values(query: Query) -> dict[str, str | int | float] | None:
-    """The values by tag of a query for nothing but equal values at its own level or above; None for any other.
+Ends = Literal["=", ">=", "<=", "><"]
+"""How a kept statement compares a column: with one value, or with the ends of a range."""
 
-    Only the values tell such a query from others with the same tags, so its SQL can be kept (`exact`).
+
+def kept_values(query: Query) -> tuple[tuple[tuple[str, Ends], ...], dict[str, str | int | float]] | None:
+    """How each attribute of a query is compared, and with which values; None where its SQL has to be made for it.
+
+    Queries for equal values and ranges of the level or of those above differ from others of their kind by values
+    alone, so that their SQL can be kept (`kept`). Parameters are named by the tag, the upper end of a range after it.
     """
+    shape: list[tuple[str, Ends]] = []
     values: dict[str, str | int | float] = {}
     above = _OWN[query.level]
     for key in query.keys:
         tag, criterion = key.attribute.tag, key.criterion
+        if isinstance(criterion, Universal):
+            continue
         if key.attribute.level not in above or tag in _OF_CHILDREN or "." in tag or not key.attribute.columns:
             return None
         if isinstance(criterion, Single) and criterion.vr != "PN":
+            shape.append((tag, "="))
             values[tag] = criterion.value
         elif isinstance(criterion, UIDList) and len(criterion.values) == 1:
+            shape.append((tag, "="))
             values[tag] = criterion.values[0]
+        elif isinstance(criterion, Range):
+            shape.append(
+                (tag, "><" if None not in (criterion.low, criterion.high) else ">=" if criterion.low else "<=")
+            )
+            values |= {name: end for name, end in ((tag, criterion.low), (f"{tag}u", criterion.high)) if end}
         else:
             return None
-    return values if len(values) == len(query.keys) else None
+    return (tuple(shape), values) if len({tag for tag, _ in shape}) == len(shape) else None
 
 
-def exact(level: Level, tags: Sequence[str], *, scoped: bool, columns: Sequence[ColumnElement[Any]]) -> Statement:
-    """The SQL of a query for equal values: parameters are the tags, "scope" where `scoped`, "rows" and "offset"."""
+def kept(
+    level: Level, shape: Sequence[tuple[str, Ends]], *, scoped: bool, columns: Sequence[ColumnElement[Any]]
+) -> tuple[Statement, Statement]:
+    """The SQL of a query of this shape, and that which counts its matches.
+
+    Parameters are those of `kept_values`, "scope" where `scoped`, "rows" and "offset".
+    """
     source = _source(level)
-    equal = [_columns(attribute)[0] == bindparam(tag) for tag in tags if (attribute := by_tag(tag)) is not None]
-    conditions = [*equal, study.c.scope == bindparam("scope")] if scoped else equal
+    conditions = [study.c.scope == bindparam("scope")] if scoped else []
+    for tag, ends in shape:
+        attribute = by_tag(tag)
+        assert attribute is not None
+        column = _columns(attribute)[0]
+        if ends == "=":
+            conditions.append(column == bindparam(tag))
+        if ends in (">=", "><"):
+            conditions.append(column >= bindparam(tag))
+        if ends in ("<=", "><"):
+            conditions.append(column <= bindparam(f"{tag}u"))
     wanted = select(*columns).select_from(source).where(*conditions).order_by(*_ORDER[level])
-    return Statement(wanted.limit(bindparam("rows")).offset(bindparam("offset")))
+    counted = select(func.count().label("matches")).select_from(source).where(*conditions)
+    return Statement(wanted.limit(bindparam("rows")).offset(bindparam("offset"))), Statement(counted)
 
 
 def patients(conn: Connection, query: Query, scope: str) -> Page:

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicomweb.cors import Cors
+from dicomweb.dispatch import Service
 from pacs.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS.items()]
+_GUARDED_HEADERS = [*_HEADERS, (b"cache-control", b"no-store")]
 
 
 def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -109,7 +112,9 @@ class Authentication:
                     await problem(403, "Forbidden", "the request comes from another site")(scope, receive, send)
                     return
                 credential = (session, "session")
-            principal = await anyio.to_thread.run_sync(self.auth.authenticate, *credential)
+            principal = self.auth.remembered(*credential)
+            if principal is None:
+                principal = await anyio.to_thread.run_sync(self.auth.authenticate, *credential)
         except Unauthenticated as error:
             challenge = {"WWW-Authenticate": 'Bearer realm="m3dicom"'}
             await problem(401, "Unauthorized", error.reason, challenge)(scope, receive, send)
@@ -137,13 +142,13 @@ class SecurityHeaders:
             await self.app(scope, receive, send)
             return
 
+        wanted = _GUARDED_HEADERS if _guarded(scope["path"]) else _HEADERS
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                if _guarded(scope["path"]):
-                    headers.setdefault("Cache-Control", "no-store")
+                held = list(message.get("headers", ()))
+                given = {name.lower() for name, _ in held}
+                message["headers"] = held + [field for field in wanted if field[0] not in given]
             await send(message)
 
         await self.app(scope, receive, with_headers)
@@ -173,6 +178,22 @@ def health_routes(health: Callable[[], Health]) -> list[BaseRoute]:
     return [Route("/health/live", live), Route("/health/ready", ready)]
 
 
+class _Front:
+    """ASGI application: requests of DICOMweb go there at once, past the router that all others are looked up in."""
+
+    def __init__(self, services: Sequence[Service], app: ASGIApp) -> None:
+        self.services = services
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for service in self.services:
+                if service.covers(scope["path"]):
+                    await service(scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+
 def application(auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[str] = ()) -> ASGIApp:
     """The whole application: `routes` behind authentication, every answer with the security headers.
 
@@ -185,7 +206,10 @@ def application(auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[
     async def failed(request: Request, _: Exception) -> JSONResponse:
         return problem(500, "Internal Server Error", "the server failed; its log says where")
 
-    app = Starlette(routes=routes, exception_handlers={404: not_found, 500: failed})
+    app = _Front(
+        [route for route in routes if isinstance(route, Service)],
+        Starlette(routes=routes, exception_handlers={404: not_found, 500: failed}),
+    )
     return SecurityHeaders(Cors(Authentication(app, auth), cors_origins, GUARDED_PREFIXES[0]))
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +25,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 import uvicorn
+import uvloop
 
 from pacs.auth import ALL_RIGHTS
+from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.server import api, attendant, collector, compose, doors, http, wire
+from pacs.server import api, collector, compose, doors, http, wire
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -38,6 +41,11 @@ log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
 MAX_FILES = 8192
+MOST_ATTENDANTS = 4
+"""More of them were no faster for four associations on two cores, and each takes memory."""
+
+ATTENDANTS_GONE_S = 20.0
+"""How long a start waits for what is left of a server that was killed; the kernel ends it at once."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +68,38 @@ class Running:
 
 
 @contextmanager
-def sole_owner(settings: Settings) -> Iterator[None]:
+def sole_owner(settings: Settings) -> Iterator[int]:
     """Hold the data folder: two servers on the same local files or SQLite index would undo one another's work.
 
-    Raises InvalidInput when another server holds it, or it cannot be used.
+    The second of its two locks goes on to forked processes: they hold it until the last of them is gone, also when the
+    server was killed. Yields the descriptor of the first, which is the server's alone. Raises InvalidInput when another
+    server holds the folder, or it cannot be used.
     """
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(settings.data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise InvalidInput(f"setting data: {settings.data} cannot be used: {error.strerror}") from error
-    try:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            server = os.open(settings.data / "server.lock", flags, 0o600)
+            stack.callback(os.close, server)
+            attendants = os.open(settings.data / "attendants.lock", flags, 0o600)
+            stack.callback(os.close, attendants)
         except OSError as error:
-            raise InvalidInput(f"another server already runs on the data folder {settings.data}") from error
-        yield
-    finally:
-        os.close(descriptor)
+            raise InvalidInput(f"setting data: {settings.data} cannot be used: {error.strerror}") from error
+        for descriptor, patience_s in ((server, 0.0), (attendants, ATTENDANTS_GONE_S)):
+            deadline = time.monotonic() + patience_s
+            while not _locked(descriptor):
+                if time.monotonic() >= deadline:
+                    raise InvalidInput(f"another server already runs on the data folder {settings.data}")
+                time.sleep(0.01)
+        yield server
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class _Http(uvicorn.Server):
@@ -129,14 +151,15 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         raise InvalidInput(f"no folder for the ready file {ready_file}")
     _allow_many_files()
     with ExitStack() as stack:
-        stack.enter_context(sole_owner(settings))
+        lock = stack.enter_context(sole_owner(settings))
+        start_attendant = _nursery(settings, lock, stack)
         http_socket = doors.listen(doors.parse(settings.http, "http"))
         stack.callback(http_socket.close)
         archive = compose.build(settings)
         stack.callback(archive.close)
         parts = compose.Parts(archive)
         stack.callback(parts.close)
-        acceptors = _open_dimse(archive, stack)
+        acceptors = _open_dimse(archive, start_attendant, stack)
         scheduler = Scheduler(archive, parts.schedule)
         stack.callback(scheduler.close)
 
@@ -174,24 +197,56 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
 
         app_routes = compose.routes(archive, parts)
         collector.settle()
-        asyncio.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
         return 0
 
 
-def _open_dimse(archive: Archive, stack: ExitStack) -> dict[str, Acceptor]:
+def attendants(settings: Settings) -> int:
+    """How many processes serve DIMSE associations besides the server; 0 where it serves them itself."""
+    count = settings.dimse_processes or min(len(os.sched_getaffinity(0)), MOST_ATTENDANTS)
+    return count if settings.dimse and count > 1 else 0
+
+
+def _nursery(settings: Settings, lock: int, stack: ExitStack) -> Callable[[socket.socket], crew.Process]:
+    """What starts an attendant; a nursery that has died, and all attendants with it, is replaced."""
+    from pacs.server.attendant import Attendant, Nursery
+
+    nurseries: list[Nursery] = []
+    if attendants(settings):
+        nurseries.append(Nursery.forked([lock]) if threading.active_count() == 1 else Nursery.started())
+
+    def start(line: socket.socket) -> Attendant:
+        try:
+            return nurseries[-1].start(line)
+        except OSError as error:
+            log.error("DIMSE attendants: %s; trying again", error.strerror)
+            nurseries.append(Nursery.started())
+            return nurseries[-1].start(line)
+
+    def close() -> None:
+        for each in nurseries:
+            each.close()
+
+    stack.callback(close)
+    return start
+
+
+def _open_dimse(
+    archive: Archive, start_attendant: Callable[[socket.socket], crew.Process], stack: ExitStack
+) -> dict[str, Acceptor]:
     """The DIMSE doors by the names of their settings; they share the limits of associations."""
     from pacs.dimse.acceptor import Places
     from pacs.dimse.acceptor import serve as serve_dimse
-    from pacs.dimse.crew import Crew
     from pacs.dimse.tls import server_context
 
     settings = archive.settings
     opened: dict[str, Acceptor] = {}
     places = Places()
-    crew = None
-    if settings.dimse and settings.dimse_processes > 1:
-        crew = Crew(settings, settings.dimse_processes, attendant.start)
-        stack.callback(crew.close, settings.drain_s)
+    hands = None
+    if count := attendants(settings):
+        hands = crew.Crew(settings, count, start_attendant, archive.events.publish)
+        stack.callback(hands.close, settings.drain_s)
     for name in ("dimse", "dimse_tls"):
         if not getattr(settings, name):
             continue
@@ -199,7 +254,7 @@ def _open_dimse(archive: Archive, stack: ExitStack) -> dict[str, Acceptor]:
         context = server_context(settings) if name == "dimse_tls" else None
         try:
             opened[name] = serve_dimse(
-                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places, crew=crew
+                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places, crew=hands
             )
         except OSError as error:
             raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error

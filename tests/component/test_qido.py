@@ -13,7 +13,7 @@ import pytest
 from dicomweb_server import Web, parts, serving
 from pydicom import Dataset
 
-from dicomweb.app import create
+from dicomweb.app import Endpoint, create
 from dicomweb.routes import TABLE
 from pacs import uids
 
@@ -248,7 +248,8 @@ def test_head(web: Web) -> None:
 
 
 def test_what_is_not_there(web: Web) -> None:
-    for path in ("/nothing", "/studies/", "/studies/1.2/nothing"):
+    assert web.get("/studies/").json() == web.get("/studies").json()  # a slash at the end makes no other resource
+    for path in ("/nothing", "/studies//series", "/studies/1.2/nothing"):
         answer = web.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json"), path
     put = web.client.put("/studies")
@@ -297,5 +298,10 @@ def test_visible_at_once_and_gone_at_once(web: Web) -> None:
 
 
 def test_the_table_is_what_is_routed(web: Web) -> None:
-    routed = {route.path.removeprefix("/x") for route in create(web.archive, root="/x", renditions={})}  # type: ignore[attr-defined]
-    assert {row.path for row in TABLE} <= routed
+    [service] = create(web.archive, root="/x", renditions={})
+    for row in TABLE:
+        found = service.find(row.path)
+        assert isinstance(found, Endpoint), row.path
+        assert (found.path, found.rows[row.method]) == (row.path, row)
+    assert service.find("/nothing") is None
+    assert service.find("/studies//series") is None

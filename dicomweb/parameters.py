@@ -44,6 +44,21 @@ _ROWS: tuple[Parameter, ...] = (
     Parameter("window", "string", "8.3.5.1.4", "center,width,function"),
     Parameter("iccprofile", "string", "8.3.5.1.5", "colour profile of the representation",
         ("no", "yes", "srgb", "adobergb", "rommrgb")),
+    Parameter("requestType", "string", "9.1.2.1.1", "the URI service", ("WADO",)),
+    Parameter("studyUID", "string", "9.1.2.1.2", "Study Instance UID"),
+    Parameter("seriesUID", "string", "9.1.2.1.3", "Series Instance UID"),
+    Parameter("objectUID", "string", "9.1.2.1.4", "SOP Instance UID"),
+    Parameter("contentType", "string", "9.1.2.2.1", "acceptable media types, joined by commas"),
+    Parameter("transferSyntax", "string", "9.4.1.2.3", "transfer syntax of application/dicom"),
+    Parameter("anonymize", "string", "9.4.1.2.1", "not supported: answered with 406, never ignored", ("yes",)),
+    Parameter("frameNumber", "unsignedInt", "9.5.1.2.1", "the frame to show, counted from 1"),
+    Parameter("imageAnnotation", "string", "9.5.1.2.2", "text burnt in; or annotation", ("patient", "technique")),
+    Parameter("imageQuality", "unsignedByte", "9.5.1.2.3", "of lossy representations, 1 to 100"),
+    Parameter("rows", "unsignedInt", "9.5.1.2.4.1", "most rows of the picture, which keeps its shape"),
+    Parameter("columns", "unsignedInt", "9.5.1.2.4.2", "most columns of the picture, which keeps its shape"),
+    Parameter("region", "string", "9.5.1.2.5", "left,top,right,bottom of what is shown, as parts of 1"),
+    Parameter("windowCenter", "decimal", "9.5.1.2.6.1", "with windowWidth"),
+    Parameter("windowWidth", "decimal", "9.5.1.2.6.2", "with windowCenter"),
     Parameter("{workitem}", "string", "11.4.1.2", "UID of the new Workitem, given as the query itself or as workitem="),
     Parameter("transaction-uid", "string", "11.6.1.2",
         "Transaction UID of the Workitem; also spelt transaction, Transaction-uid, or given as the query itself"),
@@ -59,4 +74,8 @@ TABLE: dict[str, Parameter] = {row.name: row for row in _ROWS}
 COMMON = ("accept", "charset")
 SEARCH = ("{attribute}", "includefield", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "limit",
           "offset", *COMMON)  # fmt: skip
+URI = (
+    "requestType", "studyUID", "seriesUID", "objectUID", "contentType", "charset", "transferSyntax", "anonymize",
+    "frameNumber", "imageAnnotation", "imageQuality", "rows", "columns", "region", "windowCenter", "windowWidth",
+)  # fmt: skip
 RENDERED = ("window", "viewport", "quality", "annotation", "iccprofile", *COMMON)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dicomweb import bulkdata, frames, qido, removal, rendered, stow, subscriptions, wado, worklist
+from dicomweb import bulkdata, frames, qido, removal, rendered, stow, subscriptions, wado, wado_uri, worklist
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
-from dicomweb.parameters import COMMON, RENDERED, SEARCH
+from dicomweb.parameters import COMMON, RENDERED, SEARCH, URI
 from pacs.auth import Right
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -27,7 +27,10 @@ _FOUND = (*_TEXT, "multipart/related; type=application/dicom+xml")
 _OBJECTS = ("multipart/related; type=application/dicom", "application/dicom")
 _VALUES = ("application/octet-stream", "multipart/related; type=application/octet-stream")
 _IMAGES = ("image/jpeg", "image/png")
-_STORED = ("multipart/related; type=application/dicom", "multipart/related; type=application/dicom+json")
+_STORED = (
+    "multipart/related; type=application/dicom", "multipart/related; type=application/dicom+json",
+    "multipart/related; type=application/dicom+xml", "application/dicom", *_TEXT,
+)  # fmt: skip
 _WORKITEM = ("application/dicom+json", "application/dicom+xml")
 
 
@@ -124,6 +127,8 @@ TABLE: tuple[Row, ...] = (
     _retrieve(INSTANCE + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Instance", _IMAGES, RENDERED),
     _retrieve(SERIES + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Series", _IMAGES, RENDERED),
     _retrieve(STUDY + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Study", _IMAGES, RENDERED),
+    Row("GET", "/wado", wado_uri.retrieve, "WADO-URI", "9.4", "Retrieve Instance", _READ,
+        (*_IMAGES, "application/dicom"), (), URI),
     _ups("GET", "/workitems", worklist.search, "11.9", "Search", types=_FOUND, parameters=SEARCH, right=_QUERY),
     _ups("POST", "/workitems", worklist.create, "11.4", "Create", payloads=_WORKITEM,
         parameters=("{workitem}", *COMMON)),

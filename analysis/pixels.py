@@ -21,10 +21,13 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PS3.3 C.7.6.
 
 
 def attributes(path: Path) -> Mapping[str, Any]:
-    """The DICOM JSON model of the instance at `path`, without bulk data."""
-    with memoryview(path.read_bytes()) as whole:
-        ts, offset = part10.split(whole)
-        metadata = scanner.scan(whole[offset:], ts).metadata
+    """The DICOM JSON model of the instance at `path`, without bulk data. Raises NotAnalysable for what cannot be read."""
+    try:
+        with memoryview(path.read_bytes()) as whole:
+            ts, offset = part10.split(whole)
+            metadata = scanner.scan(whole[offset:], ts).metadata
+    except ArchiveError as error:
+        raise NotAnalysable(f"an instance of the input cannot be read: {error.reason}") from error
     return {tag: element for tag, element in metadata.items() if "BulkDataURI" not in element}
 
 

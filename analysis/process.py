@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,8 @@ Check = Callable[[float, str], Literal["continue", "stop"]]
 class Child:
     """One warm process for one plug-in on one device. Belongs to the thread that started it, and dies with it."""
 
-    def __init__(self, target: str, device: str, threads: int) -> None:
+    def __init__(self, target: str, device: str, threads: int, extra: Mapping[str, str] | None = None) -> None:
+        """Start it; `extra` goes into its environment."""
         self.target = target
         self.tasks = 0
         self.backend = ""
@@ -63,7 +64,7 @@ class Child:
         parent_in, child_out = os.pipe()
         child_in, parent_out = os.pipe()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("M3DICOM_", "AWS_"))}  # no secrets
-        environment |= {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONHASHSEED": "0"}
+        environment |= {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONHASHSEED": "0", **(extra or {})}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         passed = (child_in, child_out, self._crash.fileno())
         command = [sys.executable, "-m", "analysis.child", target, device, str(child_in), str(child_out)]

@@ -31,6 +31,7 @@ MODULES: tuple[str, ...] = (
     "correct",
     "aside",
     "retention",
+    "plugin",
 )
 """In the order in which `m3dicom --help` lists them."""
 

@@ -118,7 +118,9 @@ class Settings:
     max_associations: int = _setting(400, "DIMSE associations at one time.")
     max_associations_per_host: int = _setting(50, "DIMSE associations at one time from one address.")
     association_idle_s: float = _setting(60.0, "An association without a byte for this long is aborted.")
-    dimse_processes: int = _setting(1, "Processes that serve DIMSE associations; more than one needs PostgreSQL.")
+    dimse_processes: int = _setting(
+        0, "Processes that serve DIMSE associations; 1 = the server itself, 0 = one for each core, at most 4."
+    )
     scrub_per_day: float = _setting(1.0, "Percent of all instances whose stored bytes are verified each day; 0 = none.")
     stable_after_s: float = _setting(10.0, "A study is stable when nothing new came for this long.")
     drain_s: float = _setting(10.0, "How long a stopping server lets requests and associations finish.")

@@ -57,6 +57,7 @@ BACKLOG = 1024
 ACCEPTED_AT_ONCE = 64
 COMPLAINT_PERIOD_S = 5.0
 _PERIOD_S = 0.25
+_EVENTFUL = frozenset().union(*(service.sop_classes for service in SERVICES if service.events))
 
 
 @dataclass(slots=True, eq=False)
@@ -295,7 +296,7 @@ class Acceptor:
             self._refuse(waiting, encode_reject(Rejection.LOCAL_LIMIT_EXCEEDED))
             return
         idle_s = min(ECHO_IDLE_S, settings.association_idle_s) if excess >= 0 else settings.association_idle_s
-        if self._handed_over(waiting, idle_s):
+        if self._handed_over(waiting, request, idle_s):
             return
         self._forget(waiting)
         association = Association(
@@ -318,9 +319,9 @@ class Acceptor:
             self._ended(association)
             waiting.sock.close()
 
-    def _handed_over(self, waiting: _Waiting, idle_s: float) -> bool:
+    def _handed_over(self, waiting: _Waiting, request: AssociateRequest, idle_s: float) -> bool:
         """Whether another process serves it now."""
-        if self._crew is None or self._tls is not None:
+        if self._crew is None or self._tls is not None or _is_told_of_others(request):
             return False
         address = waiting.address
         self._places.take(address)
@@ -390,6 +391,11 @@ def serve(
     walk.warm()
     agreed = policy(ae_title, unknown_storage=unknown_storage)
     return Acceptor(archive, listener, agreed, tls=tls, places=places, crew=crew)
+
+
+def _is_told_of_others(request: AssociateRequest) -> bool:
+    """Whether the peer may be sent events that others cause: the process that knows of them has to serve it."""
+    return any(proposed.abstract_syntax in _EVENTFUL for proposed in request.contexts)
 
 
 def policy(ae_title: str, *, unknown_storage: bool = False) -> Policy:

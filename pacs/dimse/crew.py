@@ -2,22 +2,23 @@
 
 One acceptor reads every A-ASSOCIATE-RQ, keeps the limits, and gives the connection to the attendant that has the
 fewest: a process of its own, with its own interpreter lock, archive and database connections. An attendant that ends
-is started again; while there is none, the acceptor serves by itself. TLS connections stay with the acceptor.
+is started again; while there is none, the acceptor serves by itself. TLS connections stay with the acceptor, and so do
+those of peers to whom others may want to say something (Storage Commitment, UPS): who says it is in that process.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import selectors
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
@@ -25,6 +26,7 @@ from pacs.dicom import walk
 from pacs.dimse.association import Association
 from pacs.dimse.transport import Transport
 from pacs.dimse.upper_layer import HEADER_LENGTH, decode_request
+from pacs.events import Events
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -39,12 +41,32 @@ RESTART_S = 1.0
 MAX_HANDED_OVER = 64 << 10
 """A longer A-ASSOCIATE-RQ is served by the acceptor itself: one datagram would not hold it everywhere."""
 
-_READY, _ENDED, _PERIOD_S = b"ready", b"ended ", 0.25
+NEWS_S = 0.05
+"""How often an attendant tells of news, at most: who waits for them looks at what all have written meanwhile."""
+
+KILLED_S = 10.0
+"""How long a killed process is waited for: the kernel may have to end what it was doing."""
+
+_READY, _ENDED, _NEWS, _STOP, _PERIOD_S = b"ready", b"ended ", b"news", b"stop", 0.25
+
+
+class Process(Protocol):
+    """An attendant's process."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def ended(self, within_s: float = 0.0) -> bool:
+        """Whether it ends within that time, or has ended."""
+
+    def kill(self) -> None:
+        """End it at once; nothing where it has ended."""
 
 
 @dataclass(slots=True, eq=False)
 class _Attendant:
-    process: subprocess.Popen[bytes]
+    process: Process
     line: socket.socket
     started_at: float
     ready: bool = False
@@ -56,11 +78,19 @@ class Crew:
     """The attendants of one server. Safe from any thread."""
 
     def __init__(
-        self, settings: Settings, count: int, start: Callable[[socket.socket], subprocess.Popen[bytes]]
+        self,
+        settings: Settings,
+        count: int,
+        start: Callable[[socket.socket], Process],
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start `count` of them: `start` makes a process that runs `attend` on the socket it is given."""
+        """Start `count` of them: `start` makes a process that runs `attend` on the socket it is given.
+
+        `on_news` is called after they have changed something in the archive. Raises OSError where none can be started.
+        """
         self._settings = settings
         self._start = start
+        self._on_news = on_news
         self._lock = threading.Lock()
         self._number = 0
         self._closing = False
@@ -74,6 +104,12 @@ class Crew:
         """How many attendants serve."""
         with self._lock:
             return sum(each.ready for each in self._crew)
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the attendants."""
+        with self._lock:
+            return [each.process.pid for each in self._crew]
 
     @property
     def associations(self) -> int:
@@ -107,14 +143,12 @@ class Crew:
             self._closing = True
             for each in self._crew:
                 with suppress(OSError):
-                    each.line.shutdown(socket.SHUT_WR)
+                    each.line.send(_STOP)
         deadline = time.monotonic() + drain_s + 2.0
         for each in self._crew:
-            try:
-                each.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not each.process.ended(max(0.0, deadline - time.monotonic())):
                 each.process.kill()
-                each.process.wait()
+                each.process.ended(KILLED_S)
         self._thread.join()
         self._selector.close()
         for each in self._crew:
@@ -122,8 +156,12 @@ class Crew:
 
     def _begin(self) -> _Attendant:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = self._start(theirs)
+        try:
+            with theirs:
+                process = self._start(theirs)
+        except BaseException:
+            ours.close()
+            raise
         made = _Attendant(process, ours, time.monotonic())
         ours.send(pickle.dumps(self._settings))
         ours.setblocking(False)
@@ -135,14 +173,16 @@ class Crew:
             for key, _ in self._selector.select(_PERIOD_S):
                 self._hear(key.data)
             with self._lock:
-                if self._closing and all(each.process.poll() is not None for each in self._crew):
+                if self._closing and all(each.process.ended() for each in self._crew):
                     return
                 for at, each in enumerate(self._crew):
-                    ended = each.process.poll() is not None and not self._closing
-                    if ended and time.monotonic() - each.started_at >= RESTART_S:
-                        each.line.close()
+                    if self._closing or time.monotonic() - each.started_at < RESTART_S:
+                        continue
+                    # What it said last has to be heard first: whose associations have ended
+                    if each.process.ended() and each.line not in self._selector.get_map():
                         try:
                             self._crew[at] = self._begin()
+                            each.line.close()
                         except OSError as error:
                             log.error("cannot start a DIMSE attendant: %s", error.strerror)
                             each.started_at = time.monotonic()
@@ -154,13 +194,13 @@ class Crew:
             return
         except OSError:
             said = b""
-        over: list[Callable[[], None]] = []
+        over: list[Callable[[], None]] = [self._on_news] if said == _NEWS else []
         with self._lock:
             if said == _READY:
                 each.ready = True
             elif said.startswith(_ENDED):
                 over += [each.serving.pop(int(said[len(_ENDED) :]))]
-            elif not said:
+            elif not said and each.line in self._selector.get_map():
                 self._selector.unregister(each.line)
                 each.ready = False
                 over += each.serving.values()
@@ -171,18 +211,27 @@ class Crew:
             call()
 
 
-def attend(line: socket.socket, open_archive: Callable[[Settings], Archive], policy: Callable[[str], Policy]) -> None:
-    """Serve the associations that come over `line` until it is closed; then drain as the settings say."""
+def attend(
+    line: socket.socket, open_archive: Callable[[Settings, Events], Archive], policy: Callable[[str], Policy]
+) -> None:
+    """Serve the associations that come over `line` until the server says stop; then drain as the settings say.
+
+    Where the server is gone without a word, so is this process: another one may be about to start on the same data.
+    """
     settings: Settings = pickle.loads(line.recv(1 << 20))  # noqa: S301  our own parent's
-    archive = open_archive(settings)
+    events = Events()
+    archive = open_archive(settings, events)
     lock, serving = threading.Lock(), set[Association]()
     walk.warm()
     agreed = policy(settings.aet)
+    threading.Thread(target=_relay, args=(line, lock, events), name="news", daemon=True).start()
     line.send(_READY)
     try:
         while True:
             message, descriptors, _, _ = socket.recv_fds(line, MAX_HANDED_OVER + 4096, 1)
-            if not message or not descriptors:
+            if not message:
+                os._exit(1)
+            if message == _STOP:
                 break
             head, _, request = message.partition(b"\n")
             number, address, idle_s = orjson.loads(head)
@@ -207,6 +256,18 @@ def attend(line: socket.socket, open_archive: Callable[[Settings], Archive], pol
         _drain(serving, lock, settings.drain_s)
     finally:
         archive.close()
+
+
+def _relay(line: socket.socket, lock: threading.Lock, events: Events) -> None:
+    """Tell the server that there are news, for as long as it listens."""
+    seen = 0
+    with suppress(OSError):
+        while True:
+            if (now := events.wait(seen, 60.0)) > seen:
+                with lock:
+                    line.send(_NEWS)
+            seen = now
+            time.sleep(NEWS_S)
 
 
 def _drain(serving: set[Association], lock: threading.Lock, drain_s: float) -> None:

@@ -177,23 +177,6 @@ class EventCourier:
         return False
 
 
-def deliver_beside(archive: Archive, period_s: float = 0.5) -> None:
-    """Deliver over the associations of this process, for as long as it runs: for one that is not the server itself."""
-    courier = EventCourier(archive, calls=False)
-
-    def work() -> None:
-        while True:
-            time.sleep(period_s)
-            try:
-                courier.step(time.time())
-            except ArchiveError as error:
-                log.warning("Workitem events: %s; trying again", error)
-            except Exception:
-                log.exception("Workitem events failed; trying again")
-
-    threading.Thread(target=work, name="workitem events", daemon=True).start()
-
-
 def _fields(event: Event) -> dict[int, int | str | bytes]:
     return {
         Tag.AFFECTED_SOP_CLASS_UID: UPS_PUSH_SOP_CLASS_UID,  # whatever was negotiated (PS3.4 CC.2.4.3)

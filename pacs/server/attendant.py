@@ -1,48 +1,205 @@
-"""A process of its own that serves DIMSE associations (`pacs.dimse.crew`): `python -m pacs.server.attendant FD`.
+"""Processes that serve DIMSE associations (`pacs.dimse.crew`), forked from one that has loaded all they need.
 
-It is started, restarted and ended by the server, from which it gets its settings and its connections.
+The nursery is itself forked from the server before the server has any thread, so that loaded code is in memory once for
+all of them; or it is a program, `python -m pacs.server.attendant FD`, where there are threads already. It forks an
+attendant for each connection that it is sent, and answers with a descriptor by which its end can be waited for.
+Whoever's parent dies is killed by the kernel: nobody goes on writing beside the next server.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import gc
 import logging
+import os
+import random
+import select
+import selectors
 import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
 
 from pacs.dimse import crew
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.dimse.negotiation import Policy
+    from pacs.events import Events
     from pacs.settings import Settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_PR_SET_PDEATHSIG = 1
 
 
-def start(line: socket.socket) -> subprocess.Popen[bytes]:
-    """A new attendant at the other end of `line`."""
-    command = [sys.executable, "-m", "pacs.server.attendant", str(line.fileno())]
-    return subprocess.Popen(command, pass_fds=(line.fileno(),), stdin=subprocess.DEVNULL)
+class Attendant:
+    """One attendant, as the server sees it (`pacs.dimse.crew.Process`)."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def ended(self, within_s: float = 0.0) -> bool:
+        """Whether it ends within that time, or has ended."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(within_s * 1000))
+
+    def kill(self) -> None:
+        """End it at once; nothing where it has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+
+class Nursery:
+    """Where attendants come from. Safe from any thread; those that live are killed by `close`."""
+
+    def __init__(self, line: socket.socket, process: subprocess.Popen[bytes] | int) -> None:
+        self._line = line
+        self._process = process
+        self._lock = threading.Lock()
+
+    @classmethod
+    def forked(cls, not_theirs: Sequence[int] = ()) -> Self:
+        """One that shares what this process has loaded; it closes the descriptors that are `not_theirs`.
+
+        For a process that has one thread only. Raises OSError.
+        """
+        _load()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                for descriptor in not_theirs:
+                    os.close(descriptor)
+                _run(_nurse, theirs, parent)
+        return cls(ours, pid)
+
+    @classmethod
+    def started(cls) -> Self:
+        """One that is a program of its own. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-m", "pacs.server.attendant", str(theirs.fileno()), str(os.getpid())]
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        return cls(ours, process)
+
+    def start(self, line: socket.socket) -> Attendant:
+        """A new attendant at the other end of `line`. Raises OSError where there can be none."""
+        with self._lock:
+            socket.send_fds(self._line, [b"attend"], [line.fileno()])
+            said, descriptors, _, _ = socket.recv_fds(self._line, 64, 1)
+        if not descriptors:
+            raise OSError(errno.EAGAIN, said.decode() or "their nursery has ended")
+        return Attendant(int(said), descriptors[0])
+
+    def close(self) -> None:
+        """End it, and all who came from it."""
+        self._line.close()
+        if isinstance(self._process, int):
+            os.waitpid(self._process, 0)
+        else:
+            self._process.wait()
 
 
 def main() -> int:
-    """Serve until the server closes the line."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the server hears them, and tells us by closing the line
+    """A nursery on the descriptor, for the parent, that the command line names."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    crew.attend(socket.socket(fileno=int(sys.argv[1])), _open, _policy)
+    _load()
+    _run(_nurse, socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     return 0
 
 
-def _open(settings: Settings) -> Archive:
-    from pacs.dimse.ups_events import deliver_beside
+def _load() -> None:
+    """Have in memory what attendants need: after the fork it is shared, and ready at once."""
+    from pacs.dicom import walk
+    from pacs.dimse import acceptor
     from pacs.server import collector, compose
 
-    archive = compose.build(settings, alone=False)
-    deliver_beside(archive)
+    del acceptor, collector, compose
+    walk.warm()
+    gc.collect()
+    gc.freeze()  # now: a collection after the fork would write to every object, and so make a copy of it
+
+
+def _run(work: object, line: socket.socket, parent: int) -> None:
+    """The life of a forked process: it never returns to what its parent was doing."""
+    status = 1
+    try:
+        _end_with(parent)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the server hears them, and tells us
+        assert callable(work)
+        work(line)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _end_with(parent: int) -> None:
+    """Be killed when the parent dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+def _nurse(line: socket.socket) -> None:
+    selector = selectors.DefaultSelector()
+    selector.register(line, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not line:
+                selector.unregister(key.fileobj)
+                os.close(key.fd)
+                os.waitpid(key.data, 0)
+                continue
+            said, descriptors, _, _ = socket.recv_fds(line, 64, 1)
+            if not said:
+                return
+            try:
+                pid, pidfd = _bear(line, selector, descriptors[0])
+            except OSError as error:
+                line.send((error.strerror or "fork").encode())
+            else:
+                selector.register(pidfd, selectors.EVENT_READ, pid)
+                socket.send_fds(line, [str(pid).encode()], [pidfd])
+            os.close(descriptors[0])
+
+
+def _bear(line: socket.socket, selector: selectors.BaseSelector, descriptor: int) -> tuple[int, int]:
+    """The process id of a new attendant, and a descriptor of its life."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        line.close()
+        selector.close()
+        random.seed()
+        _run(_attend, socket.socket(fileno=descriptor), parent)
+    return pid, os.pidfd_open(pid)
+
+
+def _attend(line: socket.socket) -> None:
+    crew.attend(line, _open, _policy)
+
+
+def _open(settings: Settings, events: Events) -> Archive:
+    from pacs.server import collector, compose
+
+    archive = compose.build(settings, events=events, alone=False)
     collector.settle()
     return archive
 

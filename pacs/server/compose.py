@@ -33,6 +33,7 @@ from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
     from pacs.dimse.ups_events import EventCourier
+    from pacs.events import Events
     from pacs.settings import Settings
 
 DICOMWEB_ROOT = "/dicom-web"
@@ -47,10 +48,8 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput('setting index: it must be "sqlite" or a postgresql+psycopg:// URL')
     if settings.queue != "local" and not settings.queue.startswith(("redis://", "rediss://", "unix://")):
         raise InvalidInput('setting queue: it must be "local" or a redis:// or unix:// URL')
-    if settings.dimse_processes < 1:
-        raise InvalidInput("setting dimse_processes: somebody has to serve; at least 1")
-    if settings.index == "sqlite" and settings.dimse_processes > 1:
-        raise InvalidInput("setting dimse_processes: SQLite has one writing process; use PostgreSQL as index for more")
+    if settings.dimse_processes < 0:
+        raise InvalidInput("setting dimse_processes: somebody has to serve; at least 1, or 0 for as many as help")
     if settings.index == "sqlite" and settings.queue != "local":
         raise InvalidInput("a Redis queue serves several processes, SQLite only one: use PostgreSQL as index")
     if settings.other_content not in aside.POLICIES:
@@ -89,9 +88,9 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         raise InvalidInput(f"setting dimse: {settings.dimse} is open to the network; configure the AEs that may call")
 
 
-def build(settings: Settings, *, alone: bool = True) -> Archive:
+def build(settings: Settings, *, events: Events | None = None, alone: bool = True) -> Archive:
     """The archive that `settings` describe, with everything that belongs to it; without `alone` beside a server's."""
-    archive = open_archive(settings, alone=alone)
+    archive = open_archive(settings, events, alone=alone)
     if alone:
         archive.removal.sweep()  # what a crash cut short
     return archive.with_services(

@@ -1,28 +1,32 @@
-"""Two processes behind one DIMSE door, on PostgreSQL: spread, limited in one place, restarted, drained."""
+"""Two processes behind one DIMSE door: spread, limited in one place, restarted, drained; on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
-import subprocess
+import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import dicom_data
 import pytest
 from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association, Rejected
-from servers import PostgreSQL
 
 from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
 from pacs.dimse.acceptor import Acceptor, Places, serve
+from pacs.dimse.commit_module import STORAGE_COMMITMENT
 from pacs.dimse.crew import Crew
 from pacs.errors import InvalidInput
-from pacs.server import attendant, compose
+from pacs.server import compose, processes
+from pacs.server.attendant import Attendant, Nursery
 from pacs.settings import Settings
 
 CONTEXTS = ((CT, (EXPLICIT,)), (VERIFICATION, (IMPLICIT,)))
@@ -33,10 +37,10 @@ class Door:
     archive: Archive
     crew: Crew
     acceptor: Acceptor
-    processes: list[subprocess.Popen[bytes]]
+    processes: list[Attendant]
 
-    def associate(self) -> Association:
-        return Association(self.acceptor.address, timeout=60, contexts=CONTEXTS)
+    def associate(self, *more: tuple[str, tuple[str, ...]]) -> Association:
+        return Association(self.acceptor.address, timeout=60, contexts=(*CONTEXTS, *more))
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -46,29 +50,41 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery.started()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def door(tmp_path: Path, postgresql_cluster: PostgreSQL) -> Iterator[Door]:
-    settings = Settings(
-        data=tmp_path, index=postgresql_cluster.new_database(), dimse_processes=2, max_associations=5, drain_s=30
-    )
+def door(request: pytest.FixtureRequest, tmp_path: Path, nursery: Nursery) -> Iterator[Door]:
+    index = getattr(request, "param", "sqlite")
+    if index == "postgresql":
+        index = request.getfixturevalue("postgresql_cluster").new_database()
+    settings = Settings(data=tmp_path, index=index, dimse_processes=2, max_associations=5, drain_s=30)
     archive = open_archive(settings)
     archive = archive.with_services(auth=Auth(archive.index))
-    processes: list[subprocess.Popen[bytes]] = []
+    begun: list[Attendant] = []
 
-    def start(line: object) -> subprocess.Popen[bytes]:
-        processes.append(attendant.start(line))  # type: ignore[arg-type]
-        return processes[-1]
+    def start(line: socket.socket) -> Attendant:
+        begun.append(nursery.start(line))
+        return begun[-1]
 
-    crew = Crew(settings, 2, start)
+    crew = Crew(settings, 2, start, archive.events.publish)
     acceptor = serve(archive, host="127.0.0.1", port=0, ae_title="M3DICOM", places=Places(), crew=crew)
     wait_until(lambda: crew.ready == 2)
-    yield Door(archive, crew, acceptor, processes)
+    yield Door(archive, crew, acceptor, begun)
     acceptor.close(0)
     crew.close(5)
     archive.close()
-    assert all(process.poll() is not None for process in processes)
+    assert all(process.ended() for process in begun)
+    if index == "sqlite":
+        with closing(sqlite3.connect(tmp_path / "index.db")) as index_file:
+            assert index_file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.parametrize("door", ["sqlite", "postgresql"], indirect=True)
 def test_associations_are_spread_and_what_they_store_is_one_archive(door: Door) -> None:
     failures: list[BaseException] = []
 
@@ -149,8 +165,51 @@ def test_what_is_being_performed_ends_before_they_do(door: Door) -> None:
     assoc.sock.close()
 
 
-def test_sqlite_has_one_writing_process() -> None:
+def test_news_of_one_process_wake_whoever_waits_in_the_server(door: Door) -> None:
+    (ds,) = dicom_data.series(1)
+    seen = door.archive.events.version
+    with door.associate() as assoc:
+        assert assoc.store(CT, ds.SOPInstanceUID, dicom_data.dataset_bytes(ds))[0x0900] == 0
+    assert door.archive.events.wait(seen, 60) > seen
+
+
+def test_who_may_be_told_of_what_others_do_is_served_by_the_server(door: Door) -> None:
+    """Storage Commitment reports on the association that asked, which another process could not."""
+    with door.associate((STORAGE_COMMITMENT, (IMPLICIT,))) as assoc:
+        assert assoc.echo() == 0
+        assert (door.crew.associations, door.acceptor.associations) == (0, 1)
+
+
+def test_an_attendant_without_a_server_ends_at_once(tmp_path: Path, nursery: Nursery) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = nursery.start(theirs)
+    with ours:
+        ours.send(pickle.dumps(Settings(data=tmp_path)))
+        assert ours.recv(64) == b"ready"
+    assert process.ended(60)
+
+
+def test_attendants_end_with_their_nursery_and_the_server_goes_on_without(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    nursery = Nursery.started()
+    crew = Crew(settings, 2, nursery.start)
+    try:
+        wait_until(lambda: crew.ready == 2)
+        nursery.close()
+        wait_until(lambda: crew.ready == 0)
+        one, other = socket.socketpair()
+        with one, other:
+            assert not crew.take(one, "", 1.0, b"", lambda: None)
+    finally:
+        crew.close(5)
+
+
+def test_how_many_serve_is_said_or_found() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert processes.attendants(Settings()) == (0 if cores == 1 else min(cores, processes.MOST_ATTENDANTS))
+    assert processes.attendants(Settings(dimse_processes=1)) == 0
+    assert processes.attendants(Settings(dimse_processes=3)) == 3
+    assert processes.attendants(Settings(dimse_processes=3, dimse="")) == 0
     with pytest.raises(InvalidInput, match="dimse_processes"):
-        compose.refuse_impossible(Settings(dimse_processes=2))
-    with pytest.raises(InvalidInput, match="dimse_processes"):
-        compose.refuse_impossible(Settings(dimse_processes=0, index="postgresql+psycopg://x/y"))
+        compose.refuse_impossible(Settings(dimse_processes=-1))

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (
     UnifiedProcedureStepQuery,
     UnifiedProcedureStepWatch,
 )
-from servers import PostgreSQL, free_port
+from servers import free_port
 
 from pacs import settings as settings_of
 from pacs import uids
@@ -30,10 +30,8 @@ from pacs.audit import Audit
 from pacs.auth import SYSTEM, Auth
 from pacs.dicom import ups
 from pacs.dicom.ups_events import FILTERED_GLOBAL_UID, GLOBAL_UID
-from pacs.dimse.acceptor import Acceptor, Places, serve
-from pacs.dimse.crew import Crew
+from pacs.dimse.acceptor import Acceptor, serve
 from pacs.dimse.ups_events import EventCourier
-from pacs.server import attendant
 from pacs.worklist import Worklist
 
 PUSH, PULL, WATCH, QUERY, EVENT = (
@@ -445,35 +443,6 @@ def test_rights(archive: Archive) -> None:
 
 def _from(ds: Dataset) -> dict[str, Any]:
     return {tag: entry for tag, entry in ds.to_json_dict().items() if tag != "00080005"}
-
-
-def test_events_over_the_associations_of_other_processes(tmp_path: Path, postgresql_cluster: PostgreSQL) -> None:
-    """Associations are spread over processes: each delivers over its own what any of them made happen."""
-    settings = settings_of.Settings(data=tmp_path, index=postgresql_cluster.new_database(), dimse_processes=2)
-    archive = open_archive(settings)
-    archive = archive.with_services(auth=Auth(archive.index), worklist=Worklist(archive.index, archive.events))
-    crew = Crew(settings, 2, attendant.start)
-    acceptor = serve(archive, host="127.0.0.1", port=0, ae_title="M3DICOM", places=Places(), crew=crew)
-    receivers = [Receiver(), Receiver()]
-    handlers = [[(evt.EVT_N_EVENT_REPORT, each.told)] for each in receivers]
-    try:
-        wait_until(lambda: crew.ready == 2)
-        with (
-            associated(acceptor, EVENT, PUSH, WATCH, title="ONE", evt_handlers=handlers[0]) as one,
-            associated(acceptor, EVENT, PUSH, WATCH, title="TWO", evt_handlers=handlers[1]) as two,
-        ):
-            for assoc, title in ((one, "ONE"), (two, "TWO")):
-                assert act(assoc, 3, GLOBAL_UID, WATCH, ReceivingAE=title, DeletionLock="FALSE") == 0x0000
-            made(one)
-            made(two)
-            for each in receivers:
-                wait_until(lambda each=each: len(each.events) >= 2)  # type: ignore[misc]
-                assert each.kinds == [(1, "SCHEDULED")] * 2
-            assert receivers[0].events[0][0] == receivers[1].events[0][0]
-    finally:
-        acceptor.close(1)
-        crew.close(5)
-        archive.close()
 
 
 def wait_until(condition: Callable[[], object]) -> None:

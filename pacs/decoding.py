@@ -21,12 +21,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from pacs.dicom import transcode
 from pacs.dicom.decode import PixelInfo, decode_frame
-from pacs.dicom.render import Window, relevant, render
+from pacs.dicom.render import PLAIN, Extras, Window, relevant, render
 from pacs.dicom.transcode import transcode_dataset
 from pacs.errors import (
     ArchiveError,
@@ -45,6 +46,7 @@ _HEADER = struct.Struct("<BQ")
 _DONE, _FAILED = 0, 1
 _READY: Final = b"ready"
 _MAX_RESULT: Final = 1 << 32
+_DRAWN_HERE_BYTES: Final = 4 << 20
 _START_S: Final = 60.0
 _RECYCLED_AFTER: Final = 1000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -91,11 +93,18 @@ class DecodingPool:
         viewport: Sequence[int] | None = None,
         quality: int = 90,
         media_type: str = "image/jpeg",
+        extras: Extras = PLAIN,
     ) -> bytes:
-        """`pacs.dicom.render.render` of a stored frame, decoded and drawn in a child."""
+        """`pacs.dicom.render.render` of a stored frame, decoded and drawn in a child.
+
+        Native frames of ordinary size that meet neither a codec nor a foreign colour profile are drawn here.
+        """
         wanted, number = relevant(metadata, frame_number)
         how = {"frame_number": number, "window": window, "viewport": viewport, "quality": quality,
-               "media_type": media_type}  # fmt: skip
+               "media_type": media_type, "extras": replace(extras, number=frame_number)}  # fmt: skip
+        small = info.native_bytes <= _DRAWN_HERE_BYTES and (viewport is None or viewport[0] * viewport[1] <= 1 << 22)
+        if info.syntax.codec == "native" and small and extras.profile is None:
+            return _decoded_and_rendered(data, info, wanted, how)
         return self.run(_decoded_and_rendered, data, info, wanted, how)
 
     def transcode(self, dataset: bytes, source_ts: str, target_ts: str) -> bytes:
@@ -298,7 +307,7 @@ def _reported(answer: bytes) -> tuple[type[ArchiveError], str, str]:
 
 
 def _decoded_and_rendered(data: bytes, info: PixelInfo, metadata: Mapping[str, Any], how: Mapping[str, Any]) -> bytes:
-    return render(decode_frame(data, info), info, metadata, **how)
+    return render(decode_frame(data, info), info, metadata, stored=data, **how)
 
 
 def _serve(connection: Connection, memory_bytes: int, deadline_s: float) -> None:

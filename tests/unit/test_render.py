@@ -271,7 +271,7 @@ def test_viewport_cuts_and_mirrors() -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"quality": 0}, {"quality": 101}, {"media_type": "image/gif"}, {"viewport": (0, 5)}, {"viewport": (5,)},
+        {"quality": 0}, {"quality": 101}, {"media_type": "image/bmp"}, {"viewport": (0, 5)}, {"viewport": (5,)},
         {"viewport": (1 << 20, 5)}, {"viewport": (5, 5, 64, 0, 5, 5)}, {"viewport": (5, 5, 0, 0, 0, 5)},
         {"window": (1, 0.5, "linear")}, {"window": (1, 0, "sigmoid")}, {"window": (1, 2, "cubic")},
         {"window": (float("nan"), 2, "linear")}, {"window": (1, float("inf"), "linear")},

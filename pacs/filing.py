@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from pacs import identity, recount
 from pacs.dicom import json_model
@@ -64,34 +64,32 @@ def _insert(table: Table) -> Statement:
     return Statement(insert(table).returning(*table.primary_key.columns), names)
 
 
-def _select(wanted: Select[*tuple[Any, ...]]) -> tuple[Statement, Statement]:
-    """The same without and with a lock on the row."""
-    return Statement(wanted), Statement(wanted.with_for_update())
-
-
 _s, _r, _i = schema.study.c, schema.series.c, schema.instance.c
 _HELD = Statement(
     select(_i.digest, _i.object_key, _i.object_offset, _i.object_length, _s.scope)
     .join_from(schema.instance, schema.study, _s.id == _i.study_key)
     .where(_i.sop_instance_uid == bindparam("uid"))
 )
-_STUDY = _select(
+_HERE = Statement(
     select(
         _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
         _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id, _s.created_at,
-    ).where(_s.study_instance_uid == bindparam("uid"))
-)  # fmt: skip
-_SERIES = Statement(
-    select(_r.id, _r.row, _r.number_of_instances, _r.created_at).where(
-        _r.study_key == bindparam("study"), _r.series_instance_uid == bindparam("uid")
+        _r.id.label("series_id"), _r.row.label("series_row"), _r.number_of_instances.label("series_instances"),
+        _r.created_at.label("series_created_at"), _i.id.label("held"),
     )
-)
+    .join_from(
+        schema.study, schema.series, (_r.study_key == _s.id) & (_r.series_instance_uid == bindparam("series")),
+        isouter=True,
+    )
+    .outerjoin(schema.instance, _i.sop_instance_uid == bindparam("sop"))
+    .where(_s.study_instance_uid == bindparam("study"))
+)  # fmt: skip
+"""What is here of an arriving instance: its study, and with it its series and whatever is held under its UID."""
+_LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES = _insert(schema.study), _insert(schema.series)
 _INSERT_INSTANCE = _insert(schema.instance)
-_INSERT_METADATA, _INSERT_LAYOUT = (
-    Statement(insert(table), table.columns.keys()) for table in (schema.instance_metadata, schema.instance_layout)
-)
+_INSERT_METADATA = Statement(insert(schema.instance_metadata), schema.instance_metadata.columns.keys())
 _COUNT_SERIES = Statement(
     update(schema.series)
     .where(_r.id == bindparam("key"))
@@ -213,18 +211,41 @@ class Filing:
 
     def take(self, entry: Entry) -> Filed:
         """What will become of the entry once it is written. Raises Conflict, and then nothing is taken."""
-        uid = entry.scan.sop_instance_uid
+        scan = entry.scan
+        uid = scan.sop_instance_uid
         if uid in self._taken:
             self.write()
-        found = _HELD.first(self._conn, {"uid": uid})
-        if found is not None:
-            _allowed(entry, found.scope)
-            return Filed(found.scope, found)
-        study = self._study(entry)
-        known = study.series.get(entry.scan.series_instance_uid)
-        series, elsewhere = (known, False) if known is not None else self._series(entry, study)
-        self._taken[uid] = entry, study, series
-        return Filed(study.scope, None, other_patient(entry.patient, study.patient), elsewhere)
+        here = self._here(entry)
+        known = self._studies.get(scan.study_instance_uid)
+        if here is None or here.held is not None:
+            found = _HELD.first(self._conn, {"uid": uid})
+            if found is not None:
+                _allowed(entry, found.scope)
+                return Filed(found.scope, found)
+        if known is None:
+            if here is not None:
+                _allowed(entry, here.scope)
+            else:
+                _insert_study(self._conn, entry)
+                here = self._here(entry)
+            known = self._studies[scan.study_instance_uid] = _study(scan.study_instance_uid, here)
+        else:
+            _allowed(entry, known.scope)
+        series, elsewhere = known.series.get(scan.series_instance_uid), False
+        if series is None:
+            elsewhere = self._begin_series(entry, known, here)
+            series = known.series[scan.series_instance_uid]
+        self._taken[uid] = entry, known, series
+        return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere)
+
+    def _here(self, entry: Entry) -> Found | None:
+        scan = entry.scan
+        which = {
+            "study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid
+        }  # fmt: skip
+        if self._conn.dialect.name == "postgresql" and scan.study_instance_uid not in self._studies:
+            _LOCK.all(self._conn, which)  # before anything is read that others may be changing
+        return _HERE.first(self._conn, which)
 
     def write(self) -> None:
         """Make rows of everything taken."""
@@ -232,9 +253,6 @@ class Filing:
             return
         made = [(self._instance(*taken), taken[0]) for taken in self._taken.values()]
         _INSERT_METADATA.each(self._conn, [{"instance_key": key, "json": entry.json} for key, entry in made])
-        _INSERT_LAYOUT.each(
-            self._conn, [{"instance_key": key, "frames": entry.frames, "bulk": entry.bulk} for key, entry in made]
-        )
         for study in self._studies.values():
             self._count(study)
         self._studies.clear()
@@ -243,43 +261,21 @@ class Filing:
         for uid, keys in overtaken.items():
             recount.after_leaving(self._conn, uid, keys)
 
-    def _study(self, entry: Entry) -> _Study:
-        uid = entry.scan.study_instance_uid
-        study = self._studies.get(uid)
-        if study is not None:
-            _allowed(entry, study.scope)
-            return study
-        wanted = _STUDY[self._conn.dialect.name == "postgresql"]
-        found = wanted.first(self._conn, {"uid": uid})
-        if found is not None:
-            _allowed(entry, found.scope)
-        else:
-            _insert_study(self._conn, entry)
-            (found,) = wanted.all(self._conn, {"uid": uid})
-        study = self._studies[uid] = _Study(
-            found.id, uid, found.scope, (found.patient_id, found.issuer_of_patient_id), found.row,
-            found.number_of_series, found.number_of_instances, found.last_instance_at, found.stable_at,
-            found.fingerprint, found.created_at,
-        )  # fmt: skip
-        return study
-
-    def _series(self, entry: Entry, study: _Study) -> tuple[_Series, bool]:
-        """The series, and whether it is new here and yet known in another study."""
+    def _begin_series(self, entry: Entry, study: _Study, here: Found) -> bool:
+        """Have the series among those of its study; whether it is new here and yet known in another study."""
         scan = entry.scan
-        which = {"study": study.id, "uid": scan.series_instance_uid}
-        found = _SERIES.first(self._conn, which)
         elsewhere = False
-        if found is None:
+        if here.series_id is None:
             elsewhere = _ELSEWHERE.first(self._conn, {"uid": scan.series_instance_uid}) is not None
             _insert_series(self._conn, entry, study.id)
-            (found,) = _SERIES.all(self._conn, which)
+            here = self._here(entry)
             study.number_of_series += 1
             if modality := json_model.text(scan.metadata, "00080060"):
                 study.modalities.add(modality)
-        series = study.series[scan.series_instance_uid] = _Series(
-            found.id, found.row, found.number_of_instances, found.created_at
+        study.series[scan.series_instance_uid] = _Series(
+            here.series_id, here.series_row, here.series_instances, here.series_created_at
         )
-        return series, elsewhere
+        return elsewhere
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
         scan, arrival = entry.scan, entry.arrival
@@ -300,6 +296,8 @@ class Filing:
             "source_ae": arrival.source_ae,
             "result_of": arrival.result_of,
             "created_at": arrival.at,
+            "bulk": entry.bulk,
+            "frames": entry.frames,
         }
         ((key,),) = _INSERT_INSTANCE.all(self._conn, made)
         if arrival.at < study.came or arrival.at < series.came:
@@ -334,6 +332,14 @@ class Filing:
             "last": study.last, "stable": study.stable, "mark": study.mark,
         }  # fmt: skip
         _COUNT_STUDY.all(self._conn, changed)
+
+
+def _study(uid: str, found: Found) -> _Study:
+    return _Study(
+        found.id, uid, found.scope, (found.patient_id, found.issuer_of_patient_id), found.row,
+        found.number_of_series, found.number_of_instances, found.last_instance_at, found.stable_at,
+        found.fingerprint, found.created_at,
+    )  # fmt: skip
 
 
 def other_patient(here: tuple[str | None, str | None], there: tuple[str | None, str | None]) -> bool:

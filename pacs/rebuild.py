@@ -35,7 +35,7 @@ from pacs.storage.base import Locator, ObjectStore
 
 _AT_ONCE = 1000
 _LIGHT = ("stage", "n", "sop", "digest", "study", "series", "sop_class", "at", "scope", "result_of")
-_FILED = ("study", "series", "series_request", "instance", "instance_metadata", "instance_layout")
+_FILED = ("study", "series", "series_request", "instance", "instance_metadata")
 _TABLES = tuple(schema.metadata.tables[name] for name in _FILED)
 _INSERT = {t.name: Statement(insert(t), t.columns.keys()) for t in _TABLES}
 _CHOOSE = """
@@ -305,10 +305,11 @@ class _Writing:
             "source_ae": row["source_ae"],
             "result_of": each.result_of,
             "created_at": each.at,
+            "frames": row["frames"],
+            "bulk": row["bulk"],
         }
         self._add(schema.instance, made)
         self._add(schema.instance_metadata, {"instance_key": key, "json": row["json"]})
-        self._add(schema.instance_layout, {"instance_key": key, "frames": row["frames"], "bulk": row["bulk"]})
         self._batch["change"].append(
             changes.row(
                 "instance" if each.result_of is None else "result", at=each.at, principal=row["principal"], scope=scope,

@@ -41,16 +41,15 @@ _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None
 
 @cache
 def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
-    s, r, i, layout = schema.study.c, schema.series.c, schema.instance.c, schema.instance_layout.c
+    s, r, i = schema.study.c, schema.series.c, schema.instance.c
     wanted = (
         select(
             s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
             i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
-            layout.frames, layout.bulk, corrections.OVERLAY.scalar_subquery().label("overlay"),
+            i.frames, i.bulk, corrections.OVERLAY.scalar_subquery().label("overlay"),
         )
         .join_from(schema.instance, schema.series, r.id == i.series_key)
         .join(schema.study, s.id == i.study_key)
-        .join(schema.instance_layout, layout.instance_key == i.id)
         .where(s.study_instance_uid == bindparam("study"))
         .order_by(r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
     )  # fmt: skip

@@ -54,11 +54,6 @@ def contents(archive_url: str) -> dict[str, list[tuple[Any, ...]]]:
                     schema.instance_metadata, schema.instance
                 )
             ).all(),
-            "layout": conn.execute(
-                select(i.sop_instance_uid, *plain(schema.instance_layout)).join_from(
-                    schema.instance_layout, schema.instance
-                )
-            ).all(),
             "tombstone": conn.execute(select(*plain(schema.tombstone))).all(),
         }
     index.close()

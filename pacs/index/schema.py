@@ -128,6 +128,9 @@ instance = Table(
     Column("source_ae", _TEXT, nullable=False),
     Column("result_of", _TEXT),  # Workitem UID of our own results
     Column("created_at", Double, nullable=False),
+    # Last, since they may be long: what reads the others does not read them.
+    Column("bulk", LargeBinary, nullable=False),  # JSON [[path, vr, offset, length], ...]
+    Column("frames", LargeBinary),  # FrameTable.to_bytes
     Index("instance_study", "study_key", "sop_class_uid"),
     Index("instance_object", "object_key", "object_offset"),  # who owns these bytes
 )
@@ -137,14 +140,6 @@ instance_metadata = Table(
     metadata,
     Column("instance_key", _ID, ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     Column("json", LargeBinary, nullable=False),  # zlib; DICOM JSON with 0xFF for the instance's own address
-)
-
-instance_layout = Table(
-    "instance_layout",
-    metadata,
-    Column("instance_key", _ID, ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
-    Column("frames", LargeBinary),  # FrameTable.to_bytes
-    Column("bulk", LargeBinary, nullable=False),  # JSON [[path, vr, offset, length], ...]
 )
 
 change = Table(
@@ -160,8 +155,8 @@ change = Table(
     Column("principal", _TEXT, nullable=False),
     Column("scope", _TEXT, nullable=False),
     Column("at", Double, nullable=False),
-    sqlite_autoincrement=True,  # a sequence number is never given twice, not even after a deletion
 )
+"""Nothing is ever deleted of it, nor of `audit`: no sequence number is given twice, and SQLite need not count."""
 
 cursor = Table("cursor", metadata, Column("name", _TEXT, primary_key=True), Column("seq", BigInteger, nullable=False))
 
@@ -179,7 +174,6 @@ audit = Table(
     Column("sop_instance_uid", _TEXT),
     Column("workitem_uid", _TEXT),
     Column("detail", _TEXT, nullable=False),  # never patient data
-    sqlite_autoincrement=True,
 )
 
 tombstone = Table(

@@ -61,7 +61,7 @@ def make_index(data: Path, instances: int) -> tuple[int, float]:
 
 
 def _copies(db: sqlite3.Connection, studies: int) -> None:
-    names = ("study", "series", "instance", "instance_metadata", "instance_layout", "change", "audit")
+    names = ("study", "series", "instance", "instance_metadata", "change", "audit")
     columns = {name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for name in names}
     held = {
         name: [dict(zip(columns[name], row, strict=True)) for row in db.execute(f"SELECT * FROM {name} ORDER BY 1")]
@@ -95,7 +95,6 @@ def _copies(db: sqlite3.Connection, studies: int) -> None:
                 put("instance", held["instance"][part], *swaps, **keys)
                 json = zlib.compress(_swapped(held["instance_metadata"][part]["json"], swaps), 1)
                 put("instance_metadata", held["instance_metadata"][part], instance_key=key, json=json)
-                put("instance_layout", held["instance_layout"][part], instance_key=key)
                 put("change", news[part], *swaps, seq=change)
                 put("audit", told[part], *swaps, seq=event)
                 key, change, event = key + 1, change + 1, event + 1

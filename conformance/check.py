@@ -84,6 +84,8 @@ class Check:
     needs: frozenset[str]
     """Of `dicomweb`, `dimse`: what has to be given on the command line."""
     function: Callable[[Context], None]
+    last: bool = False
+    """Whether it is made after all others, because a server might not survive it."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,13 @@ class Register:
         self.checks[check.id] = check
 
     def chosen(self, only: str = "", services: str = "") -> list[Check]:
-        """The checks named in `only` (ids or their beginnings, by commas; empty for all), in the order of their ids.
+        """The checks named in `only` (ids or their beginnings, by commas; empty for all), in the order of their ids,
+        those at the end that are made last.
 
         A name that ends in a digit is one check and its lettered parts (`A03`, also `A03a`); one that does not is a
         whole part of the list (`A`, `H`). Raises ValueError for a name that fits none.
         """
-        ordered = sorted(self.checks.values(), key=lambda each: key(each.id))
+        ordered = sorted(self.checks.values(), key=lambda each: (each.last, *key(each.id)))
         if services:
             wanted = {name.strip().lower() for name in services.split(",")}
             ordered = [each for each in ordered if each.service.lower() in wanted]
@@ -164,12 +167,13 @@ def check(
     edition: str = EDITION,
     service: str,
     needs: str = "dicomweb",
+    last: bool = False,
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Register the function below as a check; `needs` names what it asks, by commas."""
 
     def register(function: Callable[[Context], None]) -> Callable[[Context], None]:
         required = frozenset(name for name in needs.split(",") if name)
-        REGISTER.add(Check(identifier, section, title, level, edition, service, required, function))
+        REGISTER.add(Check(identifier, section, title, level, edition, service, required, function, last))
         return function
 
     return register

@@ -243,24 +243,35 @@ def model(maker: Maker) -> list[Sample]:
         (0x00191006, "UR", b"http://example.org/a%5Cb"), (0x00191007, "UC", b"one\\two"),
         (0x00191008, "OW", struct.pack("<2H", 1, 258)), (0x00200020, "CS", b""),
     ])  # fmt: skip
+    ideographic = maker.sample("ideographic", maker.dataset("ideographic", "1", 1, RAW))
+    with_elements(ideographic, [(0x00080005, "CS", b"ISO_IR 192"), (0x00100010, "PN", "=ZZ山田^太郎=".encode())])
+    sign = maker.dataset("model", "sign", 5, SC, SeriesNumber=5)
+    signed = maker.image("sign", sign, ramp(8, 8, top=100, low=-100, dtype="i2"))
+    with_elements(signed, [(0x00280106, "SS", struct.pack("<h", -100)), (0x00280107, "SS", struct.pack("<h", 100))])
+    return [plain, ideographic, signed]
+
+
+def not_numbers(maker: Maker) -> list[Sample]:
+    """Floating-point values that JSON has no numbers for, and digits that are none."""
     nan = maker.sample("nan", maker.dataset("model", "nan", 2, RAW))
     inf = struct.pack("<ddd", float("nan"), float("inf"), float("-inf"))
     with_elements(nan, [(0x00189073, "FD", inf), (0x0018605A, "FL", struct.pack("<f", float("nan")))])
     illegal = maker.sample("illegal", maker.dataset("model", "illegal", 3, RAW))
     with_elements(illegal, [(0x00180050, "DS", b"abc"), (0x00181150, "IS", b"1.5"), (0x00080020, "DA", b"2020.01.01")])
-    ideographic = maker.sample("ideographic", maker.dataset("ideographic", "1", 1, RAW))
-    with_elements(ideographic, [(0x00080005, "CS", b"ISO_IR 192"), (0x00100010, "PN", "=ZZ山田^太郎=".encode())])
+    return [nan, illegal]
+
+
+def nested(maker: Maker) -> list[Sample]:
+    """Sequences in sequences, sixty levels deep."""
     deep = maker.sample("deep", maker.dataset("model", "deep", 4, RAW))
     value = b""
     for _ in range(60):
         value = items(element(0x0040A730, "SQ", value))
     with_elements(deep, [(0x0040A730, "SQ", value)])
-    sign = maker.dataset("model", "sign", 5, SC, SeriesNumber=5)
-    signed = maker.image("sign", sign, ramp(8, 8, top=100, low=-100, dtype="i2"))
-    with_elements(signed, [(0x00280106, "SS", struct.pack("<h", -100)), (0x00280107, "SS", struct.pack("<h", 100))])
-    return [plain, nan, illegal, ideographic, deep, signed]
+    return [deep]
 
 
 CORPORA: dict[str, Callable[[Maker], list[Sample]]] = {
     "query": query, "images": images, "syntaxes": syntaxes, "charsets": charsets, "model": model,
+    "not numbers": not_numbers, "nested": nested,
 }  # fmt: skip

@@ -43,12 +43,30 @@ def run(
 ) -> Report:
     """The report of these checks; everything stored is deleted afterwards unless `keep`, where the server allows it."""
     began, started = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    results = []
+    results: list[Result] = []
+    gone = ""
     for check in checks:
-        results.append(judge(context, check))
+        if gone:
+            results.append(Result(check, Outcome.ERROR, reason=f"the server went away during {gone}"))
+        else:
+            results.append(judge(context, check))
+            gone = check.id if _gone(context, results[-1]) else ""
         progress(results[-1])
     left = [] if keep else context.clean()
     return Report(target, started, tuple(results), tuple(left), time.monotonic() - began)
+
+
+def _gone(context: Context, result: Result) -> bool:
+    """Whether nobody listens any more after a check in which an answer was missing; a supervisor gets ten seconds."""
+    if context.web_or_none is None or all(finding.expected != "an answer" for finding in result.findings):
+        return False
+    for _ in range(10):
+        try:
+            context.web.reachable()
+            return False
+        except NoAnswer:
+            time.sleep(1)
+    return True
 
 
 def judge(context: Context, check: Check) -> Result:

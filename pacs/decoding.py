@@ -25,7 +25,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from pacs.dicom import transcode
+from pacs.dicom import presentation, transcode
 from pacs.dicom.decode import PixelInfo, decode_frame
 from pacs.dicom.render import PLAIN, Extras, Window, relevant, render
 from pacs.dicom.transcode import transcode_dataset
@@ -106,6 +106,12 @@ class DecodingPool:
         if info.syntax.codec == "native" and small and extras.profile is None:
             return _decoded_and_rendered(data, info, wanted, how)
         return self.run(_decoded_and_rendered, data, info, wanted, how)
+
+    def present(
+        self, data: bytes, info: PixelInfo, metadata: Mapping[str, Any], state: Mapping[str, Any], **how: Any
+    ) -> bytes:
+        """`pacs.dicom.presentation.render` of a stored frame, decoded and drawn in a child."""
+        return self.run(_decoded_and_presented, data, info, metadata, state, how)
 
     def transcode(self, dataset: bytes, source_ts: str, target_ts: str) -> bytes:
         """`pacs.dicom.transcode.transcode_dataset` in a child."""
@@ -308,6 +314,12 @@ def _reported(answer: bytes) -> tuple[type[ArchiveError], str, str]:
 
 def _decoded_and_rendered(data: bytes, info: PixelInfo, metadata: Mapping[str, Any], how: Mapping[str, Any]) -> bytes:
     return render(decode_frame(data, info), info, metadata, stored=data, **how)
+
+
+def _decoded_and_presented(
+    data: bytes, info: PixelInfo, metadata: Mapping[str, Any], state: Mapping[str, Any], how: Mapping[str, Any]
+) -> bytes:
+    return presentation.render(decode_frame(data, info), info, metadata, state, **how)
 
 
 def _serve(connection: Connection, memory_bytes: int, deadline_s: float) -> None:

@@ -29,6 +29,16 @@ if [ "$have" != "$digest" ] || [ -z "$same_extras" ]; then
   echo "extras=${old:+$old,}$extras" >"$stamp.extras"
 fi
 
+# The JavaScript clients that tests drive.
+clients=tests/clients_js
+case ",$extras," in *,test,*)
+  digest=$(sha256sum <"$clients/package-lock.json" | cut -d' ' -f1)
+  if command -v npm >/dev/null && [ "$(cat "$clients/node_modules/.lock" 2>/dev/null || true)" != "$digest" ]; then
+    (cd "$clients" && npm ci --silent --ignore-scripts) && printf '%s' "$digest" >"$clients/node_modules/.lock"
+  fi
+  ;;
+esac
+
 if [ -n "$viewer_log" ]; then
   wait "$viewer_pid" || { cat "$viewer_log" >&2; echo "The viewer could not be built; its messages are above." >&2; exit 1; }
   rm -f "$viewer_log"

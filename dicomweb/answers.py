@@ -75,6 +75,8 @@ class Answer:
     async def _streamed(self, more: Iterator[Buffer], receive: Receive, send: Send) -> None:
         failure: Exception | None = None
         gone = False
+        # While one batch is sent, the next one is made; no more than these two are in memory.
+        made, batches = anyio.create_memory_object_stream[list[Buffer]](0)
 
         async def watch() -> None:
             # Some servers swallow what is sent to a client that left: only receive() tells.
@@ -84,20 +86,26 @@ class Answer:
             gone = True
             group.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch)
-            for piece in self.body:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            while True:
+        async def make() -> None:
+            nonlocal failure
+            with made:
                 try:
-                    batch = await anyio.to_thread.run_sync(pull, more, limiter=self.limiter)
+                    while batch := await anyio.to_thread.run_sync(pull, more, limiter=self.limiter):
+                        await made.send(batch)
+                except anyio.BrokenResourceError:
+                    pass
                 except Exception as error:
                     failure = error
-                    break
-                for piece in batch:
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            group.start_soon(make)
+            with batches:
+                for piece in self.body:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if not batch:
-                    break
+                async for batch in batches:
+                    for piece in batch:
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
             group.cancel_scope.cancel()
         if failure is not None:
             raise BrokenAnswer(type(failure).__name__) from failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +11,10 @@ from dicomweb import frames
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import Call
 from dicomweb.errors import RangeNotSatisfiable
-from dicomweb.media_types import OCTET_STREAM, NotAcceptable, Offer
+from dicomweb.media_types import OCTET_STREAM, Offer
 from dicomweb.multipart import Writer
-from dicomweb.wado import address, locate, syntax_of
+from dicomweb.places import address, locate, syntax_of
+from dicomweb.wado import matches
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from pacs.dicom.values import swapped, vrs
 from pacs.errors import InvalidInput, NotFound
@@ -48,19 +50,31 @@ async def value(call: Call) -> Answer:
     if is_compressed(location, bulk):
         return await _frames(call, location)
     offer = call.choose(VALUE)
+    tag = entity_tag(location, bulk, offer)
+    headers = [("ETag", tag), ("Vary", "Accept")]
+    if matches(call.headers.get("if-none-match", ""), tag):
+        return Answer(304, headers=headers)
     if offer.multipart:
+        # A range of a multipart body would be one of its delimiters and headers too: the whole is given instead.
         writer = Writer(OCTET_STREAM)
         head = writer.head(OCTET_STREAM, f"{address(call.service_root, location)}/bulkdata/{bulk.path}")
         length = len(head) + bulk.length + len(writer.close)
         pieces = _framed(head, read(call.archive, location, bulk, 0, bulk.length), writer.close)
-        return await _answer(call, Answer(200, writer.content_type), pieces, length)
-    start, end = byte_range(call.headers.get("range"), bulk.length) or (0, bulk.length)
+        return await _answer(call, Answer(200, writer.content_type, headers=headers), pieces, length)
+    asked = call.headers.get("range") if call.headers.get("if-range", tag) == tag else None
+    start, end = byte_range(asked, bulk.length) or (0, bulk.length)
     partial = end - start < bulk.length
-    headers = [("Accept-Ranges", "bytes")]
+    headers.append(("Accept-Ranges", "bytes"))
     if partial:
         headers.append(("Content-Range", f"bytes {start}-{end - 1}/{bulk.length}"))
     answer = Answer(206 if partial else 200, OCTET_STREAM, headers=headers)
     return await _answer(call, answer, read(call.archive, location, bulk, start, end), end - start)
+
+
+def entity_tag(location: InstanceLocation, bulk: BulkValue, offer: Offer) -> str:
+    """What stays as long as the value does. Strong where the same bytes are sent each time, as If-Range wants it."""
+    whole = hashlib.sha256(f"{location.digest} {bulk.path}".encode()).hexdigest()[:32]
+    return f'W/"{whole}m"' if offer.multipart else f'"{whole}"'
 
 
 async def _answer(call: Call, answer: Answer, pieces: Iterator[Buffer], length: int) -> Answer:
@@ -128,7 +142,7 @@ async def _frames(call: Call, location: InstanceLocation) -> Answer:
     if location.frames is None:
         raise NotFound("the instance has no frames", about=location.sop_instance_uid)
     count = location.frames.number_of_frames
-    offer = call.choose(frames.offers(location, single=count == 1))
+    offer = frames.choose(call, location, single=count == 1)
     return await call.cpu(frames.begin, call, location, range(1, count + 1), offer)
 
 
@@ -154,11 +168,13 @@ async def _all(call: Call, *, pixel_data_only: bool) -> Answer:
     wanted = await call.io(look)
     if not wanted:
         raise NotFound("there is no bulk data here")
-    if any(is_compressed(*each) and syntax_of(each[0]).codec is None for each in wanted):
-        raise NotAcceptable("pixel data that can only be had in its stored transfer syntax")
-    call.choose(VALUE[1:])
-    writer = Writer(OCTET_STREAM)
-    pieces = _parts(call.archive, call.service_root, wanted, writer)
+    # The media type is chosen for each part (8.7.8.1): values have one, frames one for each transfer syntax.
+    offers = [
+        frames.choose(call, location, single=False) if is_compressed(location, bulk) else call.choose(VALUE[1:])
+        for location, bulk in wanted
+    ]
+    writer = Writer(offers[0].media_type)
+    pieces = _parts(call.archive, call.service_root, wanted, offers, writer)
     first = await call.cpu(pull, pieces)
     answer = Answer(200, writer.content_type, first)
     if sum(map(len, first)) >= BATCH_BYTES:
@@ -167,14 +183,19 @@ async def _all(call: Call, *, pixel_data_only: bool) -> Answer:
 
 
 def _parts(
-    archive: Archive, root: str, wanted: Sequence[tuple[InstanceLocation, BulkValue]], writer: Writer
+    archive: Archive,
+    root: str,
+    wanted: Sequence[tuple[InstanceLocation, BulkValue]],
+    offers: Sequence[Offer],
+    writer: Writer,
 ) -> Iterator[Buffer]:
-    for location, bulk in wanted:
+    for (location, bulk), offer in zip(wanted, offers, strict=True):
         at = f"{address(root, location)}/bulkdata/{bulk.path}"
         if is_compressed(location, bulk) and location.frames is not None:
             count = location.frames.number_of_frames
-            head = writer.head(f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}", at)
-            yield from frames.pieces(archive, location, range(1, count + 1), decode=True, head=head)
+            head = writer.head(f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}", at)
+            into = frames.target(location, offer)
+            yield from frames.pieces(archive, location, range(1, count + 1), into=into, head=head)
         else:
             yield writer.head(OCTET_STREAM, at)
             yield from read(archive, location, bulk, 0, bulk.length)

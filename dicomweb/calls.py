@@ -113,9 +113,14 @@ class Call:
 
     def choose(self, offers: Sequence[Offer]) -> Offer:
         """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""
-        header = ",".join(self.headers.getlist("accept")) if "accept" in self.headers else None
+        return negotiate(offers, *self.accept)
+
+    @property
+    def accept(self) -> tuple[str | None, tuple[str, ...]]:
+        """The Accept header, None where there is none, and the accept parameters of the query."""
+        given = [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"accept"]
         asked = [value for name, value in self.query if name == "accept"] if self.scope["query_string"] else []
-        return negotiate(offers, header, asked)
+        return (",".join(given) if given else None), tuple(asked)
 
     async def io(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread where it may wait for disk, network or database."""

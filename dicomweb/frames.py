@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import orjson
 
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
-from dicomweb.media_types import OCTET_STREAM, Offer
+from dicomweb.media_types import Offer, negotiate
 from dicomweb.multipart import Writer
-from dicomweb.wado import locate, syntax_of
+from dicomweb.offers import of_frames
+from dicomweb.places import locate, syntax_of
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from pacs.errors import InvalidInput, NotFound
@@ -43,28 +45,6 @@ def check(location: InstanceLocation, frames: Sequence[int]) -> None:
         raise NotFound(f"frame {beyond} of {location.frames.number_of_frames}", about=location.sop_instance_uid)
 
 
-def offers(location: InstanceLocation, *, single: bool) -> list[Offer]:
-    """What the frames of an instance can be had in (PS3.18 Table 8.7.3-5).
-
-    Uncompressed by default where we can decode them. The stored codestream goes by its own media type, and also
-    answers `application/octet-stream; transfer-syntax=*`, which is what viewers ask for.
-    """
-    syntax = syntax_of(location)
-    made = []
-    if syntax.codec is not None:
-        native = not syntax.encapsulated
-        made.append(Offer(OCTET_STREAM, True, EXPLICIT_LITTLE_ENDIAN, default=True, as_stored=native))
-    if syntax.encapsulated and syntax.media_type is not None:
-        unlike = syntax.media_type != OCTET_STREAM
-        aliases = (OCTET_STREAM,) if unlike else ()
-        # A range without transfer-syntax names the stored codestream only by its own media type.
-        default = unlike or syntax.codec is None
-        made.append(Offer(syntax.media_type, True, syntax.uid, default=default, as_stored=True, aliases=aliases))
-    if single:
-        made += [Offer(o.media_type, False, o.transfer_syntax, o.default, o.as_stored, o.aliases) for o in made]
-    return made
-
-
 def pixel_info(archive: Archive, location: InstanceLocation) -> PixelInfo:
     """What the decoder has to know of an instance. Blocks. Raises MalformedDataset."""
     return PixelInfo.from_metadata(attributes(archive, location), location.transfer_syntax_uid)
@@ -76,6 +56,16 @@ def attributes(archive: Archive, location: InstanceLocation) -> dict[str, object
     return found
 
 
+@lru_cache(maxsize=1024)
+def _chosen(ts: str, single: bool, header: str | None, asked: tuple[str, ...]) -> Offer:
+    return negotiate(of_frames(ts, single=single), header, asked)
+
+
+def choose(call: Call, location: InstanceLocation, *, single: bool) -> Offer:
+    """What the frames of an instance are sent in. Raises NotAcceptable."""
+    return _chosen(location.transfer_syntax_uid, single, *call.accept)
+
+
 async def retrieve(call: Call) -> Answer:
     """GET .../frames/{frames}: multipart, or for one frame also the frame alone."""
     wanted = numbers(call.params["frames"])
@@ -83,31 +73,40 @@ async def retrieve(call: Call) -> Answer:
     def look() -> Answer | tuple[InstanceLocation, Offer]:
         [location] = locate(call)
         check(location, wanted)
-        offer = call.choose(offers(location, single=len(wanted) == 1))
-        return (location, offer) if must_decode(location, offer) else begin(call, location, wanted, offer)
+        offer = choose(call, location, single=len(wanted) == 1)
+        return (location, offer) if target(location, offer) else begin(call, location, wanted, offer)
 
-    found = await call.io(look)
+    # A frame in the page cache is there sooner than a thread.
+    local = len(wanted) == 1 and call.archive.settings.objects == "files"
+    found = await (call.quickly("frame", look) if local else call.io(look))
     return found if isinstance(found, Answer) else await call.cpu(begin, call, found[0], wanted, found[1])
 
 
-def must_decode(location: InstanceLocation, offer: Offer) -> bool:
-    """Whether the stored bytes of a frame are not what `offer` says."""
-    ts = location.transfer_syntax_uid
-    return offer.transfer_syntax != ts and (syntax_of(location).encapsulated or ts == EXPLICIT_BIG_ENDIAN)
+def target(location: InstanceLocation, offer: Offer) -> str | None:
+    """The transfer syntax that frames have to be brought into for `offer`, None where they are stored like that."""
+    ts, wanted = location.transfer_syntax_uid, offer.transfer_syntax
+    if wanted == ts or (wanted == EXPLICIT_LITTLE_ENDIAN and is_native(location) and ts != EXPLICIT_BIG_ENDIAN):
+        return None
+    return wanted
 
 
-def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: Offer) -> Answer:
-    """The answer with these frames as `offer` says; its first batch is made. Blocks."""
-    decoding = must_decode(location, offer)
+def is_native(location: InstanceLocation) -> bool:
+    """Whether the frames are no codestreams."""
+    return not syntax_of(location).encapsulated
+
+
+def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: Offer, at: str = "") -> Answer:
+    """The answer with these frames as `offer` says, as parts of the address `at`; its first batch is made. Blocks."""
+    into = target(location, offer)
     content_type = f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
     writer = Writer(offer.media_type) if offer.multipart else None
-    made = pieces(call.archive, location, wanted, decode=decoding, head=writer.head(content_type) if writer else None)
-    whole = _closed(made, writer)
+    head = writer.head(content_type, at) if writer else None
+    whole = _closed(pieces(call.archive, location, wanted, into=into, head=head), writer)
     # The first frame is made before the headers go out, so that a broken one is an honest error.
     first = pull(whole)
     answer = Answer(200, writer.content_type if writer else content_type, first)
     if sum(map(len, first)) >= BATCH_BYTES and len(wanted) > 1:
-        answer.more, answer.limiter = whole, call.web.cpu if decoding else call.web.io
+        answer.more, answer.limiter = whole, call.web.cpu if into else call.web.io
     elif writer is not None:
         answer.body = [*first, *whole]
     return answer
@@ -120,13 +119,21 @@ def _closed(made: Iterator[Buffer], writer: Writer | None) -> Iterator[Buffer]:
 
 
 def pieces(
-    archive: Archive, location: InstanceLocation, wanted: Sequence[int], *, decode: bool, head: bytes | None
+    archive: Archive, location: InstanceLocation, wanted: Sequence[int], *, into: str | None, head: bytes | None
 ) -> Iterator[Buffer]:
-    """Each frame, with `head` before it where given; decoded to Explicit VR Little Endian where `decode`. Blocks."""
-    info = pixel_info(archive, location) if decode else None
+    """Each frame, with `head` before it where given; in the transfer syntax `into`, None = as it is stored. Blocks.
+
+    Raises UnsupportedTransferSyntax where frames of this kind do not fit into it.
+    """
+    info = None if into is None else pixel_info(archive, location)
     for number in wanted:
         data = archive.retrieve.frame(location, number)
-        made = data if info is None else archive.decoding.explicit_le_frame(data, info)
+        if info is None or into is None:
+            made = data
+        elif into == EXPLICIT_LITTLE_ENDIAN:
+            made = archive.decoding.explicit_le_frame(data, info)
+        else:
+            made = archive.decoding.frame(data, info, into)
         if head is not None:
             yield head
         yield made

@@ -7,120 +7,115 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import orjson
+from anyio import CapacityLimiter
 
-from dicomweb import xml_model
+from dicomweb import frames, offers, xml_model
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer
 from dicomweb.multipart import Writer
+from dicomweb.offers import AS_STORED, served_as_stored
+from dicomweb.places import address, locate, syntax_of
 from dicomweb.qido import documents_answer
 from pacs.auth import Right
 from pacs.dicom import part10
+from pacs.dicom.encode import ENCODED, refuse
+from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
-from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN, TRANSFER_SYNTAXES, TransferSyntax
+from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.retrieve import InstanceLocation
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
-AS_STORED = "*"
-
-
-def locate(call: Call) -> list[InstanceLocation]:
-    """The instances that the path names, for one who may read. Blocks. Raises NotFound."""
-    principal = call.principal(Right.READ)
-    study = call.uid("study")
-    series = call.uid("series") if "series" in call.params else None
-    instance = call.uid("instance") if "instance" in call.params else None
-    return call.archive.retrieve.locate(principal, study, series, instance)
-
-
-def address(root: str, location: InstanceLocation) -> str:
-    """The URL of an instance."""
-    return (
-        f"{root}/studies/{location.study_instance_uid}/series/{location.series_instance_uid}"
-        f"/instances/{location.sop_instance_uid}"
-    )
-
-
-def syntax_of(location: InstanceLocation) -> TransferSyntax:
-    """The table row of what an instance is stored in."""
-    return TRANSFER_SYNTAXES[location.transfer_syntax_uid]
-
-
-def served_as_stored(syntax: TransferSyntax) -> str:
-    """The transfer syntax that `transfer-syntax=*` gives.
-
-    Implicit VR Little Endian and Explicit VR Big Endian never leave over HTTP (PS3.18 8.7.3.5.2), so everything
-    native goes out in Explicit VR Little Endian.
-    """
-    return EXPLICIT_LITTLE_ENDIAN if syntax.codec == "native" else syntax.uid
-
-
-def object_offers(locations: Sequence[InstanceLocation], *, single: bool) -> list[Offer]:
-    """What these instances can be had in: all in Explicit VR Little Endian where we can decode them, or as stored.
-
-    Where not all can be decoded, as stored is also the default: lossy video has no other form (PS3.18 8.7.3.5).
-    """
-    syntaxes = {syntax_of(location) for location in locations}
-    stored = {served_as_stored(syntax) for syntax in syntaxes}
-    offers = []
-    decodable = all(syntax.codec is not None for syntax in syntaxes)
-    if decodable:
-        only = stored == {EXPLICIT_LITTLE_ENDIAN}
-        offers.append(Offer(DICOM, True, EXPLICIT_LITTLE_ENDIAN, default=True, as_stored=only))
-    if stored != {EXPLICIT_LITTLE_ENDIAN}:
-        kept = stored.pop() if len(stored) == 1 else AS_STORED
-        offers.append(Offer(DICOM, True, kept, default=not decodable, as_stored=True))
-    if single:
-        offers += [Offer(o.media_type, False, o.transfer_syntax, o.default, o.as_stored) for o in offers]
-    return offers
 
 
 async def objects(call: Call) -> Answer:
     """GET of a study, series or instance: multipart, or for one instance also the object alone."""
-    locations = await call.io(locate, call)
-    offer = call.choose(object_offers(locations, single="instance" in call.params))
-    targets = [
-        served_as_stored(syntax_of(location)) if offer.transfer_syntax != EXPLICIT_LITTLE_ENDIAN
-        else EXPLICIT_LITTLE_ENDIAN
-        for location in locations
-    ]  # fmt: skip
-    as_it_is = all(loc.transfer_syntax_uid == target for loc, target in zip(locations, targets, strict=True))
-    writer = Writer(DICOM) if offer.multipart else None
-    pieces = _objects(call.archive, locations, targets, writer)
-    # Made before the headers go out, so that what cannot be read or decoded is an honest error.
-    limiter = call.web.io if as_it_is else call.web.cpu
-    first = await (call.io if as_it_is else call.cpu)(pull, pieces)
-    content_type = writer.content_type if writer else f"{DICOM}; transfer-syntax={targets[0]}"
-    if sum(map(len, first)) < BATCH_BYTES:
-        return Answer(200, content_type, first)
-    return Answer(200, content_type, first, more=pieces, limiter=limiter)
+    alone = "instance" in call.params
+
+    def look() -> Answer | Parts:
+        locations = locate(call)
+        stored = frozenset(location.transfer_syntax_uid for location in locations)
+        images = all(location.frames is not None for location in locations)
+        wanted = call.choose(offers.of_objects(stored, images=images, single=alone))
+        parts = Parts(call.archive, locations, wanted)
+        return parts.begin(call.web.io) if parts.as_they_are else parts
+
+    # What is made of a few hundred kilobytes in the page cache takes less time than handing it to a thread.
+    local = alone and call.archive.settings.objects == "files"
+    found = await (call.quickly("instance", look) if local else call.io(look))
+    return found if isinstance(found, Answer) else await call.cpu(found.begin, call.web.cpu)
 
 
-def _objects(
-    archive: Archive, locations: Sequence[InstanceLocation], targets: Sequence[str], writer: Writer | None
-) -> Iterator[Buffer]:
-    for location, target in zip(locations, targets, strict=True):
-        if writer is not None:
-            yield writer.head(f"{DICOM}; transfer-syntax={target}")
-        if location.transfer_syntax_uid == target:
-            yield from archive.retrieve.part10(location)
-        else:
-            made = _transcoded(archive, location, target)
-            first = next(made)  # before anything of this part goes out
-            yield part10.header(location.sop_class_uid, location.sop_instance_uid, target)
-            yield first
-            yield from made
-    if writer is not None:
-        yield writer.close
+class Parts:
+    """The parts of one answer: an instance each, in the transfer syntax that was agreed on."""
+
+    def __init__(self, archive: Archive, locations: Sequence[InstanceLocation], offer: Offer) -> None:
+        self._archive = archive
+        self._locations = locations
+        wanted = offer.transfer_syntax
+        self._targets = [
+            served_as_stored(syntax_of(location)) if wanted in (None, AS_STORED) else wanted for location in locations
+        ]
+        self._writer = Writer(DICOM) if offer.multipart else None
+        pairs = zip(locations, self._targets, strict=True)
+        self.as_they_are = all(location.transfer_syntax_uid == target for location, target in pairs)
+        """Whether all of them leave as they are stored."""
+
+    def begin(self, limiter: CapacityLimiter) -> Answer:
+        """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
+        self._refuse_what_does_not_fit()
+        pieces = self._pieces()
+        first = pull(pieces)
+        content_type = self._writer.content_type if self._writer else f"{DICOM}; transfer-syntax={self._targets[0]}"
+        if sum(map(len, first)) < BATCH_BYTES:
+            return Answer(200, content_type, [*first, *pieces])
+        return Answer(200, content_type, first, more=pieces, length=self._length(), limiter=limiter)
+
+    def _refuse_what_does_not_fit(self) -> None:
+        """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
+        if len(self._locations) > 1 and self._targets[0] in ENCODED:
+            for location, target in zip(self._locations, self._targets, strict=True):
+                if location.transfer_syntax_uid != target and target in ENCODED:
+                    refuse(frames.pixel_info(self._archive, location), target)
+
+    def _length(self) -> int | None:
+        """Bytes of the whole body, where that is known before they are made."""
+        if not self.as_they_are or any(location.overlay is not None for location in self._locations):
+            return None
+        length = 0 if self._writer is None else len(self._writer.close)
+        for location, target in zip(self._locations, self._targets, strict=True):
+            length += len(self._head(target)) + location.size + len(
+                part10.header(location.sop_class_uid, location.sop_instance_uid, target, location.source_ae)
+            )  # fmt: skip
+        return length
+
+    def _head(self, target: str) -> bytes:
+        return b"" if self._writer is None else self._writer.head(f"{DICOM}; transfer-syntax={target}")
+
+    def _pieces(self) -> Iterator[Buffer]:
+        for location, target in zip(self._locations, self._targets, strict=True):
+            if self._writer is not None:
+                yield self._head(target)
+            if location.transfer_syntax_uid == target:
+                yield from self._archive.retrieve.part10(location)
+            else:
+                made = _transcoded(self._archive, location, target)
+                first = next(made)  # before anything of this part goes out
+                uid = retrieved_uid(location.sop_instance_uid, location.transfer_syntax_uid, target)
+                yield part10.header(location.sop_class_uid, uid, target)
+                yield first
+                yield from made
+        if self._writer is not None:
+            yield self._writer.close
 
 
 def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> Iterator[Buffer]:
     dataset, ts = archive.retrieve.dataset(location), location.transfer_syntax_uid
     syntax = syntax_of(location)
-    if syntax.codec == "native" and not syntax.deflated:
+    if syntax.codec == "native" and not syntax.deflated and target == EXPLICIT_LITTLE_ENDIAN:
         yield from transcoded_pieces(dataset, ts, target)  # only the byte order or the VRs: no codec looks at it
     else:
         yield archive.decoding.transcode(dataset, ts, target)

@@ -13,6 +13,7 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_server import Web, serving
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from requests import HTTPError
 
 from pacs import uids
 
@@ -119,3 +120,51 @@ def test_deletion(client: DICOMwebClient) -> None:
     client.store_instances([as_file(ds)])
     client.delete_study(ds.StudyInstanceUID)
     assert client.search_for_studies(search_filters={"StudyInstanceUID": ds.StudyInstanceUID}) == []
+
+
+def test_iterators(client: DICOMwebClient, slices: list[Dataset]) -> None:
+    study, series, instance = names(slices[1])
+    assert [ds.SOPInstanceUID for ds in client.iter_study(study)] == [ds.SOPInstanceUID for ds in slices]
+    assert list(client.iter_instance_frames(study, series, instance, [1])) == [slices[1].PixelData]
+    [metadata] = [each for each in client.retrieve_series_metadata(study, series)
+                  if each["00080018"]["Value"] == [instance]]  # fmt: skip
+    assert list(client.iter_bulkdata(metadata["7FE00010"]["BulkDataURI"])) == [slices[1].PixelData]
+
+
+def test_every_level_of_search_without_a_study(client: DICOMwebClient, slices: list[Dataset]) -> None:
+    study, series, instance = names(slices[0])
+    found = client.search_for_series(search_filters={"SeriesInstanceUID": series})
+    assert found[0]["0020000D"]["Value"] == [study]
+    found = client.search_for_instances(search_filters={"SOPInstanceUID": instance}, fields=["PatientName", "00080060"])
+    assert (found[0]["00100010"]["Value"][0]["Alphabetic"], found[0]["00080060"]["Value"]) == ("Client^Clara", ["CT"])
+    emptied = client.search_for_studies(
+        search_filters={"PatientComments": ""}, additional_params={"emptyvaluematching": "true"}
+    )
+    assert study in [each["0020000D"]["Value"][0] for each in emptied]
+
+
+def test_storing_into_a_study_and_being_refused(client: DICOMwebClient, slices: list[Dataset]) -> None:
+    ds = dicom_data.image(3, StudyInstanceUID=uids.derived("client", 1), SOPInstanceUID=uids.derived("client", 2))
+    stored = client.store_instances([as_file(ds)], study_instance_uid=ds.StudyInstanceUID)
+    assert stored.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == ds.SOPInstanceUID
+    other = dicom_data.image(4, StudyInstanceUID=uids.derived("client", 3), SOPInstanceUID=uids.derived("client", 4))
+    with pytest.raises(HTTPError, match="409"):
+        client.store_instances([as_file(other)], study_instance_uid=slices[0].StudyInstanceUID)
+
+
+def test_deleting_a_series_and_an_instance(client: DICOMwebClient) -> None:
+    pair = [
+        dicom_data.image(
+            number,
+            StudyInstanceUID=uids.derived("parts", "study"),
+            SeriesInstanceUID=uids.derived("parts", "series", number),
+            SOPInstanceUID=uids.derived("parts", "instance", number),
+        )
+        for number in (1, 2)
+    ]
+    client.store_instances([as_file(ds) for ds in pair])
+    study, series, instance = names(pair[0])
+    client.delete_instance(study, series, instance)
+    assert len(client.search_for_instances(study)) == 1
+    client.delete_series(*names(pair[1])[:2])
+    assert client.search_for_series(study) == []

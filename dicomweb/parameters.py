@@ -43,7 +43,7 @@ _ROWS: tuple[Parameter, ...] = (
     Parameter("viewport", "string", "8.3.5.1.3", "vw,vh and optionally sx,sy,sw,sh in pixels"),
     Parameter("window", "string", "8.3.5.1.4", "center,width,function"),
     Parameter("iccprofile", "string", "8.3.5.1.5", "colour profile of the representation",
-        ("no", "yes", "srgb", "adobergb", "rommrgb")),
+        ("no", "yes", "srgb", "adobergb", "rommrgb", "displayp3")),
     Parameter("requestType", "string", "9.1.2.1.1", "the URI service", ("WADO",)),
     Parameter("studyUID", "string", "9.1.2.1.2", "Study Instance UID"),
     Parameter("seriesUID", "string", "9.1.2.1.3", "Series Instance UID"),
@@ -78,4 +78,5 @@ URI = (
     "requestType", "studyUID", "seriesUID", "objectUID", "contentType", "charset", "transferSyntax", "anonymize",
     "frameNumber", "imageAnnotation", "imageQuality", "rows", "columns", "region", "windowCenter", "windowWidth",
 )  # fmt: skip
+THUMBNAIL = ("viewport", *COMMON)
 RENDERED = ("window", "viewport", "quality", "annotation", "iccprofile", *COMMON)

@@ -100,8 +100,10 @@ class DecodingPool:
         Native frames of ordinary size that meet neither a codec nor a foreign colour profile are drawn here.
         """
         wanted, number = relevant(metadata, frame_number)
+        if frame_number != 1:  # else `metadata` may be of one frame already, whose number `extras` knows
+            extras = replace(extras, number=frame_number)
         how = {"frame_number": number, "window": window, "viewport": viewport, "quality": quality,
-               "media_type": media_type, "extras": replace(extras, number=frame_number)}  # fmt: skip
+               "media_type": media_type, "extras": extras}  # fmt: skip
         small = info.native_bytes <= _DRAWN_HERE_BYTES and (viewport is None or viewport[0] * viewport[1] <= 1 << 22)
         if info.syntax.codec == "native" and small and extras.profile is None:
             return _decoded_and_rendered(data, info, wanted, how)

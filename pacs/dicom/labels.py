@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +20,7 @@ Picture = npt.NDArray[np.uint8]
 
 KEYWORDS: Final = ("patient", "technique")
 MAX_LINE: Final = 120
+_FACE: Final = "DejaVuSans.ttf"
 _SMALLEST, _PART = 9, 40
 """Letters are a fortieth of the picture high, and never smaller than can be read."""
 
@@ -92,10 +95,22 @@ def _fits(draw: ImageDraw.ImageDraw, lines: Sequence[str], size: int, room: tupl
 
 
 def font(size: float) -> Any:
-    """The typeface that comes with Pillow, `size` pixels high."""
+    """A typeface `size` pixels high: DejaVu Sans where the machine has it, else Pillow's own, which is ASCII."""
     from PIL import ImageFont
 
-    return ImageFont.load_default(max(6.0, size))
+    size = max(6.0, size)
+    return ImageFont.truetype(_FACE, size) if _has_face() else ImageFont.load_default(size)
+
+
+@cache
+def _has_face() -> bool:
+    from PIL import ImageFont
+
+    try:
+        ImageFont.truetype(_FACE, 10)
+    except OSError:
+        return False
+    return True
 
 
 def words(draw: ImageDraw.ImageDraw, at: tuple[float, float], line: str, size: float, level: int = 255) -> None:
@@ -106,7 +121,12 @@ def words(draw: ImageDraw.ImageDraw, at: tuple[float, float], line: str, size: f
 
 
 def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in line)[:MAX_LINE]
+    line = "".join(character if character.isprintable() else " " for character in line)[:MAX_LINE]
+    if _has_face():
+        return line
+    # Letters without their accents are read better than boxes.
+    apart = unicodedata.normalize("NFKD", line)
+    return "".join(character for character in apart if not unicodedata.combining(character))
 
 
 def icon(metadata: Metadata, width: int, height: int) -> Picture:

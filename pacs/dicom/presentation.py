@@ -26,6 +26,7 @@ Picture = npt.NDArray[np.uint8]
 
 SOP_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2")
 """Grayscale and Color Softcopy Presentation State Storage."""
+_GROUPS: Final = frozenset(("0018", "0028", "0070", "2050"))
 MAX_AREA: Final = 1 << 26
 _DROPPED: Final = frozenset(
     (
@@ -52,6 +53,11 @@ def referenced(state: Metadata) -> list[Referenced]:
             frames = tuple(int(value) for value in values(image, "00081160") if isinstance(value, int | float))
             found.append(Referenced(text(series, "0020000E") or "", text(image, "00081155") or "", frames))
     return found
+
+
+def needed(state: Metadata) -> dict[str, Any]:
+    """The part of a state's metadata that pictures depend on."""
+    return {tag: entry for tag, entry in state.items() if tag[:4] in _GROUPS}
 
 
 def concerns(item: Metadata, sop_instance_uid: str, frame_number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,11 @@ CLASSES: Final = (PUSH, WATCH, PULL, QUERY)
 TRANSACTION_UID: Final = 0x00081195
 CHANGE, CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = range(1, 6)
 GENERAL_FAILURE: Final = range(0x0100, 0x0300)
+
+
+def fresh() -> str:
+    """A UID that nobody has used."""
+    return f"2.25.{uuid.uuid4().int}"
 
 
 def code(value: str) -> Dataset:
@@ -84,7 +90,6 @@ class Steps:
 
     entity: Entity
     assoc: Association
-    made: int = 0
 
     def ask(self, command: str, context: str, dataset: Dataset | None, **fields: Any) -> Message:
         """The final response; the Workitem's class is UPS Push on every context (PS3.4 CC.3.1)."""
@@ -96,10 +101,8 @@ class Steps:
 
     def new(self, **changes: Any) -> str:
         """A Workitem that was made; its UID."""
-        self.made += 1
-        run = self.entity.run
-        uid = run.maker.uid("ups", len(self.entity.target.said), self.made, id(self))
-        self.entity.status(self.create(workitem(run, **changes), uid), 0, 0xB300)
+        uid = fresh()
+        self.entity.status(self.create(workitem(self.entity.run, **changes), uid), 0, 0xB300)
         return uid
 
     def act(self, number: int, uid: str, context: str, **attributes: Any) -> Message:
@@ -145,7 +148,7 @@ def with_steps(judge: Callable[[Steps], None]) -> Callable[[Context], None]:
 @with_steps
 def create(steps: Steps) -> None:
     run, entity = steps.entity.run, steps.entity
-    uid = run.maker.uid("ups", "M01", len(entity.target.said))
+    uid = fresh()
     answer = steps.create(workitem(run), uid)
     entity.status(answer, 0, 0xB300)
     about = answer.fields.get("AffectedSOPInstanceUID", uid)
@@ -160,19 +163,17 @@ def create(steps: Steps) -> None:
 def create_in_progress(steps: Steps) -> None:
     run = steps.entity.run
     sent = workitem(run, ProcedureStepState="IN PROGRESS")
-    steps.entity.status(steps.create(sent, run.maker.uid("ups", "M01a")), 0xC309)
+    steps.entity.status(steps.create(sent, fresh()), 0xC309)
 
 
 @rule("M01b", "PS3.4 table CC.2.5-3, PS3.7 10.1.5.1.6", "N-CREATE without a Type 1 attribute is refused")
 @with_steps
 def create_incomplete(steps: Steps) -> None:
     run = steps.entity.run
-    for at, keyword in enumerate(("ProcedureStepLabel", "ScheduledProcedureStepPriority", "InputReadinessState")):
+    for keyword in ("ProcedureStepLabel", "ScheduledProcedureStepPriority", "InputReadinessState"):
         sent = workitem(run, **{keyword: None})
         steps.entity.target.note(f"without {keyword}")
-        steps.entity.status(
-            steps.create(sent, run.maker.uid("ups", "M01b", at)), GENERAL_FAILURE, range(0xC300, 0xC320)
-        )
+        steps.entity.status(steps.create(sent, fresh()), GENERAL_FAILURE, range(0xC300, 0xC320))
 
 
 @rule("M02", "PS3.4 CC.2.6", "N-SET needs the Transaction UID of who performs, and nothing changes in the end")
@@ -297,7 +298,7 @@ def retrieve(steps: Steps) -> None:
 @with_steps
 def search(steps: Steps) -> None:
     entity = steps.entity
-    label = f"ZZ{entity.run.maker.run}"[:16] + str(len(entity.target.said))
+    label = f"ZZ{fresh()[-20:]}"
     uid, other = steps.new(ProcedureStepLabel=label), steps.new(ProcedureStepLabel=label + "x")
     entity.status(steps.state(other, "IN PROGRESS", "2.25.42"), 0)
 

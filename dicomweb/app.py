@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from dicomweb import capabilities, errors, links
@@ -13,7 +14,8 @@ from dicomweb.answers import Answer
 from dicomweb.calls import Call, Rendition, Web
 from dicomweb.dispatch import Service
 from dicomweb.media_types import NotAcceptable
-from dicomweb.routes import TABLE, UNSUPPORTED, Row
+from dicomweb.routes import SOCKETS, TABLE, UNSUPPORTED, Row
+from dicomweb.websocket import Door
 from pacs.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/dicom-web"
 
 
-def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[str, Rendition]) -> list[Service]:
-    """The resources of PS3.18 under `root`: the paths of `dicomweb.routes.TABLE`, as one route.
+def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[str, Rendition]) -> list[BaseRoute]:
+    """The resources of PS3.18 under `root`: the paths of `dicomweb.routes.TABLE` as one route, then its WebSockets.
 
     Who asks is expected in the ASGI state as `principal`. `renditions` make the `rendered` resource of instances that
     are no images, by media type. Raises InvalidInput for the setting trusted_proxies.
@@ -36,7 +38,18 @@ def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[st
     for row in TABLE:
         paths.setdefault(row.path, {})[row.method] = row
     resources = {path: Endpoint(web, path, rows) for path, rows in paths.items()}
-    return [Service(root, {"/": Endpoint(web, "/", {}), **resources}, Nothing(web))]
+    return [Service(root, {"/": Endpoint(web, "/", {}), **resources}, Nothing(web)), *_sockets(web)]
+
+
+def _sockets(web: Web) -> Sequence[BaseRoute]:
+    doors: dict[type[Door], Door] = {}
+    made = []
+    for row in SOCKETS:
+        door = doors.setdefault(row.door, row.door(web))
+        made.append(WebSocketRoute((web.root + row.path.rstrip("/")) or "/", door))
+        if row.path == "/":
+            made.append(WebSocketRoute(web.root + "/", door))
+    return made
 
 
 class Endpoint:
@@ -81,7 +94,7 @@ class Endpoint:
             if self.path == "/":
                 raise
             return Answer(204, headers=headers)
-        tree = capabilities.description(TABLE, UNSUPPORTED, call.service_root, self.path)
+        tree = capabilities.description(TABLE, SOCKETS, UNSUPPORTED, call.service_root, self.path)
         body = capabilities.wadl(tree) if offer.media_type == capabilities.WADL else capabilities.json(tree)
         return call.text(body, offer.media_type, headers)
 

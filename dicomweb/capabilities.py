@@ -17,7 +17,7 @@ from dicomweb.media_types import JSON, Offer
 from pacs.dicom.attributes import LEVELS, TABLE, Level
 
 if TYPE_CHECKING:
-    from dicomweb.routes import Row, Unsupported
+    from dicomweb.routes import Row, Socket, Unsupported
 
 WADL = "application/vnd.sun.wadl+xml"
 OFFERS = (Offer(WADL, aliases=("application/xml", "text/xml")), Offer(JSON))
@@ -31,17 +31,20 @@ Element = dict[str, Any]
 
 @dataclass
 class _Node:
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row | Socket] = field(default_factory=list)
     below: dict[str, _Node] = field(default_factory=dict)
 
 
-def description(rows: Iterable[Row], unsupported: Sequence[Unsupported], base: str, within: str = "/") -> Element:
+def description(
+    rows: Iterable[Row], sockets: Iterable[Socket], unsupported: Sequence[Unsupported], base: str, within: str = "/"
+) -> Element:
     """The application element that describes every resource at and below the path template `within`.
 
     `base` is the URL of the service. Raises KeyError for a template that is none of the table's.
     """
     root = _Node()
-    for row in rows:
+    described: list[Row | Socket] = [*rows, *sockets]
+    for row in described:
         node = root
         for segment in _segments(row.path):
             node = node.below.setdefault(segment, _Node())
@@ -96,13 +99,15 @@ def _resource(path: str, node: _Node, ids: dict[str, int]) -> Element:
     return made
 
 
-def _method(row: Row, ids: dict[str, int]) -> Element:
+def _method(row: Row | Socket, ids: dict[str, int]) -> Element:
     name = "".join(part for part in row.transaction.title() if part.isalnum())
     ids[name] = ids.get(name, 0) + 1
     section = f"PS3.18 {row.section}" if row.section[0].isdigit() else row.section
-    request: Element = {}
-    if found := list(_query(row)):
-        request["param"] = found
+    found, status = list(_query(row)), "200"
+    if row.upgrade:
+        found.insert(0, {"name": "Upgrade", "style": "header", "required": "true", "fixed": "websocket"})
+        status = "101"
+    request: Element = {"param": found} if found else {}
     if row.payloads:
         request["representation"] = [{"mediaType": each} for each in row.payloads]
     made: Element = {
@@ -112,12 +117,12 @@ def _method(row: Row, ids: dict[str, int]) -> Element:
     }
     if request:
         made["request"] = [request]
-    if row.media_types:
-        made["response"] = [{"status": "200", "representation": [{"mediaType": each} for each in row.media_types]}]
+    if row.media_types or status != "200":
+        made["response"] = [{"status": status, "representation": [{"mediaType": each} for each in row.media_types]}]
     return made
 
 
-def _query(row: Row) -> Iterator[Element]:
+def _query(row: Row | Socket) -> Iterator[Element]:
     for name in row.parameters:
         if name == "{attribute}" and row.service == "QIDO-RS":
             yield from (_param(each, "string", "a matching key", (), False) for each in _keys(row))
@@ -135,7 +140,7 @@ def _param(name: str, kind: str, doc: str, values: Sequence[str], repeats: bool)
     return made
 
 
-def _keys(row: Row) -> list[str]:
+def _keys(row: Row | Socket) -> list[str]:
     """Keywords of the matching keys that the index answers at the level of this search."""
     last = row.path.rpartition("/")[2]
     level = {"studies": Level.STUDY, "series": Level.SERIES}.get(last, Level.IMAGE)

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dicomweb import bulkdata, frames, qido, removal, rendered, stow, subscriptions, wado, wado_uri, worklist
+from dicomweb import (
+    bulkdata,
+    changes,
+    frames,
+    notifications,
+    qido,
+    removal,
+    rendered,
+    stow,
+    subscriptions,
+    wado,
+    wado_uri,
+    worklist,
+)
 from dicomweb.answers import Answer
 from dicomweb.calls import Call
-from dicomweb.parameters import COMMON, RENDERED, SEARCH, URI
+from dicomweb.parameters import COMMON, RENDERED, SEARCH, THUMBNAIL, URI
+from dicomweb.websocket import Door
 from pacs.auth import Right
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -26,7 +40,13 @@ _TEXT = ("application/dicom+json", "application/dicom+xml")
 _FOUND = (*_TEXT, "multipart/related; type=application/dicom+xml")
 _OBJECTS = ("multipart/related; type=application/dicom", "application/dicom")
 _VALUES = ("application/octet-stream", "multipart/related; type=application/octet-stream")
-_IMAGES = ("image/jpeg", "image/png")
+_PICTURES = ("image/jpeg", "image/png", "image/gif", "image/jp2")
+_THUMBNAIL = _PICTURES[:3]
+_FRAMES = (*_PICTURES, "multipart/related; type=image/*")
+_RENDERED = (
+    *_FRAMES, "text/html", "text/plain", "text/xml", "application/pdf", "video/mp4", "video/mpeg", "video/H265",
+    "model/x3d+xml", "model/gltf-binary", "model/stl", "model/obj", "model/mtl",
+)  # fmt: skip
 _STORED = (
     "multipart/related; type=application/dicom", "multipart/related; type=application/dicom+json",
     "multipart/related; type=application/dicom+xml", "application/dicom", *_TEXT,
@@ -53,6 +73,24 @@ class Row:
     media_types: tuple[str, ...] = ()
     payloads: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    upgrade: bool = False  # to a WebSocket
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One address at which a WebSocket can be opened, and what it brings. Its other fields are those of `Row`."""
+
+    path: str
+    door: type[Door]
+    service: str
+    section: str
+    transaction: str
+    parameters: tuple[str, ...] = ()
+    right: Right = Right.QUERY
+    method: str = "GET"
+    media_types: tuple[str, ...] = ()
+    payloads: tuple[str, ...] = ()
+    upgrade: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +160,18 @@ TABLE: tuple[Row, ...] = (
     _retrieve(INSTANCE + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Instance Pixel Data", _VALUES[1:]),
     _retrieve(SERIES + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Series Pixel Data", _VALUES[1:]),
     _retrieve(STUDY + "/pixeldata", bulkdata.pixel_data, "10.4.1.1.6", "Study Pixel Data", _VALUES[1:]),
-    _retrieve(INSTANCE + "/frames/{frames}/rendered", rendered.frame, "10.4.1.1.3", "Rendered Frames", _IMAGES,
+    _retrieve(INSTANCE + "/frames/{frames}/rendered", rendered.frame, "10.4.1.1.3", "Rendered Frames", _FRAMES,
         RENDERED),
-    _retrieve(INSTANCE + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Instance", _IMAGES, RENDERED),
-    _retrieve(SERIES + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Series", _IMAGES, RENDERED),
-    _retrieve(STUDY + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Study", _IMAGES, RENDERED),
+    _retrieve(INSTANCE + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Instance", _RENDERED, RENDERED),
+    _retrieve(SERIES + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Series", _RENDERED, RENDERED),
+    _retrieve(STUDY + "/rendered", rendered.instances, "10.4.1.1.3", "Rendered Study", _RENDERED, RENDERED),
+    _retrieve(INSTANCE + "/frames/{frames}/thumbnail", rendered.thumbnail, "10.4.1.1.4", "Frame Thumbnail", _THUMBNAIL,
+        THUMBNAIL),
+    _retrieve(INSTANCE + "/thumbnail", rendered.thumbnail, "10.4.1.1.4", "Instance Thumbnail", _THUMBNAIL, THUMBNAIL),
+    _retrieve(SERIES + "/thumbnail", rendered.thumbnail, "10.4.1.1.4", "Series Thumbnail", _THUMBNAIL, THUMBNAIL),
+    _retrieve(STUDY + "/thumbnail", rendered.thumbnail, "10.4.1.1.4", "Study Thumbnail", _THUMBNAIL, THUMBNAIL),
     Row("GET", "/wado", wado_uri.retrieve, "WADO-URI", "9.4", "Retrieve Instance", _READ,
-        (*_IMAGES, "application/dicom"), (), URI),
+        (*_PICTURES, "application/dicom"), (), URI),
     _ups("GET", "/workitems", worklist.search, "11.9", "Search", types=_FOUND, parameters=SEARCH, right=_QUERY),
     _ups("POST", "/workitems", worklist.create, "11.4", "Create", payloads=_WORKITEM,
         parameters=("{workitem}", *COMMON)),
@@ -148,6 +191,17 @@ TABLE: tuple[Row, ...] = (
     _ups("DELETE", SUBSCRIBER, subscriptions.unsubscribe, "11.11", "Unsubscribe", right=_QUERY),
     _ups("POST", SUBSCRIBER + "/suspend", subscriptions.suspend, "11.12", "Suspend Global Subscription",
         right=_QUERY),
+    Row("GET", "/changes", changes.retrieve, "Changes", EXTENSION, "Retrieve Changes", _QUERY, ("application/json",),
+        (), ("since", "limit", "wait", "accept")),
+)
+
+SOCKETS: tuple[Socket, ...] = (
+    Socket("/", notifications.Notifications, "UPS-RS", "8.10.4", "Open Notification Connection"),
+    Socket("/subscribers/{aetitle}", notifications.Notifications, "UPS-RS", "8.10.4",
+        "Open Notification Connection of one AE"),
+    Socket("/ws/subscribers/{aetitle}", notifications.Notifications, "UPS-RS", "8.10.4",
+        "Open Notification Connection of one AE"),
+    Socket("/changes", changes.ChangeFeed, "Changes", EXTENSION, "Follow Changes", ("since",)),
 )
 
 UNSUPPORTED: tuple[Unsupported, ...] = (

@@ -14,6 +14,8 @@ class Events:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._version = 0
+        self.closed = False
+        """Whether the server stops: nobody should wait any longer."""
 
     @property
     def version(self) -> int:
@@ -32,3 +34,8 @@ class Events:
         with self._condition:
             self._condition.wait_for(lambda: self._version > seen, timeout_s)
             return self._version
+
+    def close(self) -> None:
+        """Wake everybody who waits, since the server stops."""
+        self.closed = True
+        self.publish()

@@ -36,7 +36,7 @@ class As:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             given = dict(scope["headers"]).get(b"x-test-rights")
             rights = ALL_RIGHTS if given is None else frozenset(map(Right, given.decode().split()))
             scope.setdefault("state", {})["principal"] = Principal("tests", "token", rights)
@@ -101,7 +101,13 @@ def serving(
     app = As(Starlette(routes=dicomweb.app.create(replace(archive), renditions=renditions or {})))
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_level="warning", lifespan="off", http="httptools", server_header=False, proxy_headers=False
+        app,
+        log_level="warning",
+        lifespan="off",
+        http="httptools",
+        server_header=False,
+        proxy_headers=False,
+        ws="websockets-sansio",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

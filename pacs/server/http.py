@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicomweb.cors import Cors
 from dicomweb.dispatch import Service
+from dicomweb.websocket import BEARER
 from pacs.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
@@ -87,18 +88,23 @@ def from_same_origin(headers: Headers) -> bool:
 
 
 class Authentication:
-    """ASGI middleware: under a guarded path, a principal in `request.state.principal`, or 401, 403 or 503."""
+    """ASGI middleware: under a guarded path, a principal in `request.state.principal`, or 401, 403 or 503.
+
+    For a WebSocket, whose origin is judged where it is answered, these are the answers to its handshake.
+    """
 
     def __init__(self, app: ASGIApp, auth: Auth) -> None:
         self.app = app
         self.auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _guarded(scope["path"]):
+        if scope["type"] not in ("http", "websocket") or not _guarded(scope["path"]):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scope["type"] == "websocket":
+            scheme, token = _socket_token(scope) or (scheme, token)
         try:
             if scheme:
                 if scheme.lower() != "bearer":
@@ -108,7 +114,7 @@ class Authentication:
                 session = session_of(headers)
                 if session is None:
                     raise Unauthenticated("a bearer token or a login is needed")
-                if scope["method"] not in SAFE_METHODS and not from_same_origin(headers):
+                if scope.get("method", "GET") not in SAFE_METHODS and not from_same_origin(headers):
                     await problem(403, "Forbidden", "the request comes from another site")(scope, receive, send)
                     return
                 credential = (session, "session")
@@ -125,6 +131,12 @@ class Authentication:
         again = partial(self.auth.authenticate, *credential)  # for answers that outlive a revocation
         scope.setdefault("state", {}).update(principal=principal, authenticate=again)
         await self.app(scope, receive, send)
+
+
+def _socket_token(scope: Scope) -> tuple[str, str] | None:
+    """The token that a page gives as a subprotocol, since it cannot set header fields of a WebSocket."""
+    offered = (name for name in scope.get("subprotocols", ()) if name.startswith(BEARER))
+    return next((("bearer", name.removeprefix(BEARER)) for name in offered), None)
 
 
 def _guarded(path: str) -> bool:

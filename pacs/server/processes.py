@@ -27,6 +27,7 @@ import anyio
 import uvicorn
 import uvloop
 
+from dicomweb import websocket
 from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
@@ -163,12 +164,13 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         scheduler = Scheduler(archive, parts.schedule)
         stack.callback(scheduler.close)
 
+        reached = settings.public_url.rstrip("/") or f"http://{doors.address(http_socket)}"
         running = Running(
             http=str(doors.address(http_socket)),
             dimse=str(doors.Door(*acceptors["dimse"].address)) if "dimse" in acceptors else "",
             dimse_tls=str(doors.Door(*acceptors["dimse_tls"].address)) if "dimse_tls" in acceptors else "",
             aet=settings.aet,
-            dicomweb=(settings.public_url or f"http://{doors.address(http_socket)}") + compose.DICOMWEB_ROOT,
+            dicomweb=reached + compose.DICOMWEB_ROOT,
             login=archive.auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60),
             pid=os.getpid(),
         )
@@ -286,6 +288,10 @@ async def _serve_http(
             lifespan="off",
             proxy_headers=False,
             http=wire.BoundedHttp,
+            ws="websockets-sansio",
+            ws_ping_interval=websocket.PING_S,
+            ws_ping_timeout=websocket.PONG_S,
+            ws_max_size=websocket.MAX_MESSAGE_BYTES,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=max(1, round(archive.settings.drain_s)),
         )
@@ -304,6 +310,7 @@ async def _serve_http(
         waiting.cancel()
     quitting = True
     stopping.set()
+    archive.events.close()
     server.should_exit = True
     await asyncio.to_thread(close_doors)
     await serving

@@ -42,6 +42,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._looking.cancel()
         super().connection_lost(exc)
 
+    def handle_websocket_upgrade(self) -> None:
+        """The connection goes on as a WebSocket, whose keepalive watches it."""
+        self._looking.cancel()
+        super().handle_websocket_upgrade()
+
     def data_received(self, data: bytes) -> None:
         """Bytes of heads and bodies."""
         of_a_body = self._in_body

@@ -10,7 +10,7 @@ from dicomweb_server import Web, serving
 from lxml import etree
 
 from dicomweb.parameters import TABLE as PARAMETERS
-from dicomweb.routes import TABLE, Row
+from dicomweb.routes import SOCKETS, TABLE, Row
 from pacs.auth import ALL_RIGHTS
 
 WADL = "application/vnd.sun.wadl+xml"
@@ -25,12 +25,19 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 
 
 def methods(tree: etree._Element) -> dict[tuple[str, str], etree._Element]:
-    """(method, path template) of everything described."""
+    """(method, path template) of everything described; UPGRADE where it is a GET that opens a WebSocket."""
     found = {}
     for method in tree.iterfind(".//w:method", NS):
+        upgrades = method.find("w:request/w:param[@name='Upgrade']", NS) is not None
         path = [node.get("path").strip("/") for node in method.iterancestors(f"{{{NS['w']}}}resource")]
-        found[method.get("name"), "/" + "/".join(reversed([part for part in path if part]))] = method
+        found[
+            "UPGRADE" if upgrades else method.get("name"), "/" + "/".join(reversed([part for part in path if part]))
+        ] = method
     return found
+
+
+def plain(path: str) -> str:
+    return path.replace(":path}", "}")
 
 
 def concrete(path: str) -> str:
@@ -45,11 +52,11 @@ def test_the_description_is_the_table(web: Web) -> None:
     assert tree.tag == f"{{{NS['w']}}}application"
     assert [node.get("base") for node in tree.iterfind("w:resources", NS)] == [web.url + "/"]
     found = methods(tree)
-    assert set(found) == {(row.method, row.path.replace(":path}", "}")) for row in TABLE}
+    assert set(found) == {(row.method, plain(row.path)) for row in TABLE} | {("UPGRADE", row.path) for row in SOCKETS}
     ids = [node.get("id") for node in tree.iter(f"{{{NS['w']}}}method")]
     assert len(set(ids)) == len(ids)
     for row in TABLE:
-        method = found[row.method, row.path.replace(":path}", "}")]
+        method = found[row.method, plain(row.path)]
         names = {node.get("name") for node in method.iterfind("w:request/w:param", NS)}
         assert names >= set(row.parameters)
         taken = [node.get("mediaType") for node in method.iterfind("w:request/w:representation", NS)]
@@ -71,10 +78,13 @@ def test_json_says_the_same(web: Web) -> None:
     def walk(path: str, nodes: list[dict]) -> Iterator[tuple[str, str]]:
         for node in nodes:
             here = f"{path}/{node['path'].strip('/')}".rstrip("/")
-            yield from ((method["name"], here or "/") for method in node.get("method", []))
+            for method in node.get("method", []):
+                upgrades = method.get("request", [{}])[0].get("param", [{}])[0].get("name") == "Upgrade"
+                yield "UPGRADE" if upgrades else method["name"], here or "/"
             yield from walk(here, node.get("resource", []))
 
-    assert set(walk("", resources["resource"])) == {(row.method, row.path.replace(":path}", "}")) for row in TABLE}
+    expected = {(row.method, plain(row.path)) for row in TABLE} | {("UPGRADE", row.path) for row in SOCKETS}
+    assert set(walk("", resources["resource"])) == expected
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/plain;q=1, application/vnd.sun.wadl+xml;q=0.1"])
@@ -96,15 +106,12 @@ def test_every_resource_says_what_it_allows(web: Web, path: str) -> None:
     answer = web.client.request("OPTIONS", concrete(path), headers={"Accept": WADL})
     assert answer.status_code == 200
     assert set(answer.headers["allow"].split(", ")) == expected
-    own = methods(etree.fromstring(answer.content))
-    below = path.replace(":path}", "}")
-    assert set(own) == {
-        (row.method, each)
-        for row in TABLE
-        if (each := row.path.replace(":path}", "}")) == below or each.startswith(below + "/")
-    }
-    plain = web.client.request("OPTIONS", concrete(path), headers={"Accept": "application/dicom+json"})
-    assert (plain.status_code, plain.headers["allow"], plain.content) == (204, answer.headers["allow"], b"")
+    own = {key for key in methods(etree.fromstring(answer.content)) if key[0] != "UPGRADE"}
+    below = plain(path)
+    everything = {(row.method, plain(row.path)) for row in TABLE}
+    assert own == {(method, each) for method, each in everything if each == below or each.startswith(below + "/")}
+    no_wadl = web.client.request("OPTIONS", concrete(path), headers={"Accept": "application/dicom+json"})
+    assert (no_wadl.status_code, no_wadl.headers["allow"], no_wadl.content) == (204, answer.headers["allow"], b"")
     wrong = web.client.request("PATCH", concrete(path))
     assert (wrong.status_code, wrong.headers["allow"]) == (405, answer.headers["allow"])
     assert wrong.headers["content-type"] == "application/problem+json"

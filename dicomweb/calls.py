@@ -136,21 +136,22 @@ class Call:
             return pace.timed(kind, work)
         return await self.io(pace.timed, kind, work)
 
-    async def once(self, kind: Hashable, work: Callable[[], Answer]) -> Answer:
+    async def once(self, kind: Hashable, work: Callable[[], Answer | Callable[[], Answer]]) -> Answer:
         """The answer that `work` makes of the index alone, or made of it before for the same request.
 
-        It is the same request where address and every header are, credentials too.
+        It is the same request where address and every header are, credentials too. Work that sees that there is more
+        to do returns what does it, which a thread then runs.
         """
         version = self.archive.index.version()
-        if version is None:
-            return await self.io(work)
         scope = self.scope
         key = (scope["method"], scope["raw_path"], scope["query_string"], (scope.get("client") or ("",))[0],
                tuple(scope["headers"]))  # fmt: skip
-        answer = self.web.kept.get(key, version)
+        answer = None if version is None else self.web.kept.get(key, version)
         if answer is None:
-            answer = await self.quickly(kind, work)
-            self.web.kept.put(key, version, answer, 1000 + sum(map(len, answer.body)))
+            made = await self.quickly(kind, work)
+            answer = made if isinstance(made, Answer) else await self.io(made)
+            if version is not None:
+                self.web.kept.put(key, version, answer, 1000 + sum(map(len, answer.body)))
         return answer
 
     async def cpu(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -9,7 +9,7 @@ from pacs.auth import Right
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax
 
 if TYPE_CHECKING:
-    from pacs.retrieve import InstanceLocation
+    from pacs.retrieve import Edition, InstanceLocation
 
 
 def locate(call: Call) -> list[InstanceLocation]:
@@ -21,7 +21,7 @@ def locate(call: Call) -> list[InstanceLocation]:
     return call.archive.retrieve.locate(principal, study, series, instance)
 
 
-def address(root: str, location: InstanceLocation) -> str:
+def address(root: str, location: InstanceLocation | Edition) -> str:
     """The URL of an instance."""
     return (
         f"{root}/studies/{location.study_instance_uid}/series/{location.series_instance_uid}"

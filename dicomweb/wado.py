@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -12,7 +13,7 @@ from anyio import CapacityLimiter
 from dicomweb import frames, offers, xml_model
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
-from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer
+from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
 from dicomweb.multipart import Writer
 from dicomweb.offers import AS_STORED, served_as_stored
 from dicomweb.places import address, locate, syntax_of
@@ -26,7 +27,7 @@ from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
-    from pacs.retrieve import InstanceLocation
+    from pacs.retrieve import Edition, InstanceLocation
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 
@@ -123,26 +124,39 @@ def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> It
 
 async def metadata(call: Call) -> Answer:
     """GET .../metadata: everything but bulk data, from the index alone; 304 where nothing has changed."""
-    call.principal(Right.READ)
-    offer = call.choose(METADATA)
-    root = call.service_root
+    principal = call.principal(Right.READ)
+    study = call.uid("study")
+    series, instance = (call.uid(name) if name in call.params else None for name in ("series", "instance"))
 
-    def answer() -> Answer:
-        locations = locate(call)
-        tag = entity_tag(root, offer, locations)
+    def look() -> Answer | Callable[[], Answer]:
+        offer = call.choose(METADATA)
+        editions = call.archive.retrieve.editions(principal, study, series, instance)
+        tag = entity_tag(call.service_root, offer, editions)
         headers = [("ETag", tag)]
         if matches(call.headers.get("if-none-match", ""), tag):
             return Answer(304, headers=headers)
-        documents = [
-            raw.replace(HERE, address(root, location).encode("ascii"))
-            for location, raw in zip(locations, call.archive.retrieve.metadata(locations), strict=True)
-        ]
-        if offer.media_type == DICOM_XML:
-            xml = [xml_model.dumps(orjson.loads(document)) for document in documents]
-            return documents_answer(xml, multipart=offer.multipart, headers=headers)
-        return call.text(b"[" + b",".join(documents) + b"]", DICOM_JSON, headers)
+        # The tag tells all that the body depends on, so that a body outlives changes of other studies.
+        key = (tag, accepts_gzip(call.headers.get("accept-encoding")))
+        answer = call.web.kept.get(key, None)
+        return partial(_described, call, editions, offer, key) if answer is None else answer
 
-    return await call.io(answer)
+    return await call.once(("metadata", len(call.params)), look)
+
+
+def _described(call: Call, editions: Sequence[Edition], offer: Offer, key: tuple[str, bool]) -> Answer:
+    root = call.service_root
+    documents = [
+        raw.replace(HERE, address(root, edition).encode("ascii"))
+        for edition, raw in zip(editions, call.archive.retrieve.metadata(editions), strict=True)
+    ]
+    headers = [("ETag", key[0])]
+    if offer.media_type == DICOM_XML:
+        xml = [xml_model.dumps(orjson.loads(document)) for document in documents]
+        answer = documents_answer(xml, multipart=offer.multipart, headers=headers)
+    else:
+        answer = call.text(b"[" + b",".join(documents) + b"]", DICOM_JSON, headers)
+    call.web.kept.put(key, None, answer, 1000 + sum(map(len, answer.body)))
+    return answer
 
 
 def matches(header: str, tag: str) -> bool:
@@ -151,10 +165,9 @@ def matches(header: str, tag: str) -> bool:
     return "*" in named or tag.removeprefix("W/") in named
 
 
-def entity_tag(root: str, offer: Offer, locations: Sequence[InstanceLocation]) -> str:
+def entity_tag(root: str, offer: Offer, editions: Sequence[Edition]) -> str:
     """What changes with every instance added, removed, replaced or corrected. Weak: compression does not change it."""
     whole = hashlib.sha256(f"{root} {offer.media_type} {offer.multipart}".encode())
-    for location in locations:
-        whole.update(location.version.encode())
-        whole.update(location.sop_instance_uid.encode())
+    for edition in editions:
+        whole.update(f"{edition.instance_key} {edition.version} {edition.sop_instance_uid}".encode())
     return f'W/"{whole.hexdigest()[:32]}"'

@@ -29,7 +29,7 @@ from pacs.errors import Corrupt, NotFound
 from pacs.index import corrections, schema
 from pacs.index.damage import damage
 from pacs.index.engine import Index
-from pacs.index.statement import Statement
+from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import content_digest, content_suffix
 from pacs.storage.base import Locator, ObjectStore
 
@@ -40,14 +40,19 @@ _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None
 
 
 @cache
-def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
+def _locate(by_series: bool, by_instance: bool, by_scope: bool, places: bool = True) -> Statement:
+    """The rows of instances in their order, with where their bytes are if `places`."""
     s, r, i = schema.study.c, schema.series.c, schema.instance.c
+    known = (
+        s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.digest, i.source_ae, i.id,
+        corrections.OVERLAY.scalar_subquery().label("overlay"),
+    )  # fmt: skip
+    where = (
+        i.sop_class_uid, i.transfer_syntax_uid, i.object_key, i.object_offset, i.object_length, i.dataset_offset,
+        i.frames, i.bulk,
+    )  # fmt: skip
     wanted = (
-        select(
-            s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid,
-            i.object_key, i.object_offset, i.object_length, i.dataset_offset, i.digest, i.source_ae, i.id,
-            i.frames, i.bulk, corrections.OVERLAY.scalar_subquery().label("overlay"),
-        )
+        select(*known, *(where if places else ()))
         .join_from(schema.instance, schema.series, r.id == i.series_key)
         .join(schema.study, s.id == i.study_key)
         .where(s.study_instance_uid == bindparam("study"))
@@ -60,6 +65,24 @@ def _locate(by_series: bool, by_instance: bool, by_scope: bool) -> Statement:
     if by_scope:
         wanted = wanted.where(s.scope == bindparam("scope"))
     return Statement(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """One instance as it is now: enough to tell whether its metadata is still what it was, and to read it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    digest: str
+    source_ae: str
+    instance_key: int
+    overlay: bytes | None
+
+    @property
+    def version(self) -> str:
+        """What changes whenever the instance would be given differently."""
+        return _version(self.digest, self.overlay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +108,7 @@ class InstanceLocation:
     @property
     def version(self) -> str:
         """What changes whenever the instance would be given differently."""
-        if self.overlay is None:
-            return self.digest
-        return hashlib.sha256(self.digest.encode() + self.overlay).hexdigest()
+        return _version(self.digest, self.overlay)
 
     @property
     def deflated(self) -> bool:
@@ -112,12 +133,6 @@ class Retrieve:
 
         Raises NotFound when there are none, and Forbidden.
         """
-        principal.require(Right.READ)
-        values = {"study": study, "series": series, "sop": instance, "scope": principal.scope}
-        statement = _locate(series is not None, instance is not None, bool(principal.scope))
-        found = self._index.fetch(statement, {name: value for name, value in values.items() if value})
-        if not found:
-            raise NotFound("nothing is stored here", about=instance or series or study)
         return [
             InstanceLocation(
                 study_instance_uid=row.study_instance_uid,
@@ -135,8 +150,31 @@ class Retrieve:
                 instance_key=row.id,
                 overlay=row.overlay,
             )
-            for row in found
+            for row in self._rows(principal, study, series, instance, places=True)
         ]
+
+    def editions(
+        self, principal: Principal, study: str, series: str | None = None, instance: str | None = None
+    ) -> list[Edition]:
+        """The same instances, in the same order, without where they lie; raises the same."""
+        return [
+            Edition(
+                row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid, row.digest, row.source_ae,
+                row.id, row.overlay,
+            )
+            for row in self._rows(principal, study, series, instance, places=False)
+        ]  # fmt: skip
+
+    def _rows(
+        self, principal: Principal, study: str, series: str | None, instance: str | None, *, places: bool
+    ) -> list[Found]:
+        principal.require(Right.READ)
+        values = {"study": study, "series": series, "sop": instance, "scope": principal.scope}
+        statement = _locate(series is not None, instance is not None, bool(principal.scope), places)
+        found = self._index.fetch(statement, {name: value for name, value in values.items() if value})
+        if not found:
+            raise NotFound("nothing is stored here", about=instance or series or study)
+        return found
 
     def part10(self, location: InstanceLocation, *, as_received: bool = False) -> Iterator[bytes]:
         """The instance as a Part 10 file, in pieces: a fresh header, then the data set, corrected unless `as_received`.
@@ -215,7 +253,7 @@ class Retrieve:
         data = self._received(location)
         return inflate(data, Limits().inflated_bytes) if location.deflated else data
 
-    def metadata(self, locations: Sequence[InstanceLocation]) -> list[bytes]:
+    def metadata(self, locations: Sequence[InstanceLocation | Edition]) -> list[bytes]:
         """The DICOM JSON of each instance, in order; the byte 0xFF stands for the instance's own address."""
         held = schema.instance_metadata.c
         found: dict[int, bytes] = {}
@@ -258,7 +296,11 @@ def _corrected(location: InstanceLocation, pieces: Iterator[bytes]) -> Iterator[
     return overlay.corrected(pieces, location.transfer_syntax_uid, revisions, location.source_ae)
 
 
-def _metadata(location: InstanceLocation, json: bytes) -> bytes:
+def _version(digest: str, overlay: bytes | None) -> str:
+    return digest if overlay is None else hashlib.sha256(digest.encode() + overlay).hexdigest()
+
+
+def _metadata(location: InstanceLocation | Edition, json: bytes) -> bytes:
     if location.overlay is None:
         return json
     return overlay.applied_json(json, _revisions(location.overlay), location.source_ae)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -56,6 +57,8 @@ class Context:
     _facts: dict[str, Any] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
     """Every study that was stored, for cleaning up."""
+    workitems: set[str] = field(default_factory=set)
+    """Every Workitem that was made."""
 
     @property
     def web(self) -> Web:
@@ -183,9 +186,16 @@ class Context:
                     break
                 time.sleep(0.2)
 
+    def _close_workitems(self) -> None:
+        """Ask for the cancellation of every Workitem that was made; one that is under way or final stays as it is."""
+        for uid in sorted(self.workitems):
+            with suppress(NoAnswer):
+                self.web.post(f"/workitems/{uid}/cancelrequest", b"", "application/dicom+json")
+
     def clean(self) -> list[str]:
         """Delete what was stored where the server lets us; the studies that are still there."""
         left = []
+        self._close_workitems()
         for study in sorted(self.studies):
             try:
                 status = self.web.request("DELETE", f"/studies/{study}").status if self.web_or_none else 405

@@ -17,16 +17,21 @@ MARKS = {
 }  # fmt: skip
 
 
+SHOWN = 4
+"""How many failures of one check a terminal shows; the other forms have all."""
+
+
 def line(result: Result) -> str:
     """One check in a line, and what was wrong with it in the lines below."""
     check = result.check
     text = f"{check.id:6} {MARKS[result.outcome]:15} {check.level:12} {check.section}: {check.title}"
     if result.reason:
         text += f"\n       {result.reason}"
-    for finding in result.failures:
+    for finding in result.failures[:SHOWN]:
         text += f"\n       request:  {_indent(finding.request)}"
         text += f"\n       expected: {_indent(finding.expected)}\n       seen:     {_indent(finding.seen)}"
-    return text
+    more = len(result.failures) - SHOWN
+    return text + (f"\n       and {more} more like these" if more > 0 else "")
 
 
 def _indent(text: str) -> str:

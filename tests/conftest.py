@@ -140,11 +140,14 @@ def start_server(
         with process.stdout:
             output.extend(process.stdout)
 
-    threading.Thread(target=read, daemon=True).start()
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
     until = time.monotonic() + timeout_s
     while not ready_file.exists():
-        running = process.poll() is None and time.monotonic() < until
-        assert running, "the server did not start:\n" + "".join(output)
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            reading.join(10)  # its last words are what one wants to know
+            raise AssertionError("the server did not start:\n" + "".join(output))
         time.sleep(0.05)
     return RunningServer(process, data, json.loads(ready_file.read_text()), environment, output)
 

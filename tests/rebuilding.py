@@ -25,10 +25,10 @@ def store(archive: Archive, ds: Any, **how: Any) -> None:
 
 
 def contents(archive_url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table that a rebuild makes, without surrogate keys and the times of the scheduler."""
+    """Every row of every table that a rebuild makes, without surrogate keys and what the scheduler noted."""
     index = open_index(archive_url)
     s, r, i = schema.study.c, schema.series.c, schema.instance.c
-    skipped = {"id", "study_key", "series_key", "instance_key", "stable_at"}
+    skipped = {"id", "study_key", "series_key", "instance_key", "stable_at", "fingerprint"}
 
     def plain(table: Any) -> list[Any]:
         return [column for column in table.c if column.name not in skipped]

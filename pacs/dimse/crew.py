@@ -228,7 +228,10 @@ def attend(
     line.send(_READY)
     try:
         while True:
-            message, descriptors, _, _ = socket.recv_fds(line, MAX_HANDED_OVER + 4096, 1)
+            try:
+                message, descriptors, _, _ = socket.recv_fds(line, MAX_HANDED_OVER + 4096, 1)
+            except ConnectionError:
+                message = b""
             if not message:
                 os._exit(1)
             if message == _STOP:

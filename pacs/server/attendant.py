@@ -143,6 +143,8 @@ def _run(work: object, line: socket.socket, parent: int) -> None:
         assert callable(work)
         work(line)
         status = 0
+    except ConnectionError:
+        pass  # the server is gone
     except BaseException:
         traceback.print_exc()
     finally:

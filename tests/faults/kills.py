@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import rebuilding
 from conftest import COMMAND, RunningServer, start_server
 from faults.load import Load, check, wait_until
 from faults.power import Lost, lose, lose_log, watcher
 from servers import postgresql, rclone
 
+from pacs.settings import Settings
+
 IN_THE_START = 0.1
 """Of all kills, those that come while the server still recovers from the one before."""
+
+ONLY_AN_ATTENDANT = 0.4
+"""In so many turns one of the processes that serve associations is killed first, and the server goes on."""
 
 
 @contextmanager
@@ -46,6 +54,24 @@ def s3_and_postgresql() -> Iterator[dict[str, str]]:
         }
 
 
+def descendants(pid: int, *, deep: bool = True) -> list[int]:
+    """The process ids of the children of a process and, if `deep`, of theirs."""
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *(descendants(int(child)) if deep else ())]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 class KillLoop:
     """A server that is killed and started again under load."""
 
@@ -54,7 +80,7 @@ class KillLoop:
         self.load = Load()
         self.lost: list[Lost] = []
         self.ready_after: list[float] = []
-        self.kills = 0
+        self.kills = self.attendants_killed = 0
         self.acknowledged = 0
         """How many instances were promised, what `finish` sends again left out."""
         self.client = httpx.Client()
@@ -87,6 +113,11 @@ class KillLoop:
         """Load, kill, start, check what came in this turn."""
         self.load.start(self.server.dimse, self.server.dicomweb, self._token)
         time.sleep(self._dice.uniform(0.05, 0.9))
+        if not self._record and self._dice.random() < ONLY_AN_ATTENDANT and self._kill_an_attendant():
+            time.sleep(self._dice.uniform(0.05, 0.9))
+            if self._dice.random() < 0.5:
+                check(self.client, self.load.book, self.load.stop())
+                return
         self._kill()
         studies = self.load.stop()
         while not self._record and self._dice.random() < IN_THE_START:
@@ -95,13 +126,40 @@ class KillLoop:
         check(self.client, self.load.book, studies)
 
     def _kill(self) -> None:
+        everybody = descendants(self.server.process.pid)
         self.server.process.kill()
         self.server.process.wait()
+        self._gone(everybody)
         self.kills += 1
+        self._judge()
         if self._record:
             self.lost.append(lose(self._data, self._record, self._dice))
             if self._watcher:
                 self.log_writes_lost += lose_log(self._data / "index.db", self._wal_record, self._dice)
+
+    def _kill_an_attendant(self) -> bool:
+        """Whether there was one to be killed: they are the children of a child of the server."""
+        children = set(descendants(self.server.process.pid, deep=False))
+        attendants = sorted(set(descendants(self.server.process.pid)) - children)
+        if not attendants:
+            return False
+        one = self._dice.choice(attendants)
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+        self._gone([one])
+        self.kills += 1
+        self.attendants_killed += 1
+        return True
+
+    @staticmethod
+    def _gone(pids: list[int]) -> None:
+        """Wait for the kernel to have ended them; nobody may reap those whose parent was killed."""
+        wait_until(lambda: not any(map(_alive, pids)), "attendants outlive their server")
+
+    def _judge(self) -> None:
+        """A killed server may have been cut short, but nothing may have gone wrong in it before."""
+        said = "".join(self.server.output)
+        assert "Traceback" not in said, said[-8000:]
 
     def _kill_in_the_start(self) -> None:
         command = [COMMAND, "serve", "--data", str(self._data), "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0"]
@@ -132,6 +190,27 @@ class KillLoop:
         """Stop the server."""
         self.client.close()
         self.server.stop()
+
+    def compare(self) -> int:
+        """How many rows a rebuild from the objects alone makes, all of them as they are in the index on SQLite.
+
+        The server is stopped for it, and objects that no answer was given for are put right first: of what is there
+        twice, a rebuild would take the copy that came first.
+        """
+        self.close()
+        self._judge()
+        sweep = [COMMAND, "scrub", "--data", str(self._data), "--orphans", "--hours", "0"]
+        subprocess.run(sweep, check=True, stdout=subprocess.DEVNULL)
+        settings = Settings(data=self._data)
+        index = self._data / "index.db"
+        with closing(sqlite3.connect(index)) as opened:
+            assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        old = rebuilding.contents(settings.index_url)
+        del old["tombstone"]  # of the copies just removed
+        index.rename(index.with_suffix(".old"))
+        rebuilding.make_again(settings)
+        rebuilding.assert_same(rebuilding.contents(settings.index_url), old)
+        return sum(map(len, old.values()))
 
     def times(self) -> tuple[float, float]:
         """Median and maximum of the seconds from start to ready after a kill."""

@@ -8,7 +8,6 @@ the middle, and a file whose name was not synced may be gone. SQLite writes its 
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import shutil
@@ -31,7 +30,6 @@ class Recorder:
 
     def __init__(self, record: Path, *, deaf: bool = False, seed: int = 0) -> None:
         self._fd = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._numbers = itertools.count(1)
         self._deaf = deaf
         self._dice = random.Random(seed)
         self._write = os.write
@@ -53,7 +51,7 @@ class Recorder:
             if offset < os.fstat(fd).st_size and length <= OLD_BYTES:
                 old = os.pread(fd, length, offset)
             done = real(fd, data, *rest)
-            self.say("W", next(self._numbers), os.fstat(fd).st_ino, offset, done, old.hex() or "-")
+            self.say("W", time.monotonic_ns(), os.fstat(fd).st_ino, offset, done, old.hex() or "-")
             return done
 
         return write
@@ -62,7 +60,7 @@ class Recorder:
         """`real`, late, with what it covered written down."""
 
         def sync(fd: int) -> None:
-            number, status = next(self._numbers), os.fstat(fd)
+            number, status = time.monotonic_ns(), os.fstat(fd)  # orders what several processes do
             names = os.listdir(fd) if stat.S_ISDIR(status.st_mode) else []
             time.sleep(self._dice.random() ** 4 / 20)  # the index may well be quicker
             if self._deaf:

@@ -3,20 +3,26 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-static atomic_ulong number = 1;
 static int record = -1;
 
 __attribute__((constructor)) static void begin(void) {
   const char *path = getenv("WALSYNC");
   if (path) record = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+}
+
+/* The time orders what several processes do to one log: a write is dated after it, a sync before it. */
+static unsigned long now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (unsigned long)t.tv_sec * 1000000000ul + (unsigned long)t.tv_nsec;
 }
 
 static int is_log(int fd) {
@@ -33,7 +39,7 @@ static ssize_t wrote(int fd, const void *data, size_t count, off_t offset) {
   ssize_t done = syscall(SYS_pwrite64, fd, data, count, offset);
   if (done > 0 && is_log(fd)) {
     struct stat s; char line[128]; fstat(fd, &s);
-    say(line, snprintf(line, sizeof line, "W %lu %lu %ld %zd -\n", atomic_fetch_add(&number, 1), (unsigned long)s.st_ino, (long)offset, done));
+    say(line, snprintf(line, sizeof line, "W %lu %lu %ld %zd -\n", now(), (unsigned long)s.st_ino, (long)offset, done));
   }
   return done;
 }
@@ -42,7 +48,7 @@ ssize_t pwrite64(int fd, const void *data, size_t count, off64_t offset) { retur
 ssize_t pwrite(int fd, const void *data, size_t count, off_t offset) { return wrote(fd, data, count, offset); }
 
 static int synced(int fd, long call) {
-  unsigned long at = atomic_fetch_add(&number, 1);
+  unsigned long at = now();
   int failed = (int)syscall(call, fd);
   if (!failed && is_log(fd)) {
     struct stat s; char line[64]; fstat(fd, &s);

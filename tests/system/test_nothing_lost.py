@@ -26,6 +26,18 @@ def test_kill_9_in_ingest(tmp_path: Path, backend: Backend) -> None:
             loop.close()
 
 
+def test_killed_attendants_take_nothing_along_and_their_rows_are_those_of_a_rebuild(tmp_path: Path) -> None:
+    """Several processes write to one SQLite index: one of them killed at a time, then all."""
+    loop = KillLoop(tmp_path / "data", {"M3DICOM_WORKERS": "0", "M3DICOM_DIMSE_PROCESSES": "3"}, seed=9)
+    try:
+        while not (loop.attendants_killed and loop.kills > loop.attendants_killed):
+            loop.turn()
+        assert loop.finish() > 0
+    finally:
+        loop.close()
+    assert loop.compare() > 0
+
+
 def test_power_loss_takes_only_what_was_not_promised(tmp_path: Path) -> None:
     loop = KillLoop(tmp_path / "data", {"M3DICOM_WORKERS": "0"}, seed=4, power=True)
     try:

@@ -1,13 +1,13 @@
-"""Durable transactions: one writer thread with group commit for SQLite, retried pooled transactions for PostgreSQL."""
+"""Durable transactions: one writer at a time with group commit for SQLite, retried pooled ones for PostgreSQL."""
 
 from __future__ import annotations
 
 import os
-import queue
 import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -27,6 +27,8 @@ Work = Callable[[Connection], T]
 its neighbours of the same class: an answer each, or None for one that wrote nothing and has to be done by itself."""
 
 MAX_BATCH = 64
+ROUNDS = 2
+"""So many batches are written in a row by one who came for himself, while nobody sleeps who could take over."""
 MAX_TRIES = 20
 _TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # serialisation, deadlock, lock, unique race
 
@@ -34,30 +36,57 @@ _TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # ser
 class Pending(Generic[T]):
     """What submitted work comes to, once it is durable. Lighter than a Future, of which one an instance was felt."""
 
-    __slots__ = ("_answer", "_done", "_failure")
+    __slots__ = ("_answer", "_before", "_bell", "_failure", "done")
 
-    def __init__(self) -> None:
-        self._done = threading.Lock()
-        self._done.acquire()
+    def __init__(self, before: Callable[[Pending[Any]], None] | None = None) -> None:
+        """`before` is called by whoever asks for the result while there is none; it returns when there is."""
+        self._before = before
         self._answer: T | None = None
         self._failure: BaseException | None = None
+        self._bell: threading.Lock | None = None
+        self.done = False
 
     def result(self) -> T:
         """Wait; what the work returned, durable now. Raises what it raised, with nothing changed."""
-        with self._done:
-            if self._failure is not None:
-                raise self._failure
-            return self._answer  # type: ignore[return-value]
+        if not self.done and self._before is not None:
+            self._before(self)
+        if self._failure is not None:
+            raise self._failure
+        return self._answer  # type: ignore[return-value]
 
     def succeed(self, answer: T) -> None:
-        """Told once by the writer."""
+        """Told once."""
         self._answer = answer
-        self._done.release()
+        self.done = True
+        self.wake()
 
     def fail(self, failure: BaseException) -> None:
-        """Told once by the writer."""
+        """Told once."""
         self._failure = failure
-        self._done.release()
+        self.done = True
+        self.wake()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody sleeps until `wake` is called."""
+        return self._bell is not None
+
+    def prepare_sleep(self) -> threading.Lock:
+        """What the caller is going to acquire in order to sleep until `wake` is called."""
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        return self._bell
+
+    def sleep(self, bell: threading.Lock) -> None:
+        """Return when it is done, or `wake` was called since `bell` was prepared."""
+        if not self.done:  # which is told before the bell is looked for: one of the two is seen
+            bell.acquire()
+
+    def wake(self) -> None:
+        """Let whoever sleeps look again."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.release()
 
 
 _Waiting = tuple[Work[Any], Pending[Any], bool]
@@ -92,11 +121,12 @@ def translated(error: Exception) -> Exception:
 
 
 class GroupCommit:
-    """One thread that takes all waiting work, one COMMIT for all, then answers.
+    """One thread at a time takes all waiting work, one COMMIT for all, then everybody answers.
 
-    With SQLite in WAL mode and synchronous=FULL a commit costs one fsync, which the whole batch shares; a batch of
-    nothing but redoable work is committed with NORMAL, without it. Whoever submits waits; nothing is visible to
-    readers before the commit.
+    Whoever comes while nobody writes, writes: a switch of threads would cost as much as a statement. What comes
+    meanwhile waits and goes together next, done by one of those who wait for it. With SQLite in WAL mode and
+    synchronous=FULL a commit costs one fsync, which the whole batch shares; a batch of nothing but redoable work is
+    committed with NORMAL, without it. Nothing is visible to readers before the commit.
     """
 
     def __init__(self, engine: Engine, wal: Path, turn: Turn) -> None:
@@ -105,21 +135,70 @@ class GroupCommit:
         self._wal = wal
         self._turn = turn
         self._full = True  # how the connection was opened
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: deque[_Waiting] = deque()
         self._lock = threading.Lock()
+        self._writer: int | None = None  # the thread that writes now
+        self._conn: Connection | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
-        self._thread.start()
 
     def submit(self, work: Work[T], *, redoable: bool = False) -> Pending[T]:
-        if threading.current_thread() is self._thread:
+        me = threading.get_ident()
+        if self._writer == me:
             raise RuntimeError("a transaction within a transaction: it would wait for itself")
-        pending: Pending[T] = Pending()
+        pending: Pending[T] = Pending(self._await)
         with self._lock:
             if self._closed:
                 raise Unavailable("the index is closed")
-            self._queue.put((work, pending, redoable))
+            self._queue.append((work, pending, redoable))
+            free = self._writer is None
+            if free:
+                self._writer = me
+        if free:
+            self._write()
         return pending
+
+    def _await(self, pending: Pending[Any]) -> None:
+        """Return when it is done: by us, unless somebody else writes and takes it along."""
+        while True:
+            with self._lock:
+                if pending.done:
+                    return
+                free = self._writer is None
+                if free:
+                    self._writer = threading.get_ident()
+                else:
+                    bell = pending.prepare_sleep()
+            if free:
+                self._write()
+            else:
+                pending.sleep(bell)
+
+    def _write(self) -> None:
+        """Do what waits, as the one who writes; then it is somebody else's turn."""
+        batch = list[_Waiting]()
+        try:
+            for _ in range(ROUNDS):
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+                if batch:
+                    if self._conn is None:
+                        self._conn = self._engine.connect()
+                    with self._turn:
+                        self._commit(self._conn, batch)
+                if not self._queue or any(pending.awaited for _, pending, _ in list(self._queue)):
+                    break
+        except Exception as error:
+            for _, pending, _ in batch:
+                if not pending.done:
+                    pending.fail(translated(error))
+        finally:
+            for _, pending, _ in batch:
+                if not pending.done:  # whatever ended us: nobody may wait for ever
+                    pending.fail(Unavailable("the index is being closed"))
+            with self._lock:
+                self._writer = None
+                heir = next((pending for _, pending, _ in self._queue if pending.awaited), None)
+                if heir is not None:
+                    heir.wake()
 
     def make_durable(self) -> None:
         # SQLite keeps no locks on its log, so closing it here lets go of none (as it would with the database).
@@ -137,39 +216,17 @@ class GroupCommit:
             os.close(fd)
 
     def close(self) -> None:
+        last: Pending[None] = Pending(self._await)
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._queue.put(None)
-        self._thread.join()
+            self._queue.append((lambda _: None, last, True))
+        last.result()
+        if self._conn is not None:
+            self._conn.close()
         self._turn.close()
         self.make_durable()
-
-    def _run(self) -> None:
-        try:
-            with self._engine.connect() as conn:
-                while (first := self._queue.get()) is not None:
-                    with self._turn:
-                        self._commit(conn, self._batch(first))
-        finally:
-            with self._lock:
-                self._closed = True
-            # Nobody may wait for ever, whatever ended this thread.
-            while not self._queue.empty():
-                if (waiting := self._queue.get()) is not None:
-                    waiting[1].fail(Unavailable("the index is closed"))
-
-    def _batch(self, first: _Waiting) -> list[_Waiting]:
-        """It and all that waits behind it, at most `MAX_BATCH`."""
-        batch = [first]
-        while len(batch) < MAX_BATCH and not self._queue.empty():
-            following = self._queue.get()
-            if following is None:
-                self._queue.put(None)  # the last one, since nothing is accepted any more
-                break
-            batch.append(following)
-        return batch
 
     def _commit(self, conn: Connection, batch: list[_Waiting]) -> None:
         if len(batch) == 1:

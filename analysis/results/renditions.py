@@ -1,4 +1,4 @@
-"""Owns what stored results look like in other media types: the 3D models of a series as one X3D scene."""
+"""Owns what stored results look like in other media types: the 3D models of a series as one X3D or glTF scene."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.results import x3d
+from analysis.results import gltf, x3d
 from pacs.dicom.json_model import text, texts
 from pacs.errors import NotFound, TooLarge, Undecodable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.retrieve import InstanceLocation
+
+Made = TypeVar("Made")
 
 MOST_TRIANGLES = 4_000_000
 FARTHEST_MM = 1e6
@@ -33,6 +35,19 @@ def x3d_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
     Raises NotFound where there is none, Undecodable for bytes that are no binary STL, TooLarge beyond
     MOST_TRIANGLES.
     """
+    return b"".join(_made(lambda *scene: list(x3d.scene(*scene)), archive, locations))
+
+
+def gltf_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
+    """The same scene as binary glTF. Raises as `x3d_scene`."""
+    return _made(gltf.scene, archive, locations)
+
+
+def _made(
+    scene: Callable[[str, list[x3d.Shape], dict[str, Sequence[str]]], Made],
+    archive: Archive,
+    locations: Sequence[InstanceLocation],
+) -> Made:
     models = [location for location in locations if location.sop_class_uid == _ENCAPSULATED_STL]
     if not models:
         raise NotFound("there is no 3D model here", about=locations[0].series_instance_uid if locations else "")
@@ -49,13 +64,13 @@ def x3d_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
         shapes.append(_shape(number, corners, metadata))
     title = text(first, "0008103E") or "3D models"
     try:
-        return b"".join(x3d.scene(title, shapes, _scene_facts(first)))
+        return scene(title, shapes, _scene_facts(first))
     except ValueError as error:
         raise Undecodable("the models have no triangles", about=models[0].series_instance_uid) from error
 
 
 Rendition = Callable[["Archive", list["InstanceLocation"]], bytes]
-RENDITIONS: Mapping[str, Rendition] = MappingProxyType({x3d.MEDIA_TYPE: x3d_scene})
+RENDITIONS: Mapping[str, Rendition] = MappingProxyType({x3d.MEDIA_TYPE: x3d_scene, gltf.MEDIA_TYPE: gltf_scene})
 
 
 def _document(archive: Archive, location: InstanceLocation, metadata: Mapping[str, Any]) -> bytes:

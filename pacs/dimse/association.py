@@ -21,14 +21,12 @@ from pacs.dimse.messages import (
     Command,
     CommandField,
     Tag,
-    decode_command,
     encode_command,
-    response_command,
-    to_pdus,
 )
 from pacs.dimse.negotiation import Context, Negotiated, Policy
 from pacs.dimse.operation import Fields, Operation, Peer, Request
 from pacs.dimse.outgoing import Outgoing
+from pacs.dimse.repeated import Reader, Replies
 from pacs.dimse.services import begin
 from pacs.dimse.states import Action, State, on_pdu
 from pacs.dimse.store_scp import StoreOperation
@@ -108,6 +106,7 @@ class Association(threading.Thread):
         self._pdu_left = 0
         self._operation: Operation | None = None
         self._outgoing = Outgoing()
+        self._reader, self._replies = Reader(), Replies(request.user.max_length)
         self._last_message_id = 0
         self._running: Command | None = None
         self._cancel_seen = False
@@ -279,9 +278,7 @@ class Association(threading.Thread):
         out = bytearray()
         batch = 1 if context.service is not None and context.service.eager else BATCH_LENGTH
         for response in operation.finish(self._cancelled):
-            out += to_pdus(
-                context.id, response_command(command, response), response.dataset, self._request.user.max_length
-            )
+            out += self._replies.encode(context.id, command, response)
             if len(out) >= batch:
                 self._transport.send(out)
                 out = bytearray()
@@ -320,7 +317,7 @@ class Association(threading.Thread):
             self._transport.pump(length, raw.extend)
             last = bool(control & 2)
         self._transport.meter(False)
-        return self._contexts[first], decode_command(raw)
+        return self._contexts[first], self._reader.decode(raw)
 
     def _drop_dataset(self, context: Context, command: Command) -> None:
         last = not command.has_dataset

@@ -50,7 +50,7 @@ class Output(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Literal["SEG", "M3D", "SR", "SC"]
+    kind: Literal["SEG", "M3D", "SR", "SC", "PR", "KO"]
     optional: bool = False
 
 
@@ -261,7 +261,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class ImageFindings:
-    """All marks on one image, also when there are none. Becomes a Secondary Capture and part of a TID 1500 report."""
+    """All marks on one image, also when there are none.
+
+    Becomes a Secondary Capture and part of a TID 1500 report; with marks, a presentation state and an entry of the Key
+    Object too; on mammograms, part of a Mammography CAD SR.
+    """
 
     image: Image
     marks: tuple[Mark, ...]

@@ -21,7 +21,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PS3.3 C.7.6.
 
 
 def attributes(path: Path) -> Mapping[str, Any]:
-    """The DICOM JSON model of the instance at `path`, without bulk data. Raises NotAnalysable for what cannot be read."""
+    """The DICOM JSON model of the instance at `path`, without bulk data. Raises NotAnalysable if unreadable."""
     try:
         with memoryview(path.read_bytes()) as whole:
             ts, offset = part10.split(whole)

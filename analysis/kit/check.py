@@ -25,6 +25,9 @@ KIND_OF_SOP_CLASS: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.104.3": "M3D",
     "1.2.840.10008.5.1.4.1.1.88.34": "SR",
+    "1.2.840.10008.5.1.4.1.1.88.50": "SR",
+    "1.2.840.10008.5.1.4.1.1.88.59": "KO",
+    "1.2.840.10008.5.1.4.1.1.11.1": "PR",
     "1.2.840.10008.5.1.4.1.1.7": "SC",
     "1.2.840.10008.5.1.4.1.1.7.2": "SC",
     "1.2.840.10008.5.1.4.1.1.7.4": "SC",
@@ -143,7 +146,7 @@ def judged(installed: Installed, case: Case, outcome: Outcome) -> Finding:
     faults = _faults(installed, case, outcome.results)
     if faults:
         return Finding("failed", case.name, "; ".join(faults))
-    kinds = ", ".join(sorted(_kind(ds) for ds in outcome.results))
+    kinds = ", ".join(sorted({_kind(ds) for ds in outcome.results}))
     return Finding("ok", case.name, f"{kinds} in {outcome.seconds:.1f} s, {outcome.memory_mb} MB")
 
 
@@ -159,8 +162,8 @@ def _faults(installed: Installed, case: Case, results: Sequence[Dataset]) -> lis
     allowed = {output.kind for output in installed.manifest.outputs}
     if missing := wanted - made:
         faults.append(f"declared, and not made: {', '.join(sorted(missing))}")
-    # Image findings always come as a picture and a report; what else is made has to be declared.
-    if surplus := made - allowed - {"SR", "SC"}:
+    # The host itself makes these of image findings; what else comes out has to be declared.
+    if surplus := made - allowed - {"SR", "SC", "PR", "KO"}:
         faults.append(f"made, and not declared: {', '.join(sorted(surplus))}")
     sources = [ds for instances in case.inputs.values() for ds in instances]
     known = {str(ds.get("SOPInstanceUID")) for ds in (*sources, *results)}

@@ -80,7 +80,12 @@ class Microcalcification:
                 where=(When(attribute="SOPClassUID", op="in", value=[FOR_PRESENTATION, FOR_PROCESSING]),),
             ),
         ),
-        outputs=(Output(name="marked", kind="SC"), Output(name="report", kind="SR")),
+        outputs=(
+            Output(name="marked", kind="SC"),
+            Output(name="report", kind="SR"),
+            Output(name="marks", kind="PR", optional=True),
+            Output(name="key_images", kind="KO", optional=True),
+        ),
         resources=Resources(gpu=True, memory_mb=3072, timeout_s=900),
     )
     params: ClassVar[type[Params]] = MicrocalcificationParams

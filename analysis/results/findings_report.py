@@ -1,4 +1,4 @@
-"""Owns what becomes of findings on images: a marked picture of each image and one TID 1500 report over all of them."""
+"""Owns what becomes of findings on images: pictures, presentation states, key images, and reports over all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from highdicom import sr
 from pydicom import Dataset
 
 from analysis.api import Code, ImageFindings, Mark, Measurement
-from analysis.results import measurement_report, secondary_capture
+from analysis.results import key_object, mammography_cad_sr, measurement_report, presentation_state, secondary_capture
 from analysis.results.measurement_report import concept
 from analysis.results.provenance import RunInfo
 
@@ -22,9 +22,21 @@ WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 
 
 def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
-    """All result objects of these findings, finished: a Secondary Capture per image, then the report."""
+    """All result objects of these findings, finished.
+
+    A Secondary Capture of each image and a TID 1500 report over all; a presentation state of each image with marks and
+    a Key Object that names those images; for mammograms a Mammography CAD SR too. The same marks under the same ids.
+    """
     captures = [secondary_capture.encode(run, each) for each in findings]
-    return [*captures, report(run, findings, captures)]
+    made = [*captures, report(run, findings, captures)]
+    marked = [each for each in findings if each.marks]
+    made += [presentation_state.encode(run, each) for each in marked]
+    if marked:
+        images = [run.source(each.image.sop_instance_uid) for each in marked]
+        made.append(key_object.encode(run, images, conclusion(marked, images)))
+    if mammography_cad_sr.possible(run, findings):
+        made.append(mammography_cad_sr.encode(run, findings))
+    return made
 
 
 def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[Dataset]) -> Dataset:

@@ -31,7 +31,9 @@ HISTOGRAM_ANALYSIS = Code("123105", "DCM", "Histogram Analysis")
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 """Algorithm families of PS3.16 CID 7162."""
 
-SERIES_NUMBERS: Mapping[str, int] = MappingProxyType({"SEG": 9001, "M3D": 9002, "SR": 9003, "SC": 9004})
+SERIES_NUMBERS: Mapping[str, int] = MappingProxyType(
+    {"SEG": 9001, "M3D": 9002, "SR": 9003, "SC": 9004, "PR": 9005, "KO": 9007, "CAD": 9008}
+)
 """Series Number of a result series per kind of object: far above what modalities count, never secret."""
 
 _STUDY_TAGS = tuple(
@@ -109,8 +111,11 @@ class RunInfo:
 
     @property
     def datetime_text(self) -> str:
-        """Date and time as DICOM DT, with its offset from UTC where it is known."""
-        return self.local_time.strftime("%Y%m%d%H%M%S%z")
+        """Date and time as DICOM DT, with its offset from UTC where it is known and not zero.
+
+        DCMTK's dcmpschk takes "+0000" for an error, though PS3.5 6.2 allows it.
+        """
+        return self.local_time.strftime("%Y%m%d%H%M%S%z").removesuffix("+0000")
 
     def parameter_texts(self) -> dict[str, str]:
         """The parameters and the backend as text, in a stable order: what goes into Algorithm Parameters."""
@@ -183,19 +188,49 @@ def series(ds: Dataset, run: RunInfo, kind: str, modality: str, description: str
 
 
 def relate(results: Sequence[Dataset]) -> None:
-    """Name, in every result of a task, the other result series of it (Related Series Sequence, PS3.3 C.7.3.1)."""
-    all_series = {str(ds.SeriesInstanceUID): str(ds.StudyInstanceUID) for ds in results}
+    """Name, in every result of a task, the others of it, in the way its IOD has for that.
+
+    Related Series (PS3.3 C.7.3.1) where the General Series module is; Pertinent Other Evidence (C.17.2) in a report, of
+    what its evidence does not list already. A Key Object has no such place; the others name it.
+    """
     for ds in results:
-        items = []
-        for series_uid, study_uid in sorted(all_series.items()):
-            if series_uid == ds.SeriesInstanceUID:
-                continue
-            item = Dataset()
-            item.StudyInstanceUID, item.SeriesInstanceUID = study_uid, series_uid
-            item.PurposeOfReferenceCodeSequence = sequence()
-            items.append(item)
-        if items:
-            ds.RelatedSeriesSequence = sequence(*items)
+        others = [other for other in results if other is not ds]
+        if ds.Modality == "SR":
+            listed = {str(e.value) for e in ds.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+            missing = [other for other in others if str(other.SOPInstanceUID) not in listed]
+            if missing:
+                ds.PertinentOtherEvidenceSequence = sequence(
+                    *ds.get("PertinentOtherEvidenceSequence", ()), evidence(missing)
+                )
+        elif ds.Modality != "KO":
+            series_of = {str(o.SeriesInstanceUID): str(o.StudyInstanceUID) for o in others}
+            items = []
+            for series_uid, study_uid in sorted(series_of.items()):
+                if series_uid == ds.SeriesInstanceUID:
+                    continue
+                item = Dataset()
+                item.StudyInstanceUID, item.SeriesInstanceUID = study_uid, series_uid
+                item.PurposeOfReferenceCodeSequence = sequence()
+                items.append(item)
+            if items:
+                ds.RelatedSeriesSequence = sequence(*items)
+
+
+def evidence(instances: Sequence[Dataset]) -> Dataset:
+    """The item of an evidence sequence that lists these instances, all of one study (PS3.3 C.17.2)."""
+    item = Dataset()
+    item.StudyInstanceUID = instances[0].StudyInstanceUID
+    by_series: dict[str, list[Dataset]] = {}
+    for ds in instances:
+        by_series.setdefault(str(ds.SeriesInstanceUID), []).append(reference(ds))
+    listed = []
+    for series_instance_uid, references in by_series.items():
+        one = Dataset()
+        one.SeriesInstanceUID = series_instance_uid
+        one.ReferencedSOPSequence = sequence(*references)
+        listed.append(one)
+    item.ReferencedSeriesSequence = sequence(*listed)
+    return item
 
 
 def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
@@ -247,6 +282,13 @@ def patient_and_study(origin: Dataset) -> Iterator[Any]:
     for tag in origin.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if _belongs_to_patient_or_study(tag):
             yield _lawful(copy.deepcopy(origin[tag]))
+
+
+def lawful_text(source: Dataset, keyword: str) -> str:
+    """The value of an attribute where it is what its VR allows (PS3.5 6.2), else ""."""
+    if not source.get(keyword):
+        return ""
+    return str(_lawful(copy.deepcopy(source[keyword])).value or "")
 
 
 def with_type_2(source: Dataset) -> Dataset:

@@ -24,6 +24,9 @@ STL = "1.2.840.10008.5.1.4.1.1.104.3"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SC = "1.2.840.10008.5.1.4.1.1.7"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+CAD_SR = "1.2.840.10008.5.1.4.1.1.88.50"
+KEY_OBJECT = "1.2.840.10008.5.1.4.1.1.88.59"
+GSPS = "1.2.840.10008.5.1.4.1.1.11.1"
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +72,10 @@ def results(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_every_kind_of_result_is_there(results: dict[str, list[Dataset]]) -> None:
-    assert set(results) - {"folder"} == {SEG, STL, SR, SC}
+    assert set(results) - {"folder"} == {SEG, STL, SR, SC, CAD_SR, GSPS, KEY_OBJECT}
     assert len(results[SR]) == 2
+    assert len(results[CAD_SR]) == len(results[KEY_OBJECT]) == 1
+    assert len(results[GSPS]) == 2  # both breasts have clusters
 
 
 def test_the_bone_surface_lies_where_the_phantom_says(results: dict[str, list[Dataset]]) -> None:

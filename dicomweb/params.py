@@ -39,7 +39,8 @@ def query(
 
     `pairs` are the decoded parameters, `within` the keyword and UID of each parent that the path names. Names that
     are no attribute are ignored; attributes that no key can match here are ignored with a warning. A date and its
-    time that are both ranges are one range; several values ask for any of them. Raises InvalidQuery for a value
+    time that are both ranges are one range; several values ask for any of them, or for all of them with
+    multiplevaluematching. Raises InvalidQuery for a value
     without meaning and for anything given twice.
     """
     keys: list[MatchKey] = []
@@ -50,7 +51,8 @@ def query(
     once: dict[str, str] = {}
     warnings: list[str] = []
     options = Options(
-        fuzzy=("fuzzymatching", "true") in pairs, empty_values=("emptyvaluematching", "true") in pairs
+        fuzzy=("fuzzymatching", "true") in pairs, empty_values=("emptyvaluematching", "true") in pairs,
+        multiple_values=("multiplevaluematching", "true") in pairs,
     )  # fmt: skip
     for name, value in pairs:
         if name == "includefield":

@@ -49,6 +49,12 @@ def keyword(tag: int) -> str:
     return next((name for fixed, mask, name in _repeating() if tag & mask == fixed), "")
 
 
+def multiple(tag: int) -> bool:
+    """Whether a public tag may have more than one value (its VM in PS3.6 is greater than 1)."""
+    row = _tables()[0].get(tag)
+    return row is not None and row[1] not in ("", "1")
+
+
 def tag(name: str) -> int | None:
     """The tag of a keyword; None for a word that is none."""
     return _tags().get(name)

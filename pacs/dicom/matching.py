@@ -17,7 +17,7 @@ from enum import Enum
 from math import isfinite
 from typing import Any, Final, Literal
 
-from pacs.dicom import json_model, names
+from pacs.dicom import dictionary, json_model, names
 from pacs.dicom.attributes import DATE_AND_TIME, Attribute, Level
 from pacs.errors import InvalidQuery
 
@@ -25,6 +25,8 @@ WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", 
 RANGE_VRS = frozenset(("DA", "TM", "DT"))
 INTEGER_VRS = frozenset(("IS", "US"))
 DECIMAL_VRS = frozenset(("DS", "FL", "FD", "SS", "SL", "UL", "SV", "UV"))
+MULTIPLE_VRS = frozenset(("AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"))
+"""Where several values of a key may ask for all of them (PS3.4 C.2.2.2.8)."""
 UNMATCHED_VRS = frozenset(("AT", "OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 """Values that are no text: keys of these are not matched."""
 
@@ -101,7 +103,14 @@ class UIDList:
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """One of several keys given as the values of one attribute matches (PS3.4 C.2.2.2.8)."""
+    """One of several keys given as the values of one attribute matches: what the standard leaves undefined."""
+
+    choices: tuple[Single | Wildcard | Range | Fuzzy | Empty, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Each of several keys given as the values of one attribute matches one of its values (PS3.4 C.2.2.2.8)."""
 
     choices: tuple[Single | Wildcard | Range | Fuzzy | Empty, ...]
 
@@ -113,7 +122,7 @@ class Item:
     keys: tuple[tuple[str, Criterion], ...]
 
 
-Criterion = Universal | Empty | Single | Wildcard | Range | Moments | Fuzzy | UIDList | AnyOf | Item
+Criterion = Universal | Empty | Single | Wildcard | Range | Moments | Fuzzy | UIDList | AnyOf | AllOf | Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,7 @@ class Options:
     fuzzy: bool = False
     date_and_time: bool = False
     empty_values: bool = False
+    multiple_values: bool = False
     offset: str = ""
     """Timezone Offset From UTC of the request: what a DT key without an offset of its own is in."""
 
@@ -167,7 +177,8 @@ class Query:
 def parse(attribute: Attribute, text: str, options: Options = PLAIN) -> Criterion:
     """What a key's text asks for, by the VR of its attribute; `text` may hold several values joined by a backslash.
 
-    Several values ask for any of them, agreed or not: without an agreement they would have no meaning.
+    Several values ask for any of them, which without an agreement would have no meaning; where multiple value matching
+    was agreed, all of them have to be there, if the attribute can have several (PS3.4 C.2.2.2.8).
 
     Raises InvalidQuery, naming the attribute, for what has no meaning: a wildcard where the VR allows none, half a
     date, a letter in a UID.
@@ -201,7 +212,13 @@ def parse(attribute: Attribute, text: str, options: Options = PLAIN) -> Criterio
     choices = [_parse_one(attribute, part.strip(" "), options) for part in parts if part.strip(" ")]
     if not choices or any(isinstance(choice, Universal) for choice in choices):
         return Universal()
-    return choices[0] if len(choices) == 1 else AnyOf(tuple(c for c in choices if not isinstance(c, Universal)))
+    several = tuple(c for c in choices if not isinstance(c, Universal))
+    if len(several) == 1:
+        return several[0]
+    together = (
+        options.multiple_values and attribute.vr in MULTIPLE_VRS and dictionary.multiple(int(attribute.tag[-8:], 16))
+    )
+    return AllOf(several) if together else AnyOf(several)
 
 
 def _parse_one(
@@ -363,6 +380,8 @@ def matches(criterion: Criterion, values: Sequence[str]) -> bool:
             return not any(value.strip(" \0") for value in values)
         case AnyOf(choices):
             return any(matches(choice, values) for choice in choices)
+        case AllOf(choices):
+            return all(matches(choice, values) for choice in choices)
         case Fuzzy(patterns):
             kept = [found for each in values if (found := names.words(each))]
             return any(all(fits(pattern, found) for pattern in patterns) for found in kept)

@@ -84,8 +84,11 @@ class FindOperation:
     def _agreed(self) -> tuple[bool, Options]:
         """Whether queries are relational, and what was negotiated of matching (PS3.4 Table C.5-2)."""
         flags = self._peer.extended.get(self._context.abstract_syntax, b"").ljust(7, b"\0")
-        relational, date_and_time, fuzzy, _, _, empty_values, _ = map(bool, flags[:7])
-        return relational, Options(fuzzy=fuzzy, date_and_time=date_and_time, empty_values=empty_values)
+        relational, date_and_time, fuzzy, _, _, empty_values, multiple = map(bool, flags[:7])
+        options = Options(
+            fuzzy=fuzzy, date_and_time=date_and_time, empty_values=empty_values, multiple_values=multiple
+        )  # fmt: skip
+        return relational, options
 
     def _encoder(self, request: identifiers.FindRequest) -> identifiers.ResponseEncoder:
         return identifiers.ResponseEncoder(request, self._context.transfer_syntax, self._peer.ae_title)

@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from pacs.dicom.attributes import LEVELS, Attribute, Level, by_tag
 from pacs.dicom.matching import (
+    AllOf,
     AnyOf,
     Criterion,
     Empty,
@@ -222,6 +223,8 @@ def _where(
 
 def _condition(dialect: str, key: MatchKey) -> ColumnElement[bool]:
     attribute, criterion = key.attribute, key.criterion
+    if isinstance(criterion, AllOf):  # each value may be that of another series
+        return and_(*(_condition(dialect, MatchKey(attribute, choice)) for choice in criterion.choices))
     if attribute.tag == "00080061":  # any of the study's series has it (PS3.4 C.3.4)
         inner = series.alias()
         return _any_child(dialect, inner, inner.c.study_key, inner.c.modality, criterion)
@@ -270,6 +273,8 @@ def compare(dialect: str, criterion: Criterion, columns: tuple[ColumnElement[Any
             return and_(*(column.is_(None) for column in columns))
         case AnyOf(choices):
             return or_(*(compare(dialect, choice, columns) for choice in choices))
+        case AllOf(choices):
+            return and_(*(compare(dialect, choice, columns) for choice in choices))
         case UIDList(values):
             slices = [values[at : at + _UIDS_IN_ONE_LIST] for at in range(0, len(values), _UIDS_IN_ONE_LIST)]
             return or_(false(), *(columns[0].in_(part) if len(part) > 1 else columns[0] == part[0] for part in slices))

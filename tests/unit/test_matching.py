@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pacs.dicom.attributes import TABLE, Level, by_keyword, by_tag, level_of, of_level
 from pacs.dicom.matching import (
+    AllOf,
     AnyOf,
     Empty,
     Fuzzy,
@@ -84,6 +85,20 @@ def test_the_table_is_whole() -> None:
 )
 def test_keys_are_read(keyword: str, text: str, criterion: object) -> None:
     assert key(keyword, text) == criterion
+
+
+def test_several_values_ask_for_all_where_that_was_agreed() -> None:
+    """Only of attributes that can have several values (PS3.4 C.2.2.2.8)."""
+    agreed = Options(multiple_values=True)
+    several, one = by_keyword("ModalitiesInStudy"), by_keyword("Modality")
+    assert several is not None
+    assert one is not None
+    both = parse(several, "CT\\MR", agreed)
+    assert both == AllOf((Single("CS", "CT"), Single("CS", "MR")))
+    assert matches(both, ["MR", "SR", "CT"])
+    assert not matches(both, ["CT", "SR"])
+    assert parse(several, "CT", agreed) == Single("CS", "CT")
+    assert parse(one, "CT\\MR", agreed) == AnyOf((Single("CS", "CT"), Single("CS", "MR")))
 
 
 @pytest.mark.parametrize(

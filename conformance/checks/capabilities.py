@@ -23,18 +23,23 @@ def described(c: Context) -> Element:
 
 
 def resources(root: Element) -> dict[str, set[str]]:
-    """Each resource's path below the base, with its methods."""
+    """Each resource's path below the base, with its methods; those that open a WebSocket are left out."""
     found: dict[str, set[str]] = {}
 
     def walk(node: Element, path: str) -> None:
         for child in node.findall(f"{NAMESPACE}resource"):
             here = f"{path.rstrip('/')}/{child.get('path', '').strip('/')}".rstrip("/") or "/"
-            found.setdefault(here, set()).update(m.get("name", "") for m in child.findall(f"{NAMESPACE}method"))
+            plain = [method for method in child.findall(f"{NAMESPACE}method") if not _upgrades(method)]
+            found.setdefault(here, set()).update(method.get("name", "") for method in plain)
             walk(child, here)
 
     for top in root.findall(f"{NAMESPACE}resources"):
         walk(top, "")
     return found
+
+
+def _upgrades(method: Element) -> bool:
+    return any(param.get("name", "").lower() == "upgrade" for param in method.iter(f"{NAMESPACE}param"))
 
 
 @check("B08", "PS3.18 8.9", "OPTIONS / gives a Capabilities Description as WADL", service=SERVICE)

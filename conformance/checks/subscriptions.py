@@ -149,7 +149,7 @@ def other_events(c: Context) -> None:
         c.expect_status(update(c, uid, body, transaction), 200)
         event = await_event(c, socket, is_about(uid, PROGRESS))
         c.expect("a UPS Progress Report", event, about=socket.request)
-        item = next(iter(values(event, "00741002")), {})
+        item: dict[str, Any] = next(iter(values(event, "00741002")), {})
         c.expect("the percentage in it", text(item, "00741004").startswith("40"), event, about=socket.request)
         c.expect_status(send(c, "POST", f"/workitems/{uid}/cancelrequest"), 202)
         event = await_event(c, socket, is_about(uid, CANCEL_REQUESTED))

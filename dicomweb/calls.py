@@ -31,6 +31,9 @@ IO_THREADS = 32
 HERE = b"\xff"
 """Stands for an address in ready JSON; never valid in UTF-8."""
 
+MADE_OF = "made of"
+"""In the ASGI state: the version of the index (`Index.version`) that with the request alone makes the answer."""
+
 MAX_QUERY_FIELDS = 256
 MAX_JSON_BYTES = 16 << 20
 
@@ -137,21 +140,15 @@ class Call:
         return await self.io(pace.timed, kind, work)
 
     async def once(self, kind: Hashable, work: Callable[[], Answer | Callable[[], Answer]]) -> Answer:
-        """The answer that `work` makes of the index alone, or made of it before for the same request.
+        """The answer that `work` makes of request and index alone: the same one until the index changes.
 
-        It is the same request where address and every header are, credentials too. Work that sees that there is more
-        to do returns what does it, which a thread then runs.
+        Work that sees that there is more to do returns what does it, which a thread then runs. The version of the index
+        that the answer was made of is left in the ASGI state, for those who keep answers.
         """
         version = self.archive.index.version()
-        scope = self.scope
-        key = (scope["method"], scope["raw_path"], scope["query_string"], (scope.get("client") or ("",))[0],
-               tuple(scope["headers"]))  # fmt: skip
-        answer = None if version is None else self.web.kept.get(key, version)
-        if answer is None:
-            made = await self.quickly(kind, work)
-            answer = made if isinstance(made, Answer) else await self.io(made)
-            if version is not None:
-                self.web.kept.put(key, version, answer, 1000 + sum(map(len, answer.body)))
+        made = await self.quickly(kind, work)
+        answer = made if isinstance(made, Answer) else await self.io(made)
+        self.scope.setdefault("state", {})[MADE_OF] = version
         return answer
 
     async def cpu(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

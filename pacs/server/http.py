@@ -129,7 +129,7 @@ class Authentication:
             await problem(503, "Service Unavailable", error.reason, {"Retry-After": "5"})(scope, receive, send)
             return
         again = partial(self.auth.authenticate, *credential)  # for answers that outlive a revocation
-        scope.setdefault("state", {}).update(principal=principal, authenticate=again)
+        scope.setdefault("state", {}).update(principal=principal, authenticate=again, credential=credential)
         await self.app(scope, receive, send)
 
 

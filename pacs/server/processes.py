@@ -32,6 +32,7 @@ from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.server import api, collector, compose, doors, http, wire
+from pacs.server.shelf import Shelf, Shelving
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -279,15 +280,16 @@ async def _serve_http(
         return http.Health({"server": "is stopping"}) if quitting else health()
 
     routes = [*http.health_routes(health_now), *api.routes(archive, stopping), *app_routes]
+    shelf = Shelf(archive.index, archive.auth)
     server = _Http(
         uvicorn.Config(
-            http.application(archive.auth, routes, archive.settings.cors_origins),
+            Shelving(http.application(archive.auth, routes, archive.settings.cors_origins), shelf),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
             proxy_headers=False,
-            http=wire.BoundedHttp,
+            http=wire.protocol(shelf),
             ws="websockets-sansio",
             ws_ping_interval=websocket.PING_S,
             ws_ping_timeout=websocket.PONG_S,

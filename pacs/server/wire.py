@@ -8,6 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pacs.server.shelf import REQUEST, Shelf
+
 log = logging.getLogger("m3dicom.http")
 
 HEAD_BYTES = 64 << 10
@@ -24,8 +26,52 @@ LOOK_S = 2.0
 """How late a limit of time may be noticed."""
 
 
+GATHERED_BYTES = 64 << 10
+"""Pieces of an answer that are smaller together wait for the next ones of the same turn of the event loop."""
+
+
+class Gathering:
+    """A transport for the pieces of one answer: head and body leave in one system call, and wake the client once."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[Any] = []
+        self._size = 0
+
+    def write(self, data: Any) -> None:
+        """As that of the transport, at the latest when this turn of the event loop is over."""
+        if not data:
+            return
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size >= GATHERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what was held back."""
+        if self._held:
+            held, self._held, self._size = self._held, [], 0
+            if not self._transport.is_closing():
+                self._transport.writelines(held)
+
+    def is_closing(self) -> bool:
+        """As that of the transport."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """As that of the transport, after what was held back."""
+        self.flush()
+        self._transport.close()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection. Used by the event loop alone."""
+
+    shelf: Shelf | None = None
+    """Where answers may be ready; see `protocol`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
@@ -35,6 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_body = self._was_paused = False
         self._waited = 0.0
         self._body_bytes = 0
+        self._answered = False
+        self._gathering = Gathering(self.transport, self.loop)
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,7 +115,34 @@ class BoundedHttp(HttpToolsProtocol):
         """Its last one."""
         self._head_since = None
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
+        idle = self.cycle is None or self.cycle.response_complete
+        if self.shelf is not None and idle and self.parser.get_method() == b"GET":
+            request = (self.url, tuple(self.headers), self.client and self.client[0])
+            if self._at_once(request):
+                return
+            self.scope["state"][REQUEST] = request
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = self._gathering  # type: ignore[assignment]
+
+    def _at_once(self, request: tuple[Any, ...]) -> bool:
+        """Whether the answer was ready, and went out."""
+        assert self.shelf is not None
+        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive() or self._has_body():
+            return False
+        if self.flow.write_paused or self.parser.should_upgrade():
+            return False
+        ready = self.shelf.find(request, self.server_state.default_headers)
+        if ready is None:
+            return False
+        for piece in ready:
+            self._gathering.write(piece)
+        self._gathering.flush()
+        self._answered = True
+        return True
+
+    def _has_body(self) -> bool:
+        return any(name in (b"content-length", b"transfer-encoding", b"expect") for name, _ in self.headers)
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
@@ -77,7 +152,20 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Its last one."""
         self._in_body = False
+        if self._answered:
+            self._answered = False
+            self.server_state.total_requests += 1
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )  # fmt: skip
+            return
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server stops: what was answered goes out first."""
+        self._gathering.flush()
+        super().shutdown()
 
     def _look(self) -> None:
         if self.transport.is_closing():
@@ -104,3 +192,8 @@ class BoundedHttp(HttpToolsProtocol):
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             )
         self.transport.close()
+
+
+def protocol(shelf: Shelf) -> type[BoundedHttp]:
+    """The protocol of connections whose answers may be ready on a shelf."""
+    return type("ShelvedHttp", (BoundedHttp,), {"shelf": shelf})

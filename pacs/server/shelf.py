@@ -1,0 +1,99 @@
+"""Answers of searches and metadata, ready as bytes, for the same request of the same caller while nothing has changed.
+
+A work list is asked for again and again, and mostly nothing has happened since. What is on the shelf was made by the
+whole application; it is given out before that is asked only if the index has not changed since and the credential has
+just been looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dicomweb.calls import MADE_OF
+from dicomweb.kept import Kept
+from pacs.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from pacs.auth import Auth, Principal
+    from pacs.index.engine import Index
+
+REQUEST, CREDENTIAL = "request", "credential"
+"""In the ASGI state: what a request is on the shelf by, and who asks, as `Auth.authenticate` takes it."""
+
+OVERHEAD_BYTES = 2000
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    status: bytes
+    fields: bytes
+    body: bytes
+    credential: tuple[str, str]
+    principal: Principal
+
+
+class Shelf:
+    """What is ready. Used by the event loop alone."""
+
+    def __init__(self, index: Index, auth: Auth) -> None:
+        self._index = index
+        self._auth = auth
+        self._ready: Kept[_Ready] = Kept()
+
+    def find(self, request: Hashable, common: Fields) -> list[bytes] | None:
+        """The answer to a request as it goes over the wire, with the header fields that all answers have; or None."""
+        try:
+            version = self._index.version()
+        except ArchiveError:  # let the application say so
+            return None
+        found = None if version is None else self._ready.get(request, version)
+        if found is None or self._auth.remembered(*found.credential) != found.principal:
+            return None
+        head = b"%b%b%b\r\n" % (found.status, b"".join([b"%b: %b\r\n" % field for field in common]), found.fields)
+        return [head, found.body]
+
+    def put(self, scope: Scope, start: Message, body: bytes) -> None:
+        """Keep an answer that was sent, if it was made of the index alone and its request came over the wire."""
+        state = scope.get("state", {})
+        request, version, credential = state.get(REQUEST), state.get(MADE_OF), state.get(CREDENTIAL)
+        if request is None or version is None or credential is None:
+            return
+        status = HTTPStatus(start["status"])
+        fields = b"".join([b"%b: %b\r\n" % field for field in start["headers"]])
+        line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode("ascii")
+        ready = _Ready(line, fields, body, credential, state["principal"])
+        self._ready.put(request, version, ready, OVERHEAD_BYTES + len(fields) + len(body))
+
+
+class Shelving:
+    """ASGI middleware, the outermost: puts answers on the shelf as they leave."""
+
+    def __init__(self, app: ASGIApp, shelf: Shelf) -> None:
+        self.app = app
+        self.shelf = shelf
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if REQUEST not in scope.get("state", ()):
+            await self.app(scope, receive, send)
+            return
+        start: Message = {}
+        pieces: list[bytes] = []
+
+        async def watched(message: Message) -> None:
+            nonlocal start
+            await send(message)  # first: what the server refuses to send is not kept
+            if message["type"] == "http.response.start":
+                start = message
+            elif scope["state"].get(MADE_OF) is not None and start.get("status") in (200, 204):
+                pieces.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    self.shelf.put(scope, start, b"".join(pieces))
+
+        await self.app(scope, receive, watched)

@@ -1,0 +1,152 @@
+"""Answers that are ready: given again only while they are still true, and only to whom they were given before."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dicom_data
+import httpx
+import pytest
+import uvicorn
+from dicomweb_server import multipart
+
+import dicomweb.app
+from pacs.archive import Archive
+from pacs.auth import CLINICAL_RIGHTS
+from pacs.server import compose, http, shelf, wire
+from pacs.settings import Settings
+
+
+class Counted(shelf.Shelf):
+    """A shelf that counts what it gave out."""
+
+    given = 0
+
+    def find(self, *asked: Any) -> list[bytes] | None:
+        found = super().find(*asked)
+        self.given += found is not None
+        return found
+
+
+@dataclass
+class Server:
+    archive: Archive
+    shelf: Counted
+    port: int
+    token: str
+
+    def get(self, path: str, accept: str = "application/dicom+json", token: str = "", **headers: str) -> httpx.Response:
+        """The answer to a request on a connection of its own, with exactly the same fields each time."""
+        fields = {"Authorization": f"Bearer {token or self.token}", "Accept": accept, **headers}
+        return httpx.get(f"http://127.0.0.1:{self.port}/dicom-web{path}", headers=fields, timeout=60)
+
+    def store(self, *objects: Any) -> None:
+        body = multipart([dicom_data.part10(each) for each in objects], "b")
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        fields = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
+        url = f"http://127.0.0.1:{self.port}/dicom-web/studies"
+        assert httpx.post(url, content=body, headers=fields, timeout=60).status_code == 200
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    archive = compose.build(Settings(data=tmp_path, decoders=1))
+    ready = Counted(archive.index, archive.auth)
+    app = http.application(archive.auth, dicomweb.app.create(archive, renditions={}))
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        shelf.Shelving(app, ready), log_level="warning", lifespan="off", http=wire.protocol(ready), server_header=False
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not running.started:
+        assert time.monotonic() < until, "the server did not start"
+        time.sleep(0.01)
+    made = Server(archive, ready, listener.getsockname()[1], archive.auth.create_token("tests", CLINICAL_RIGHTS))
+    made.store(*dicom_data.series(3, study=1, PatientID="P1"))
+    yield made
+    running.should_exit = True
+    thread.join(30)
+    listener.close()
+    archive.close()
+
+
+def until_ready(server: Server, path: str, **options: Any) -> httpx.Response:
+    """The answer from the shelf: a credential is remembered for seconds only, so it may take another try."""
+    until = time.monotonic() + 60
+    while True:
+        before = server.shelf.given
+        answer = server.get(path, **options)
+        if server.shelf.given > before:
+            return answer
+        assert time.monotonic() < until, "never ready"
+
+
+SERIES = "/studies/{0}/series"
+
+
+@pytest.mark.parametrize("path", ["/studies", "/studies?PatientID=P1", "/studies?PatientID=nobody", "metadata"])
+def test_the_same_answer_until_something_changes(server: Server, path: str) -> None:
+    if path == "metadata":
+        path = f"/studies/{next(dicom_data.series(1, study=1)).StudyInstanceUID}/metadata"
+    made = server.get(path)
+    ready = until_ready(server, path)
+    assert (ready.status_code, ready.content) == (made.status_code, made.content)
+    names = [name for name, _ in made.headers.raw]
+    assert [name for name, _ in ready.headers.raw] == names
+    assert {name: value for name, value in ready.headers.items() if name != "date"} == {
+        name: value for name, value in made.headers.items() if name != "date"
+    }
+    assert until_ready(server, path, accept="application/dicom+xml").headers.get("content-type") != JSON_TYPE
+    server.store(dicom_data.image(77, PatientID="P1", SOPInstanceUID="1.2.3.77", **same_place()))
+    given = server.shelf.given
+    changed = server.get(path)
+    assert server.shelf.given == given, "an answer from before the change"
+    assert (changed.content == made.content) is (made.status_code == 204)
+
+
+JSON_TYPE = "application/dicom+json"
+
+
+def same_place() -> dict[str, str]:
+    ds = next(dicom_data.series(1, study=1))
+    return {"StudyInstanceUID": ds.StudyInstanceUID, "SeriesInstanceUID": ds.SeriesInstanceUID}
+
+
+def test_a_credential_that_ended_opens_nothing(server: Server) -> None:
+    until_ready(server, "/studies")
+    server.archive.auth.revoke(server.token)
+    assert server.get("/studies").status_code == 401
+
+
+def test_everybody_gets_his_own(server: Server) -> None:
+    other = server.archive.auth.create_token("others", CLINICAL_RIGHTS, scope="elsewhere")
+    assert until_ready(server, "/studies").status_code == 200
+    assert until_ready(server, "/studies", token=other).status_code == 204
+    assert until_ready(server, "/studies").status_code == 200
+
+
+def test_requests_in_one_go_are_answered_in_their_order(server: Server) -> None:
+    def request(path: str, last: bool = False) -> bytes:
+        return (
+            f"GET /dicom-web{path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nAccept: {JSON_TYPE}\r\n"
+            f"Authorization: Bearer {server.token}\r\n{'Connection: close' if last else 'X: y'}\r\n\r\n"
+        ).encode()
+
+    paths = ["/studies", "/instances", "/studies?PatientID=P1", "/series", "/instances", "/studies"] * 5
+    with socket.create_connection(("127.0.0.1", server.port), 60) as sock:
+        sock.sendall(b"".join(map(request, paths)) + request("/series", last=True))
+        raw = b""
+        while piece := sock.recv(1 << 16):
+            raw += piece
+    counts = [len(json.loads(part.partition(b"\r\n\r\n")[2])) for part in raw.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert counts == [{"/instances": 3}.get(path, 1) for path in [*paths, "/series"]]

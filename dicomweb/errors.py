@@ -9,6 +9,7 @@ from http import HTTPStatus
 import orjson
 
 from dicomweb.media_types import NotAcceptable, UnsupportedMediaType
+from pacs.commitment import Failure
 from pacs.errors import (
     ArchiveError,
     Conflict,
@@ -40,6 +41,16 @@ RETRY_AFTER_S = 5
 class RangeNotSatisfiable(ArchiveError):
     """A byte range that begins beyond the end; `about` is the length in bytes."""
 
+
+# Failure Reason (0008,1197) of an instance that is not committed (PS3.3 C.14.1.1).
+COMMITMENT_REASONS: dict[str, int] = {
+    Failure.PROCESSING: 0x0110,
+    Failure.NO_SUCH_INSTANCE: 0x0112,
+    Failure.RESOURCES: 0x0213,
+    Failure.CLASS_NOT_SUPPORTED: 0x0122,
+    Failure.CLASS_CONFLICT: 0x0119,
+    Failure.DUPLICATE_TRANSACTION: 0x0131,
+}
 
 # The first class of an error's ancestry that stands here decides.
 STATUS: dict[type[ArchiveError], int] = {

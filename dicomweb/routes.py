@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dicomweb import (
     bulkdata,
     changes,
+    commitment,
     frames,
     notifications,
     qido,
@@ -31,6 +32,7 @@ STUDY = "/studies/{study}"
 SERIES = "/studies/{study}/series/{series}"
 INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 WORKITEM = "/workitems/{workitem}"
+COMMITMENT = "/commitment-requests/{transaction}"
 SUBSCRIBER = WORKITEM + "/subscribers/{aetitle}"
 
 EXTENSION = "extension"
@@ -191,6 +193,9 @@ TABLE: tuple[Row, ...] = (
     _ups("DELETE", SUBSCRIBER, subscriptions.unsubscribe, "11.11", "Unsubscribe", right=_QUERY),
     _ups("POST", SUBSCRIBER + "/suspend", subscriptions.suspend, "11.12", "Suspend Global Subscription",
         right=_QUERY),
+    Row("POST", COMMITMENT, commitment.request, "Storage Commitment", "13.4", "Request", _STORE, _FOUND, _WORKITEM,
+        COMMON),
+    Row("GET", COMMITMENT, commitment.check, "Storage Commitment", "13.5", "Result Check", _STORE, _FOUND, (), COMMON),
     Row("GET", "/changes", changes.retrieve, "Changes", EXTENSION, "Retrieve Changes", _QUERY, ("application/json",),
         (), ("since", "limit", "wait", "accept")),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from dicomweb import errors, xml_input, xml_model
 from dicomweb.answers import Answer
-from dicomweb.calls import Call
+from dicomweb.calls import MAX_JSON_BYTES, Call
 from dicomweb.media_types import (
     DICOM_JSON,
     DICOM_XML,
@@ -177,7 +177,7 @@ def refused(call: Call, code: int, error: ArchiveError, warning: str) -> Answer:
     return Answer(code, errors.PROBLEM, [errors.problem(code, error.reason)], [call.warning(warning)])
 
 
-async def payload(call: Call, *, optional: bool = False) -> dict[str, Any]:
+async def payload(call: Call, *, optional: bool = False, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The data set in the request's body, in DICOM JSON or as a Native DICOM Model; empty where `optional` and absent.
 
     Raises UnsupportedMediaType, TooLarge, and InvalidInput for what is no data set.
@@ -189,7 +189,7 @@ async def payload(call: Call, *, optional: bool = False) -> dict[str, Any]:
         media_type = DICOM_JSON if optional else ""
     if media_type not in (DICOM_JSON, JSON, DICOM_XML):
         raise UnsupportedMediaType("a body of type application/dicom+json or application/dicom+xml is needed")
-    body = await call.body()
+    body = await call.body(limit)
     if optional and not body.strip():
         return {}
     return await call.io(xml_input.loads if media_type == DICOM_XML else loads, body)

@@ -21,6 +21,7 @@ from pacs import audit
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.errors import Conflict, InvalidInput, NotFound, OutOfResources, TooLarge
 from pacs.index import commitments as sql
+from pacs.index.order import in_order
 
 if TYPE_CHECKING:
     from pacs.index.engine import Index
@@ -49,11 +50,16 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance of a request; `failure` is None while it is not judged and "" once it is committed."""
+    """One instance of a request; `failure` is None while it is not judged and "" once it is committed.
+
+    Study and series are those that the asker names, and empty where they do not.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     failure: str | None = None
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +108,16 @@ class Commitments:
         principal: Principal,
         door: str = "dimse",
         origin: object = None,
+        places: Sequence[tuple[str, str]] = (),
+        once: bool = False,
     ) -> int:
         """Take a request for (SOP Class UID, SOP Instance UID) pairs; its id, once it is durable.
 
         The same request again counts as the first one, which is then reported again; other instances under a
         Transaction UID in use are all reported as a duplicate transaction (PS3.4 J.3.2). Raises Forbidden, TooLarge,
-        InvalidInput, OutOfResources where too many wait, and Conflict for a Transaction UID used again and again.
+        InvalidInput, OutOfResources where too many wait, and Conflict for a Transaction UID used again and again, or
+        used at all where `once`. `places` are the Study and Series Instance UID of each, where the asker names them:
+        what is elsewhere is not committed.
         """
         principal.require(Right.STORE)
         if not instances:
@@ -117,6 +127,10 @@ class Commitments:
         now = self._clock()
 
         def work(conn: Connection) -> int:
+            if once:
+                in_order(conn)  # two at once would both find it unused
+                if sql.is_in_use(conn, transaction_uid):
+                    raise Conflict("the Transaction UID is in use", about=transaction_uid)
             known = sql.under(conn, "in", peer, transaction_uid)
             if len(known) > MAX_UNDER_ONE_UID:
                 raise Conflict("the Transaction UID was used too often", about=transaction_uid)
@@ -139,7 +153,7 @@ class Commitments:
                 "serial": len(known), "principal": principal.name, "principal_kind": principal.kind,
                 "scope": principal.scope, "state": "due" if known else "asked", "not_before": now, "created_at": now,
             }  # fmt: skip
-            number = sql.add(conn, values, instances, Failure.DUPLICATE_TRANSACTION if known else None)
+            number = sql.add(conn, values, instances, Failure.DUPLICATE_TRANSACTION if known else None, places)
             detail = f"transaction {transaction_uid}, {len(instances)} instances"
             audit.record_all(conn, [audit.row("Storage Commitment Request", principal, "success", now, detail=detail)])
             return number
@@ -161,6 +175,32 @@ class Commitments:
         """The request has come to its end."""
         with self._lock:
             self._origins.pop(number, None)
+
+    def asked(self, transaction_uid: str, door: str, principal: Principal) -> Commitment:
+        """The request under a Transaction UID that came through `door`, with its instances, for who asked it.
+
+        Raises NotFound; administrators see everybody's.
+        """
+        principal.require(Right.STORE)
+        with self._index.read() as conn:
+            for row in sql.listed(conn, (), 100, direction="in", transaction_uid=transaction_uid):
+                theirs = row.peer == principal.name or Right.ADMIN in principal.rights
+                if row.door == door and theirs and principal.scope in ("", row.scope):
+                    return commitment_of(row, sql.instances(conn, row.id))
+        raise NotFound("nothing was asked under this Transaction UID", about=transaction_uid)
+
+    def members(
+        self, principal: Principal, study: str, series: str | None = None, sop_class: str | None = None
+    ) -> list[tuple[str, str, str]]:
+        """(Series Instance UID, SOP Class UID, SOP Instance UID) of what is stored of a study, or of a part of it.
+
+        Raises TooLarge for more than one request may list.
+        """
+        with self._index.read() as conn:
+            found = sql.members(conn, study, series, sop_class, principal.scope, MAX_INSTANCES + 1)
+        if len(found) > MAX_INSTANCES:
+            raise TooLarge(f"more than {MAX_INSTANCES} instances in one request")
+        return found
 
     # --- what we ask of others ---
 
@@ -259,7 +299,13 @@ class Commitments:
 
 
 def commitment_of(row: Row[Any], instances: Sequence[Row[Any]] = ()) -> Commitment:
-    items = tuple(Item(each.sop_class_uid, each.sop_instance_uid, each.failure) for each in instances)
+    items = tuple(
+        Item(
+            each.sop_class_uid, each.sop_instance_uid, each.failure,
+            each.study_instance_uid or "", each.series_instance_uid or "",
+        )
+        for each in instances
+    )  # fmt: skip
     return Commitment(
         row.id, row.direction, row.door, row.peer, row.transaction_uid, row.state, row.total, row.attempt, row.message,
         row.created_at, items, getattr(row, "failed", 0),

@@ -63,6 +63,24 @@ class Reporter(Protocol):
         """From another thread: let reports that wait for a peer fail."""
 
 
+class Fetched:
+    """The reporter of doors whose askers come back for the answer: there is nobody to tell."""
+
+    def report(
+        self,
+        due: Sequence[Commitment],
+        origins: Mapping[int, object],
+        taken: Callable[[Commitment], None],
+        failed: Callable[[Commitment, str], None],
+    ) -> None:
+        """Every answer counts as told, for it can be had from now on."""
+        for each in due:
+            taken(each)
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+
 class Committing:
     """Verifies and reports the requests of `commitments`. Safe from any thread; `now` is in Unix seconds."""
 
@@ -212,6 +230,12 @@ class Committing:
     def _judge(self, asked: Row[Any], held: Row[Any] | None, scope: str) -> str:
         """Why the instance is not committed, or ""; raises Unavailable where that cannot be told now."""
         if held is None or (scope and held.scope != scope):
+            return Failure.NO_SUCH_INSTANCE
+        places = (
+            (asked.study_instance_uid, held.study_instance_uid),
+            (asked.series_instance_uid, held.series_instance_uid),
+        )
+        if any(named and named != real for named, real in places):
             return Failure.NO_SUCH_INSTANCE
         if held.sop_class_uid != asked.sop_class_uid:
             return Failure.CLASS_CONFLICT

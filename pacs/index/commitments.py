@@ -8,6 +8,7 @@ that nobody took. Functions take the connection of a transaction that the caller
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from sqlalchemy import (
@@ -67,6 +68,8 @@ commitment_instance = Table(
     Column("sop_class_uid", _TEXT, nullable=False),
     Column("sop_instance_uid", _TEXT, nullable=False, index=True),
     Column("failure", _TEXT),  # NULL = not judged yet, "" = committed
+    Column("study_instance_uid", _TEXT),  # where the asker says that it is, if they do
+    Column("series_instance_uid", _TEXT),
 )
 
 PENDING = ("asked", "due")
@@ -80,14 +83,24 @@ _JUDGE = Statement(
 _ADD = Statement(insert(commitment_instance), [column.name for column in commitment_instance.columns])
 
 
-def add(conn: Connection, values: dict[str, Any], instances: Sequence[tuple[str, str]], failure: str | None) -> int:
-    """Insert a request and its (SOP Class UID, SOP Instance UID), all judged as `failure`; its id."""
+def add(
+    conn: Connection,
+    values: dict[str, Any],
+    instances: Sequence[tuple[str, str]],
+    failure: str | None,
+    places: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Insert a request and its (SOP Class UID, SOP Instance UID), all judged as `failure`; its id.
+
+    `places` are the Study and Series Instance UID of each, where the asker names them.
+    """
     row = {"attempt": 0, "message": "", "total": len(instances), **values}
     number = int(conn.execute(insert(commitment).values(**row).returning(c.id)).scalar_one())
     rows = [
-        {"commitment_id": number, "position": at, "sop_class_uid": of, "sop_instance_uid": uid, "failure": failure}
-        for at, (of, uid) in enumerate(instances)
-    ]
+        {"commitment_id": number, "position": at, "sop_class_uid": of, "sop_instance_uid": uid, "failure": failure,
+         "study_instance_uid": study, "series_instance_uid": series}
+        for at, ((of, uid), (study, series)) in enumerate(zip(instances, places or repeat((None, None)), strict=False))
+    ]  # fmt: skip
     if rows:
         _ADD.each(conn, rows)
     return number
@@ -200,17 +213,43 @@ def listed(
     return list(conn.execute(wanted.order_by(c.id.desc()).limit(limit)).all())
 
 
+def is_in_use(conn: Connection, transaction_uid: str) -> bool:
+    """Whether anybody has asked anything under a Transaction UID."""
+    asked = select(c.id).where(c.direction == "in", c.transaction_uid == transaction_uid)
+    return conn.execute(asked.limit(1)).first() is not None
+
+
+def members(
+    conn: Connection, study: str, series: str | None, sop_class: str | None, scope: str, limit: int
+) -> list[tuple[str, str, str]]:
+    """(Series Instance UID, SOP Class UID, SOP Instance UID) of at most `limit` instances of a study, or part of it."""
+    n, r, s = schema.instance.c, schema.series.c, schema.study.c
+    wanted = (
+        select(r.series_instance_uid, n.sop_class_uid, n.sop_instance_uid)
+        .join_from(schema.instance, schema.series, r.id == n.series_key)
+        .join(schema.study, s.id == n.study_key)
+        .where(s.study_instance_uid == study)
+        .order_by(n.id)
+        .limit(limit)
+    )
+    for column, value in ((r.series_instance_uid, series), (n.sop_class_uid, sop_class), (s.scope, scope or None)):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    return [(row[0], row[1], row[2]) for row in conn.execute(wanted)]
+
+
 def stored(conn: Connection, uids: Sequence[str]) -> dict[str, Row[Any]]:
-    """What is stored of these SOP Instance UIDs, by UID: class, place, digest, scope."""
-    n, s = schema.instance.c, schema.study.c
+    """What is stored of these SOP Instance UIDs, by UID: class, place, digest, scope, study and series."""
+    n, r, s = schema.instance.c, schema.series.c, schema.study.c
     found: dict[str, Row[Any]] = {}
     for at in range(0, len(uids), _IN_ONE_LIST):
         wanted = (
             select(
                 n.id, n.sop_instance_uid, n.sop_class_uid, n.transfer_syntax_uid, n.object_key, n.object_offset,
-                n.object_length, n.dataset_offset, n.digest, s.scope,
+                n.object_length, n.dataset_offset, n.digest, s.scope, s.study_instance_uid, r.series_instance_uid,
             )
             .join_from(schema.instance, schema.study, s.id == n.study_key)
+            .join(schema.series, r.id == n.series_key)
             .where(n.sop_instance_uid.in_(uids[at : at + _IN_ONE_LIST]))
         )  # fmt: skip
         found |= {row.sop_instance_uid: row for row in conn.execute(wanted)}

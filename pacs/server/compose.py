@@ -15,12 +15,12 @@ from analysis.registry import Registry
 from analysis.results import renditions
 from analysis.trigger import Trigger
 from analysis.worker import Worker
-from dicomweb import cors, links
+from dicomweb import commitment, cors, links
 from pacs import aside
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
 from pacs.care import Care
-from pacs.committing import Committing
+from pacs.committing import Committing, Fetched
 from pacs.decoding import DecodingPool
 from pacs.destinations import Courier, Destination, destinations
 from pacs.dimse import identity, tls
@@ -161,6 +161,7 @@ def committing(archive: Archive) -> Committing:
     hours = archive.settings.commitment_hours
     made = Committing(archive.commitments, archive.index, archive.uncached_store, hours=hours)
     made.add_reporter("dimse", EventReporter(archive))
+    made.add_reporter(commitment.DOOR, Fetched())
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import orjson
@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from pacs import identity, recount
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
-from pacs.dicom.matching import fold
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
 from pacs.index import corrections, rows, schema
@@ -33,6 +32,8 @@ class Entry:
     locator: Locator
     dataset_offset: int
     arrival: Arrival
+    before: InitVar[rows.Folded | None] = None
+    """What the caller has filed before (see `rows.columns`)."""
     columns: dict[str, Any] = field(init=False)
     patient: tuple[str | None, str | None] = field(init=False)
     """Patient ID and its issuer, folded as in the index."""
@@ -41,12 +42,12 @@ class Entry:
     frames: bytes | None = field(init=False)
     bulk: bytes = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, before: rows.Folded | None) -> None:
         """The costly part, done before the transaction begins."""
         s = self.scan
         made = {
-            "columns": rows.columns(s.metadata, Level.IMAGE),
-            "patient": tuple(fold("LO", json_model.text(s.metadata, tag)) for tag in ("00100020", "00100021")),
+            "columns": rows.columns(s.metadata, Level.IMAGE, before=before),
+            "patient": tuple(rows.folded("LO", json_model.text(s.metadata, tag)) for tag in ("00100020", "00100021")),
             "row": rows.instance_row(
                 s.metadata, s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, self.transfer_syntax_uid
             ),
@@ -58,10 +59,16 @@ class Entry:
             object.__setattr__(self, name, made_value)
 
 
-def _insert(table: Table) -> Statement:
+class _Insert:
     """A full row in; its key comes back."""
-    names = [column.name for column in table.columns if column.name != "id"]
-    return Statement(insert(table).returning(*table.primary_key.columns), names)
+
+    def __init__(self, table: Table) -> None:
+        names = [column.name for column in table.columns if column.name != "id"]
+        self._sqlite = Statement(insert(table).inline(), names)  # RETURNING would cost it half as much again
+        self._postgresql = Statement(insert(table).returning(*table.primary_key.columns), names)
+
+    def __call__(self, conn: Connection, values: dict[str, Any]) -> int:
+        return (self._sqlite if conn.dialect.name == "sqlite" else self._postgresql).key(conn, values)
 
 
 _s, _r, _i = schema.study.c, schema.series.c, schema.instance.c
@@ -70,12 +77,15 @@ _HELD = Statement(
     .join_from(schema.instance, schema.study, _s.id == _i.study_key)
     .where(_i.sop_instance_uid == bindparam("uid"))
 )
+_t = schema.tombstone.c
+_BURIED = select(_t.id).where(_t.sop_instance_uid == bindparam("sop")).limit(1)
 _HERE = Statement(
     select(
         _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
         _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id, _s.created_at,
         _r.id.label("series_id"), _r.row.label("series_row"), _r.number_of_instances.label("series_instances"),
         _r.created_at.label("series_created_at"), _i.id.label("held"),
+        _BURIED.scalar_subquery().label("buried"),
     )
     .join_from(
         schema.study, schema.series, (_r.study_key == _s.id) & (_r.series_instance_uid == bindparam("series")),
@@ -87,26 +97,22 @@ _HERE = Statement(
 """What is here of an arriving instance: its study, and with it its series and whatever is held under its UID."""
 _LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
-_INSERT_STUDY, _INSERT_SERIES = _insert(schema.study), _insert(schema.series)
-_INSERT_INSTANCE = _insert(schema.instance)
+_INSERT_STUDY, _INSERT_SERIES, _INSERT_INSTANCE = map(_Insert, (schema.study, schema.series, schema.instance))
 _INSERT_METADATA = Statement(insert(schema.instance_metadata), schema.instance_metadata.columns.keys())
 _COUNT_SERIES = Statement(
     update(schema.series)
     .where(_r.id == bindparam("key"))
     .values(row=bindparam("row_"), number_of_instances=bindparam("instances"))
 )
-_COUNT_STUDY = Statement(
-    update(schema.study)
-    .where(_s.id == bindparam("key"))
-    .values(
-        row=bindparam("row_"),
-        number_of_series=bindparam("series"),
-        number_of_instances=bindparam("instances"),
-        last_instance_at=bindparam("last"),
-        stable_at=bindparam("stable"),
-        fingerprint=bindparam("mark"),
-    )
-)
+_counted = update(schema.study).where(_s.id == bindparam("key")).values(
+    row=bindparam("row_"),
+    number_of_series=bindparam("series"),
+    number_of_instances=bindparam("instances"),
+    last_instance_at=bindparam("last"),
+)  # fmt: skip
+_COUNT_STUDY = Statement(_counted)
+_UNSETTLE = Statement(_counted.values(stable_at=None, fingerprint=None))
+"""The same for a study that was stable: apart, since an index of these columns would be written for each instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,10 @@ class Filed:
     held: Found | None = None
     other_patient: bool = False
     known_series: bool = False
+    buried: bool = True
+    """Whether something may have been removed under this UID before."""
+    begins: bool = False
+    """Whether it is the first of its series."""
 
     @property
     def new(self) -> bool:
@@ -191,13 +201,13 @@ class _Study:
     number_of_series: int
     instances: int
     last: float | None
-    stable: float | None
-    mark: str | None
+    stable: bool
     came: float
     series: dict[str, _Series] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
     """Those of new series."""
     classes: set[str] = field(default_factory=set)
+    unsettled: bool = False
 
 
 class Filing:
@@ -223,20 +233,22 @@ class Filing:
                 _allowed(entry, found.scope)
                 return Filed(found.scope, found)
         if known is None:
-            if here is not None:
-                _allowed(entry, here.scope)
-            else:
+            if here is None:
                 _insert_study(self._conn, entry)
                 here = self._here(entry)
+            else:
+                _allowed(entry, here.scope)
             known = self._studies[scan.study_instance_uid] = _study(scan.study_instance_uid, here)
         else:
             _allowed(entry, known.scope)
         series, elsewhere = known.series.get(scan.series_instance_uid), False
+        begins = series is None and here is not None and here.series_id is None
         if series is None:
             elsewhere = self._begin_series(entry, known, here)
             series = known.series[scan.series_instance_uid]
         self._taken[uid] = entry, known, series
-        return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere)
+        buried = here is None or here.buried is not None
+        return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere, buried, begins)
 
     def _here(self, entry: Entry) -> Found | None:
         scan = entry.scan
@@ -299,7 +311,7 @@ class Filing:
             "bulk": entry.bulk,
             "frames": entry.frames,
         }
-        ((key,),) = _INSERT_INSTANCE.all(self._conn, made)
+        key = _INSERT_INSTANCE(self._conn, made)
         if arrival.at < study.came or arrival.at < series.came:
             # It came first and is filed later. Whoever came first names study and series: the rows do not depend on
             # who won a race, and an index made again from the store has the same.
@@ -310,14 +322,14 @@ class Filing:
         if arrival.result_of is None:
             # Our own results neither delay nor reopen a study; whatever else arrives does.
             study.last = arrival.at if study.last is None else max(study.last, arrival.at)
-            study.stable = study.mark = None
-        return int(key)
+            study.unsettled = study.stable
+        return key
 
     def _count(self, study: _Study) -> None:
         for series in study.series.values():
             row = rows.recounted(series.row, rows.SERIES_INSTANCES, series.instances)
             _COUNT_SERIES.all(self._conn, {"key": series.id, "row_": row, "instances": series.instances})
-        if not study.modalities and study.classes <= rows.sop_classes(study.row):
+        if not study.modalities and rows.names_classes(study.row, study.classes):
             row = rows.recounted(study.row, rows.STUDY_SERIES, study.number_of_series)
             row = rows.recounted(row, rows.STUDY_INSTANCES, study.instances)
         else:
@@ -329,16 +341,16 @@ class Filing:
             )  # fmt: skip
         changed = {
             "key": study.id, "row_": row, "series": study.number_of_series, "instances": study.instances,
-            "last": study.last, "stable": study.stable, "mark": study.mark,
+            "last": study.last,
         }  # fmt: skip
-        _COUNT_STUDY.all(self._conn, changed)
+        (_UNSETTLE if study.unsettled else _COUNT_STUDY).all(self._conn, changed)
 
 
 def _study(uid: str, found: Found) -> _Study:
     return _Study(
         found.id, uid, found.scope, (found.patient_id, found.issuer_of_patient_id), found.row,
-        found.number_of_series, found.number_of_instances, found.last_instance_at, found.stable_at,
-        found.fingerprint, found.created_at,
+        found.number_of_series, found.number_of_instances, found.last_instance_at,
+        found.stable_at is not None or found.fingerprint is not None, found.created_at,
     )  # fmt: skip
 
 
@@ -369,7 +381,7 @@ def _insert_study(conn: Connection, entry: Entry) -> None:
         "stable_at": None,
         "fingerprint": None,
     }
-    _INSERT_STUDY.all(conn, made)
+    _INSERT_STUDY(conn, made)
     if corrections.concerns(conn, scan.study_instance_uid, made["patient_id"]):
         identity.begin(conn, scan.study_instance_uid, arrival.at)
 
@@ -386,6 +398,6 @@ def _insert_series(conn: Connection, entry: Entry, study_key: int) -> None:
         "extra": rows.others(scan.metadata, Level.SERIES),
         "created_at": entry.arrival.at,
     }
-    ((key,),) = _INSERT_SERIES.all(conn, made)
+    key = _INSERT_SERIES(conn, made)
     if requests := rows.request_columns(scan.metadata):
         conn.execute(insert(schema.series_request), [{"series_key": key, **request} for request in requests])

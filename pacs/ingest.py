@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import aside, audit, discrepancies, filing, journal, mending, recovery
+from pacs import aside, audit, discrepancies, filing, journal, mending, recovery, young
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
@@ -39,7 +39,7 @@ from pacs.errors import (
 )
 from pacs.events import Events
 from pacs.index import aside as kept_aside
-from pacs.index import changes, schema
+from pacs.index import changes, rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
@@ -177,6 +177,7 @@ class _Seen(threading.local):
 
     def __init__(self) -> None:
         self.repeats = scanner.Repeats()
+        self.folded: rows.Folded = {}
 
 
 class Ingest:
@@ -191,6 +192,7 @@ class Ingest:
         # What is stored one by one is committed without a sync of its own where the store can tell it again.
         self._redoes = index.dialect == "sqlite" and store.redoes(index.make_durable)
         self._seen = _Seen()
+        self._young = young.Series()
         self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
 
     def receive(
@@ -258,16 +260,17 @@ class Ingest:
         result_of = result_of or _made_by_us(scan.metadata)
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
-        found = filing.held(self._index, scan.sop_instance_uid)
-        refuses = self._policy(principal, result_of) == "refuse"
-        if found is not None and (refuses or found.digest == digest):
+        looked = not (self._redoes and self._young.lacks(scan.series_instance_uid, scan.sop_instance_uid))
+        found = filing.held(self._index, scan.sop_instance_uid) if looked else None
+        if found is not None and (found.digest == digest or self._policy(principal, result_of) == "refuse"):
             filing.is_same(found, digest, scan.sop_instance_uid)
             locator = self._sound(found, scan, spool, principal)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
         placed = self._store.put(key, spool, redo=redo)
         try:
-            return Prepared(filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival), principal, placed)
+            entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.folded)
+            return Prepared(entry, principal, placed)
         except BaseException:
             placed.withdraw()
             raise
@@ -360,7 +363,10 @@ class Ingest:
         for at, filed in taken.items():
             again: list[dict[str, object]] = []
             entry = prepared[at].entry
-            self._outlive_removal(conn, entry, again)
+            if filed.begins:
+                self._young.begun(entry.scan.series_instance_uid)
+            if filed.buried:
+                self._outlive_removal(conn, entry, again)
             if filed.odd:
                 discrepancies.note(conn, entry, filed, prepared[at].principal)
             if again:
@@ -378,6 +384,9 @@ class Ingest:
         """What became of them, told to those who wait for news."""
         stored, recorded = answer
         for each, outcome in zip(prepared, stored, strict=True):
+            self._young.came(outcome.series_instance_uid, outcome.sop_instance_uid)
+            if outcome.outcome != "stored":
+                self._young.forget(outcome.series_instance_uid)
             if outcome.outcome in ("same", "quarantined") and each.placed is not None:
                 self._yield_to_the_first(each, each.placed)
         if recorded:
@@ -397,6 +406,11 @@ class Ingest:
             self._store.settle(first)
             if first != placed.locator:
                 placed.withdraw()
+            uid = prepared.sop_instance_uid
+            row = mending.held(self._index, uid)
+            remote: ObjectStore = getattr(self._store, "remote", self._store)
+            if row is not None and row.digest == prepared.entry.digest and mending.wrong_with(remote, row):
+                raise Unavailable("the same instance is here, damaged; sent once more it heals", about=uid)
 
     def _file(
         self, conn: Connection, prepared: Prepared, again: list[dict[str, object]]
@@ -404,12 +418,14 @@ class Ingest:
         """What becomes of one instance, the access scope of its study, and whether its bytes alone do not tell all."""
         entry, principal = prepared.entry, prepared.principal
         (filed,) = filing.file_all(conn, [entry])
+        if filed.begins:
+            self._young.begun(entry.scan.series_instance_uid)
         outcome: aside.Outcome = "stored" if filed.new else "same"
         if filed.held is not None and filed.held.digest != entry.digest:
             if prepared.placed is not None:
                 prepared.placed.wait()  # durable before what it replaces leaves
             outcome = aside.other_content(conn, entry, principal, self._policy(principal, entry.arrival.result_of))
-        if outcome in ("stored", "replaced"):
+        if outcome == "replaced" or (outcome == "stored" and filed.buried):
             self._outlive_removal(conn, entry, again)
         if filed.odd:
             discrepancies.note(conn, entry, filed, principal)
@@ -452,6 +468,7 @@ class Ingest:
                 self._wait_for_bytes(placed, pending)
             answer = pending.result()
         except Conflict:
+            self._young.forget(prepared.series_instance_uid)
             if placed is not None:
                 placed.withdraw()
             raise

@@ -6,7 +6,7 @@ F.2.5); in its RetrieveURL the byte 0xFF stands for the service root.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -45,23 +45,36 @@ def _plan(levels: tuple[Level, ...]) -> tuple[dict[str, Any], tuple[tuple[str, s
     return {name: None for a in sourced for name in a.columns}, tuple((a.tag, a.vr, a.columns) for a in sourced)
 
 
-def columns(metadata: Metadata, *levels: Level) -> dict[str, str | int | None]:
-    """The searchable columns of the levels, folded for matching."""
+Columns = dict[str, "str | int | None"]
+Folded = dict[str, tuple[Any, "str | int | None"]]
+"""By tag: the entry that was folded last, and what came of it."""
+
+
+def columns(metadata: Metadata, *levels: Level, before: Folded | None = None) -> Columns:
+    """The searchable columns of the levels, folded for matching.
+
+    `before` is the caller's memory: an entry that is the very one of the last time (see `pacs.dicom.repeats`) is not
+    folded again.
+    """
     empty, sourced = _plan(levels)
     found = empty.copy()
+    known = {} if before is None else before
     for tag, vr, names in sourced:
-        if tag not in metadata:
+        if (held := metadata.get(tag)) is None:
             continue
-        text = json_model.text(metadata, tag)
         if vr == "PN":
-            found.update(zip(names, (*fold_name(text or ""), words(text or "")), strict=True))
-        else:
-            found[names[0]] = folded(vr, text)
+            text = json_model.text(metadata, tag) or ""
+            found.update(zip(names, (*fold_name(text), words(text)), strict=True))
+            continue
+        last = known.get(tag)
+        if last is None or last[0] is not held:
+            last = known[tag] = held, folded(vr, json_model.text(metadata, tag))
+        found[names[0]] = last[1]
     return found
 
 
 folded = lru_cache(maxsize=4096)(fold)
-"""`fold`, which remembers: the instances of a series share most of what is searched."""
+"""`fold`, which remembers: instances share most of what is searched."""
 
 
 def entry(metadata: Metadata, tag: str, vr: str) -> dict[str, Any] | None:
@@ -150,11 +163,14 @@ def recounted(row: bytes, tag: str, count: int) -> bytes:
     return b"%b%d%b" % (row[:at], count, row[row.index(b"]", at) :])
 
 
-def sop_classes(row: bytes) -> set[str]:
-    """The SOP Classes in Study of a study's row."""
-    start = b'"%b":' % SOP_CLASSES.encode("ascii")
-    at = row.index(start) + len(start)
-    return set(orjson.loads(row[at : row.index(b"}", at) + 1]).get("Value", ()))  # UIDs: no brace among them
+def names_classes(row: bytes, classes: Iterable[str]) -> bool:
+    """Whether a study's row has all of them among its SOP Classes in Study."""
+    at = row.index(_CLASSES_START)
+    there = row[at : row.index(b"}", at)]  # UIDs: no brace among them
+    return all(b'"%b"' % each.encode("ascii") in there for each in classes)
+
+
+_CLASSES_START = b'"%b":' % SOP_CLASSES.encode("ascii")
 
 
 def loads(row: bytes) -> dict[str, Any]:

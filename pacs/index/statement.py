@@ -58,6 +58,19 @@ class Statement:
         result = conn.exec_driver_sql(text, whole)
         return list(result) if result.returns_rows else []
 
+    def key(self, conn: Connection, values: Values) -> int:
+        """The key of the row that it inserts, which an INSERT for PostgreSQL has to return; SQLite tells it anyway."""
+        dialect = conn.dialect
+        if dialect.name != "sqlite":
+            ((key,),) = self.all(conn, values)
+            return int(key)
+        driver: Any = conn.connection.driver_connection
+        text, whole = self._values(dialect, values)
+        cursor = driver.execute(text, whole)
+        key = cursor.lastrowid
+        cursor.close()
+        return int(key)
+
     def first(self, conn: Connection, values: Values) -> Found | None:
         """The first row, or None."""
         found = self.all(conn, values)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -30,11 +31,16 @@ def object_key(study_instance_uid: str, series_instance_uid: str, sop_instance_u
 
     No key is a directory of another, equal content has an equal key, and other content never overwrites it.
     """
-    study, series, sop = (
-        hashlib.sha256(uid.encode()).hexdigest()[:20]
-        for uid in (study_instance_uid, series_instance_uid, sop_instance_uid)
-    )
-    return f"{study}/{series}/{sop}-{digest}"
+    study, series = _hidden_often(study_instance_uid), _hidden_often(series_instance_uid)
+    return f"{study}/{series}/{_hidden(sop_instance_uid)}-{digest}"
+
+
+def _hidden(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:20]
+
+
+_hidden_often = lru_cache(maxsize=256)(_hidden)
+"""For those that come again with each instance."""
 
 
 @dataclass(frozen=True, slots=True)

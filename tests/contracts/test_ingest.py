@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import dicom_data
@@ -43,6 +45,7 @@ from pacs.settings import Settings
 from pacs.settle import Settle
 from pacs.storage.arrival import HEAD_BYTES, arrival, content_digest
 from pacs.storage.base import Locator
+from pacs.storage.files import FileStore
 from pacs.storage.memory import MemoryStore
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -539,3 +542,19 @@ def test_removal_and_arrival_race_without_loss(ingest: Ingest, index: Index, mem
     except NotFound:
         return
     assert retrieve.dataset(location) == dicom_data.dataset_bytes(dicom_data.image())
+
+
+def test_a_series_that_others_store_to_as_well_is_looked_at_again(index: Index, tmp_path: Path) -> None:
+    """What a process remembers of a series that it began only saves looking: the transaction decides."""
+    first, second, third = dicom_data.series(3)
+    with closing(FileStore(tmp_path)) as files:
+        ingest, neighbour = (Ingest(files, index, Events(), Settings(data=tmp_path)) for _ in range(2))
+        store(ingest, first)
+        for ds in (second, third):
+            store(neighbour, ds)
+        assert store(ingest, second).outcome == "same"
+        third.PatientComments = "other content"
+        with pytest.raises(DuplicateInstance, match="the first stays"):
+            store(ingest, third)
+        assert count(index, "instance", "change") == [3, 3]
+        assert len(list(files.walk())) == 3

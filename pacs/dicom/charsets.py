@@ -37,6 +37,13 @@ _CODECS = {
     "UTF8": "utf-8",
 }
 
+_SINGLE_BYTE = ("100", "101", "109", "110", "144", "127", "126", "138", "148", "203", "13", "166")
+DEFINED_TERMS: tuple[str, ...] = (
+    *(f"ISO_IR {number}" for number in _SINGLE_BYTE), "ISO_IR 192", "GB18030", "GBK",
+    *(f"ISO 2022 IR {number}" for number in ("6", *_SINGLE_BYTE, "87", "159", "149", "58")),
+)  # fmt: skip
+"""The Defined Terms of Specific Character Set (PS3.3 Tables C.12-2 to C.12-5), all of which are read."""
+
 # PS3.3 Tables C.12-3 and C.12-4: the escape sequence, without ESC, to the codec of what follows; where `keep` is True
 # the codec wants to see the escape sequence itself.
 _ESCAPES: dict[bytes, tuple[str, bool]] = {

@@ -42,7 +42,7 @@ DATASET_MISMATCH = 0xA900
 IDENTIFIER_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
-_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
+TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
     (errors.DatasetMismatch, DATASET_MISMATCH),
     (errors.UnsupportedClass, SOP_CLASS_NOT_SUPPORTED),
     (errors.InvalidInput, CANNOT_UNDERSTAND),
@@ -76,7 +76,7 @@ ALREADY_CANCELED = 0xB304
 ALREADY_COMPLETED = 0xB306
 MISSING_ATTRIBUTE = 0x0120
 
-_UPS_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
+UPS_TABLE: tuple[tuple[type[errors.ArchiveError], int], ...] = (
     (errors.AlreadyFinal, 0xC300),
     (errors.TransactionMismatch, 0xC301),
     (errors.AlreadyInProgress, 0xC302),
@@ -106,7 +106,7 @@ def failure(error: Exception) -> Response:
     if not isinstance(error, errors.ArchiveError):
         report("a DIMSE service failed", error)
         return Response(PROCESSING_FAILURE, "internal error, see the log of the server")
-    code = next((code for kind, code in _TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
+    code = next((code for kind, code in TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
     tag = _TAG.fullmatch(error.about) or (
         _TAG.search(error.reason) if code in (CANNOT_UNDERSTAND, DATASET_MISMATCH) else None
     )
@@ -125,7 +125,7 @@ def ups_failure(error: Exception) -> Response:
     """The same for Unified Procedure Steps (PS3.4 CC.2)."""
     if not isinstance(error, errors.ArchiveError):
         return failure(error)
-    code = next((code for kind, code in _UPS_TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
+    code = next((code for kind, code in UPS_TABLE if isinstance(error, kind)), PROCESSING_FAILURE)
     return Response(code, comment(error.reason))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from pacs.server import statement
 from pacs.settings import AE, PREFIX, Forward, Retention, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +87,10 @@ def _keys(table: type, first: str) -> list[str]:
     return lines
 
 
-PAGES: dict[str, Callable[[], str]] = {"docs/settings.md": settings_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/settings.md": settings_page,
+    "docs/conformance-statement.md": statement.page,
+}
 
 
 def main(verb: str) -> int:

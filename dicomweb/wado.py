@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -97,12 +98,15 @@ class Parts:
         return b"" if self._writer is None else self._writer.head(f"{DICOM}; transfer-syntax={target}")
 
     def _pieces(self) -> Iterator[Buffer]:
-        for location, target in zip(self._locations, self._targets, strict=True):
-            if self._writer is not None:
-                yield self._head(target)
-            if location.transfer_syntax_uid == target:
-                yield from self._archive.retrieve.part10(location)
-            else:
+        pairs = list(zip(self._locations, self._targets, strict=True))
+        as_stored = [location for location, target in pairs if location.transfer_syntax_uid == target]
+        with closing(self._archive.retrieve.all_part10(as_stored)) as stored:
+            for location, target in pairs:
+                if self._writer is not None:
+                    yield self._head(target)
+                if location.transfer_syntax_uid == target:
+                    yield from next(stored)
+                    continue
                 made = _transcoded(self._archive, location, target)
                 first = next(made)  # before anything of this part goes out
                 uid = retrieved_uid(location.sop_instance_uid, location.transfer_syntax_uid, target)

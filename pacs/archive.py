@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pacs import behind, recovery
+from pacs.ahead import ReadAhead
 from pacs.audit import Audit
 from pacs.commitment import Commitments
 from pacs.corrections import Corrections
@@ -69,9 +70,10 @@ class Archive:
         return beneath
 
     def close(self) -> None:
-        """Let go of everything, in order: decoders, index, store."""
+        """Let go of everything, in order: decoders, readers, index, store."""
         if self.decoding is not None:
             self.decoding.close()
+        self.retrieve.close()
         self.index.close()
         self.store.close()
 
@@ -107,7 +109,7 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
         events=events,
         ingest=ingest,
         query=QueryService(index),
-        retrieve=Retrieve(store, index),
+        retrieve=Retrieve(store, index, ReadAhead() if settings.objects.startswith("s3://") else None),
         settle=Settle(index, settings),
         changes=Changes(index),
         removal=removal,

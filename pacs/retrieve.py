@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import chain
+from functools import cache, lru_cache, partial
+from itertools import chain, islice
 
 import orjson
 from sqlalchemy import bindparam, select
 
+from pacs.ahead import ReadAhead
 from pacs.auth import Principal, Right
 from pacs.budget import Budget
 from pacs.dicom import overlay, part10
@@ -31,7 +33,7 @@ from pacs.index.damage import damage
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import content_digest, content_suffix
-from pacs.storage.base import Locator, ObjectStore
+from pacs.storage.base import CHUNK, Locator, ObjectStore
 
 _KEYS_IN_ONE_LIST = 500
 HELD_BYTES = 256 << 20
@@ -119,8 +121,10 @@ class InstanceLocation:
 class Retrieve:
     """Reading from index and store. Safe from any thread."""
 
-    def __init__(self, store: ObjectStore, index: Index) -> None:
+    def __init__(self, store: ObjectStore, index: Index, ahead: ReadAhead | None = None) -> None:
+        """`ahead` is for a store that takes its time to answer."""
         self._store = store
+        self._ahead = ahead
         self._index = index
         self.held = Budget(HELD_BYTES)
         """What instances that are being sent may hold in memory."""
@@ -189,6 +193,35 @@ class Retrieve:
         if location.overlay is None or as_received:
             return self._verified(location, header, chunks)
         return chain((header,), _corrected(location, self._verified(location, b"", chunks)))
+
+    def all_part10(self, locations: Sequence[InstanceLocation]) -> Generator[Iterator[bytes], None, None]:
+        """`part10` of each instance, to be read to its end before the next; what comes next is fetched meanwhile."""
+        if self._ahead is None:
+            yield from map(self.part10, locations)
+            return
+        fetched = self._ahead.fetch(
+            (min(CHUNK, location.size - at), partial(self._chunk, location, at))
+            for location in locations
+            for at in range(0, location.size, CHUNK)
+        )
+        with closing(fetched):
+            for location in locations:
+                chunks = islice(fetched, -(-location.size // CHUNK))
+                header = part10.header(
+                    location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
+                )
+                if location.overlay is None:
+                    yield self._verified(location, header, chunks)
+                else:
+                    yield chain((header,), _corrected(location, self._verified(location, b"", chunks)))
+
+    def _chunk(self, location: InstanceLocation, at: int) -> bytes:
+        return self._stored(location, at, min(CHUNK, location.size - at))
+
+    def close(self) -> None:
+        """Let go of what fetches ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def pieces(self, location: InstanceLocation) -> Iterator[bytes]:
         """The data set in its stored transfer syntax, in pieces of bounded size; corrected and raises as `part10`."""

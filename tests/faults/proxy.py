@@ -38,6 +38,7 @@ class Request:
     number: int
     method: str
     path: str
+    range: str = ""
 
 
 Fault = Callable[[Request], str | None]
@@ -56,7 +57,12 @@ def sometimes(name: str, share: float, seed: int = 1, methods: tuple[str, ...] =
 
 
 class Proxy:
-    """Hands requests on to the server on a loopback port, unless `fault` says otherwise."""
+    """Hands requests on to the server on a loopback port, unless `fault` says otherwise.
+
+    `before` is called with each request, without a lock, before anything is done: it may count, wait or sleep.
+    """
+
+    before: Callable[[Request], object] | None = None
 
     def __init__(self, upstream_port: int, fault: Fault | None = None, port: int = 0) -> None:
         self.fault = fault
@@ -102,10 +108,12 @@ class Proxy:
         body = client.rfile.read(int(client.headers.get("Content-Length") or 0))
         with self._lock:
             self._number += 1
-            request = Request(self._number, client.command, client.path)
+            request = Request(self._number, client.command, client.path, client.headers.get("Range", ""))
             name = self.fault(request) if self.fault else None
             if name:
                 self.struck[name] += 1
+        if self.before is not None:
+            self.before(request)
         if name == "503":
             _answer(client, 503, {"Retry-After": "1"}, b"<Error><Code>SlowDown</Code></Error>")
         elif name == "reset":

@@ -544,7 +544,7 @@ class StudyPage implements Page {
   }
 
   private async readReports(): Promise<void> {
-    const found: ReportOf[] = [];
+    const found: (ReportOf & { rank: number })[] = [];
     for (const series of this.series.filter((each) => each.kind === 'report')) {
       const metadata = await this.metadata(series).catch(() => []);
       for (const ds of metadata) {
@@ -564,16 +564,14 @@ class StudyPage implements Page {
           sopInstance: text(ds, '00080018'),
           label: [text(ds, '0008103E') || report.title, when].filter(Boolean).join(', '),
           report,
+          // A CAD SR (PS3.3 A.35.5) says the same as the measurement report beside it, with less about it.
+          rank: report.findings.some((f) => f.marks.length > 0) ? (text(ds, '00080016').endsWith('.88.50') ? 1 : 2) : 0,
         });
       }
     }
     // The newest first, marks before tables: what a reader looks for.
     found.reverse();
-    found.sort(
-      (a, b) =>
-        Number(b.report.findings.some((f) => f.marks.length > 0)) -
-        Number(a.report.findings.some((f) => f.marks.length > 0)),
-    );
+    found.sort((a, b) => b.rank - a.rank);
     if (!this.closed) this.findings.set(found);
   }
 

@@ -223,8 +223,9 @@ def segmentations(run: Context) -> None:
             lacks = sum(1 for each in frames if not each.get(keyword) and not shared.get(keyword))
             judge(run, ds, f"{keyword} for every frame", not lacks, f"{lacks} frames without")
         named = {
-            item.ReferencedSegmentNumber for each in frames for item in each.get("SegmentIdentificationSequence") or []
-        }
+            item.get("ReferencedSegmentNumber") for each in (shared, *frames)
+            for item in each.get("SegmentIdentificationSequence") or []
+        }  # fmt: skip
         judge(run, ds, "frames of no other segments than are described", named <= set(numbers), sorted(named))
         if ds.get("FrameOfReferenceUID"):
             for keyword in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"):

@@ -69,10 +69,9 @@ def markup(run: Context) -> None:
     if sample.refused:
         raise NotSupported(f"the report is refused: {sample.refused}")
     answer = run.web.get(f"{sample.path}/rendered", accept="text/html")
-    if answer.status in (406, 415, 501):
-        raise NotSupported("reports are not rendered as HTML")
-    if run.expect_status(answer, 200):
-        run.expect("no script element of the object's making", b"<script>alert(1)" not in answer.body, about=answer)
+    if answer.status != 200:
+        raise NotSupported(f"reports are not rendered as HTML ({answer.status})")
+    run.expect("no script element of the object's making", b"<script>alert(1)" not in answer.body, about=answer)
 
 
 @rule("O07", "PS3.18 8.11", "Frames, bulk data and rendered images need the same right as the study", Level.CONDITIONAL)

@@ -70,7 +70,7 @@ def listening(c: Context, address: str = "") -> Iterator[Socket]:
 
 def await_event(c: Context, socket: Socket, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The first event that fits, others passed over; empty when none came in time."""
-    until = time.monotonic() + WAIT_S
+    until = time.monotonic() + min(WAIT_S, c.options.visible_s)
     while (left := until - time.monotonic()) > 0:
         message = socket.text(left)
         if message is None:

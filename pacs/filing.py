@@ -22,6 +22,14 @@ from pacs.storage.arrival import Arrival
 from pacs.storage.base import Locator
 
 
+@dataclass(slots=True)
+class Before:
+    """What a thread has filed before: of an instance like the last one little is new."""
+
+    folded: rows.Folded = field(default_factory=dict)
+    written: rows.Written = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One instance ready to be filed: what its rows will hold."""
@@ -32,8 +40,7 @@ class Entry:
     locator: Locator
     dataset_offset: int
     arrival: Arrival
-    before: InitVar[rows.Folded | None] = None
-    """What the caller has filed before (see `rows.columns`)."""
+    before: InitVar[Before | None] = None
     columns: dict[str, Any] = field(init=False)
     patient: tuple[str | None, str | None] = field(init=False)
     """Patient ID and its issuer, folded as in the index."""
@@ -42,14 +49,20 @@ class Entry:
     frames: bytes | None = field(init=False)
     bulk: bytes = field(init=False)
 
-    def __post_init__(self, before: rows.Folded | None) -> None:
+    def __post_init__(self, before: Before | None) -> None:
         """The costly part, done before the transaction begins."""
+        before = before or Before()
         s = self.scan
         made = {
-            "columns": rows.columns(s.metadata, Level.IMAGE, before=before),
+            "columns": rows.columns(s.metadata, Level.IMAGE, before=before.folded),
             "patient": tuple(rows.folded("LO", json_model.text(s.metadata, tag)) for tag in ("00100020", "00100021")),
             "row": rows.instance_row(
-                s.metadata, s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, self.transfer_syntax_uid
+                s.metadata,
+                s.study_instance_uid,
+                s.series_instance_uid,
+                s.sop_instance_uid,
+                self.transfer_syntax_uid,
+                before.written,
             ),
             "json": zlib.compress(s.metadata_json(), 1),
             "frames": None if s.frames is None else s.frames.to_bytes(),

@@ -39,7 +39,7 @@ from pacs.errors import (
 )
 from pacs.events import Events
 from pacs.index import aside as kept_aside
-from pacs.index import changes, rows, schema
+from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
@@ -177,7 +177,7 @@ class _Seen(threading.local):
 
     def __init__(self) -> None:
         self.repeats = scanner.Repeats()
-        self.folded: rows.Folded = {}
+        self.before = filing.Before()
 
 
 class Ingest:
@@ -269,7 +269,7 @@ class Ingest:
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
         placed = self._store.put(key, spool, redo=redo)
         try:
-            entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.folded)
+            entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.before)
             return Prepared(entry, principal, placed)
         except BaseException:
             placed.withdraw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import lru_cache
 
 from pacs.errors import MalformedDataset
 from pacs.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -21,6 +22,7 @@ _WANTED = {0x0002: "sop_class_uid", 0x0003: "sop_instance_uid", 0x0010: "transfe
 _UID_TEXT = re.compile(rb"[0-9.]{1,64}")
 
 
+@lru_cache(maxsize=256)  # all but one are the same for each instance of a series
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
     value += b"\0" * (len(value) % 2) if vr in (b"UI", b"OB") else b" " * (len(value) % 2)
     if vr == b"OB":

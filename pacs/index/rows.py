@@ -221,11 +221,45 @@ def series_row(attributes: dict[str, Any], study_instance_uid: str, uid: str, in
     return dumps(attributes, series_path(study_instance_uid, uid))
 
 
-def instance_row(metadata: Metadata, study: str, series: str, sop: str, transfer_syntax_uid: str) -> bytes:
-    """The row of an instance."""
-    attributes = defaults(metadata, Level.IMAGE)
-    attributes["00080056"] = value("CS", "ONLINE")
-    attributes["00083002"] = value("UI", transfer_syntax_uid)
-    attributes["0020000D"] = value("UI", study)
-    attributes["0020000E"] = value("UI", series)
-    return dumps(attributes, instance_path(study, series, sop))
+Written = dict[str, tuple[Any, bytes]]
+"""By tag: the entry that was written last, and the member of a row that came of it; empty where it has none."""
+
+_COMPUTED = ("00080056", RETRIEVE_URL, "00083002", "0020000D", "0020000E")
+
+
+@cache
+def _members() -> tuple[tuple[str, str, bool], ...]:
+    """Tag, VR and whether it is there even without a value, of what an instance itself tells for its row."""
+    sourced = {a.tag: (a.tag, a.vr, a.returned is Returned.ALWAYS) for a in _default(Level.IMAGE) if a.tag != _REQUEST}
+    return tuple(row for tag, row in sorted(sourced.items()) if tag not in _COMPUTED)
+
+
+def instance_row(
+    metadata: Metadata, study: str, series: str, sop: str, transfer_syntax_uid: str, before: Written | None = None
+) -> bytes:
+    """The row of an instance; `before` is the caller's memory, as that of `columns`."""
+    known = {} if before is None else before
+    members = [
+        b'"00080056":{"vr":"CS","Value":["ONLINE"]}',
+        b'"00081190":{"vr":"UR","Value":["%b%b"]}' % (HERE, instance_path(study, series, sop).encode("ascii")),
+        b'"00083002":{"vr":"UI","Value":["%b"]}' % transfer_syntax_uid.encode("ascii"),
+        b'"0020000D":{"vr":"UI","Value":["%b"]}' % study.encode("ascii"),
+        b'"0020000E":{"vr":"UI","Value":["%b"]}' % series.encode("ascii"),
+    ]
+    for tag, vr, always in _members():
+        held = metadata.get(tag)
+        last = known.get(tag)
+        if last is None or last[0] is not held:
+            last = known[tag] = held, _member(metadata, tag, vr, always)
+        if last[1]:
+            members.append(last[1])
+    return b"{" + b",".join(sorted(members)) + b"}"  # their tags come first, and are in upper case
+
+
+def _member(metadata: Metadata, tag: str, vr: str, always: bool) -> bytes:
+    held = entry(metadata, tag, vr)
+    if held is None or "Value" not in held:
+        if not always:
+            return b""
+        held = {"vr": vr}
+    return b'"%b":%b' % (tag.encode("ascii"), orjson.dumps(held))

@@ -5,7 +5,7 @@ PYTHON ?= python3
 EXTRAS := mesh
 STAMPS := .venv/.stamps
 
-.PHONY: help run demo install worker-install test unit lint types format docs trial prove viewer clean packages
+.PHONY: help run demo install worker-install test unit lint types format docs trial prove conformance viewer clean packages
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -63,6 +63,10 @@ trial: install packages  ## the main job on real files: make trial DATA=FOLDER
 prove: packages $(STAMPS)/tools  ## the long runs, written up in docs/proofs.md: make prove [ONLY=name,name] [ARGS=--list]
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test,fuzz"
 	@PYTHONPATH=tests $(PY) -m prove --only "$(ONLY)" $(ARGS)
+
+conformance: packages $(STAMPS)/tools  ## judge this server and Orthanc by the standard: docs/conformance-reports.md
+	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test"
+	@PYTHONPATH=tests $(PY) -m prove --only conformance --no-report $(ARGS)
 
 format:
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

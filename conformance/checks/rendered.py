@@ -152,8 +152,8 @@ def viewport(c: Context) -> None:
 def region(c: Context) -> None:
     sample = c.sample("images", "large")
     assert sample.pixels is not None
-    whole = picture(c, render(c, sample, "window=2048,4096"), "image/png")
-    answer = render(c, sample, "viewport=64,64,128,128,64,64&window=2048,4096")
+    whole = picture(c, render(c, sample, "window=2048,4096,linear"), "image/png")
+    answer = render(c, sample, "viewport=64,64,128,128,64,64&window=2048,4096,linear")
     if answer.status in (400, 406, 501):
         raise NotSupported(f"{answer.status} for a source region")
     part = picture(c, answer, "image/png")

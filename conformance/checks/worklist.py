@@ -258,6 +258,17 @@ def cancel_completed(c: Context) -> None:
     c.expect_equal("state", state_of(c, uid), "COMPLETED", about=f"POST /workitems/{uid}/cancelrequest")
 
 
+@check("H29", "PS3.18 11.8.3", "a request to cancel a canceled Workitem: a Warning 299, or 409", service=SERVICE)
+def cancel_canceled(c: Context) -> None:
+    uid = create(c, "cancel canceled")
+    first = send(c, "POST", f"/workitems/{uid}/cancelrequest")
+    if c.expect_status(first, 202, 200, 409) and state_of(c, uid) == "CANCELED":
+        again = send(c, "POST", f"/workitems/{uid}/cancelrequest")
+        c.expect_status(again, 200, 202, 409)
+        c.expect("Warning: 299 …: The UPS is already in the requested state of CANCELED.",
+                 again.header("Warning").startswith("299 ") and "CANCELED" in again.header("Warning"), about=again)  # fmt: skip
+
+
 @check("H31", "PS3.18 11.9", "a search by keys of Table CC.2.5-3, sequences too", service=SERVICE)
 def search(c: Context) -> None:
     one = create(c, "search one", t00741204={"vr": "LO", "Value": ["ZZ search one"]})

@@ -34,7 +34,7 @@ STEP_BYTES = 16 << 20
 MARK_BYTES = 4 << 20
 """How much may be durable without the marker saying so: what a start after a crash reads again."""
 
-WORTH_STARTING = 4 << 10
+WORTH_STARTING = 128 << 10
 """From this length on the disk is told to begin before anybody waits for it."""
 
 _READ = 1 << 20

@@ -22,7 +22,6 @@ from faults.planted_objects import RESULTS
 from faults.planted_web import WEB
 from pydicom import Dataset
 from result_objects import study_with_results
-from servers import free_port
 
 import conformance.checks  # noqa: F401  (registers every check)
 from analysis.results import provenance
@@ -31,6 +30,7 @@ from conformance.client import Web
 from conformance.context import Context, DimseTarget, Options
 from conformance.data import Maker, read
 from conformance.run import judge
+from conformance.scp import Listener
 
 pytestmark = pytest.mark.system
 
@@ -106,9 +106,9 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("faults")
-    listen = free_port()
     with ExitStack() as stack:
-        back = stack.enter_context(DimseProxy(("127.0.0.1", listen)))
+        listener = stack.enter_context(Listener(0, "127.0.0.1"))
+        back = stack.enter_context(DimseProxy(("127.0.0.1", listener.port)))
         settings = folder / "m3dicom.toml"
         settings.write_text(
             f'[[aes]]\ntitle = "CONFSCU"\nhost = "127.0.0.1"\nport = {back.port}\n'
@@ -120,15 +120,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         dimse = stack.enter_context(DimseProxy(server.dimse))
         token = server.token
         target = DimseTarget(server.ready["aet"], "127.0.0.1", dimse.port, "CONFSCU")
-        options = Options(timeout_s=60, visible_s=60, listen=f"CONFSCU@127.0.0.1:{listen}")
+        options = Options(timeout_s=60, visible_s=60, listen=f"CONFSCU@127.0.0.1:{listener.port}")
         context = Context(None, target, Maker("planted0"), options)
+        context._facts["dimse listener"] = listener
         images, results = study_with_results()
         context.options = replace(options, results=(str(images[0].StudyInstanceUID),))
         bench = Bench(http, dimse, back, context, token, server.dicomweb, images, results)
         bench.store([dicom_data.part10(ds) for ds in images] + [provenance.part10(ds) for ds in results])
         yield bench
-        if "dimse listener" in context._facts:
-            context._facts["dimse listener"].close()
 
 
 @pytest.mark.parametrize("fault", [*WEB, *DIMSE, *RESULTS], ids=lambda fault: fault.name)

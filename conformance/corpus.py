@@ -13,6 +13,7 @@ from conformance.data import (
     CR,
     CT,
     FAMILY,
+    GSPS,
     MF_BIT,
     MF_BYTE,
     MF_COLOUR,
@@ -271,7 +272,30 @@ def nested(maker: Maker) -> list[Sample]:
     return [deep]
 
 
+def states(maker: Maker) -> list[Sample]:
+    """An image, and two Grayscale Softcopy Presentation States of it (PS3.3 A.33.1): one dark, one bright."""
+    ct = maker.dataset("states", "image", 1, CT, Modality="CT")
+    made = [maker.image("image", ct, ramp(32, 32, top=2000, dtype="u2"), bits_stored=12)]
+    for name, centre in (("dark", "1900"), ("bright", "100")):
+        ds = maker.dataset("states", name, 1, GSPS, Modality="PR", SeriesNumber=2, ContentLabel="ZZ", InstanceNumber=1)
+        ds.ContentDescription, ds.ContentCreatorName = "conformance", ""
+        ds.PresentationCreationDate, ds.PresentationCreationTime = "20240115", "101500"
+        reference, within, area, voi = Dataset(), Dataset(), Dataset(), Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = CT, ct.SOPInstanceUID
+        within.SeriesInstanceUID, within.ReferencedImageSequence = ct.SeriesInstanceUID, [reference]
+        ds.ReferencedSeriesSequence = [within]
+        area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [1, 1], [32, 32]
+        area.PresentationSizeMode, area.PresentationPixelAspectRatio = "SCALE TO FIT", [1, 1]
+        ds.DisplayedAreaSelectionSequence = [area]
+        voi.WindowCenter, voi.WindowWidth = centre, "200"
+        ds.SoftcopyVOILUTSequence = [voi]
+        ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
+        ds.PresentationLUTShape = "IDENTITY"
+        made.append(maker.sample(name, ds))
+    return made
+
+
 CORPORA: dict[str, Callable[[Maker], list[Sample]]] = {
     "query": query, "images": images, "syntaxes": syntaxes, "charsets": charsets, "model": model,
-    "not numbers": not_numbers, "nested": nested,
+    "not numbers": not_numbers, "nested": nested, "states": states,
 }  # fmt: skip

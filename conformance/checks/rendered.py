@@ -236,6 +236,22 @@ def levels(c: Context) -> None:
             c.expect("every level within 2 of the formula", off <= 2, off, about=answer)
 
 
+@check("D48", "PS3.18 10.4.1.1.3", "a presentation state rendered is its image, windowed as it says", Level.CONDITIONAL,
+       service=SERVICE)  # fmt: skip
+def presentation_states(c: Context) -> None:
+    seen = {}
+    for name in ("dark", "bright"):
+        answer = render(c, c.sample("states", name), accept="image/png")
+        if answer.status in (404, 406, 415, 501):
+            raise NotSupported(f"{answer.status} for a rendered presentation state")
+        seen[name] = picture(c, answer, "image/png")
+        if seen[name] is None:
+            return
+    dark, bright = (float(grey(image).mean()) for image in seen.values() if image is not None)
+    c.expect("the state with the higher window is darker", dark + 50 < bright, (dark, bright),
+             about=f"GET {c.sample('states', 'dark').path}/rendered")  # fmt: skip
+
+
 @check("D49", "PS3.18 10.4.1.1.4", "thumbnails of study, series, instance and frame", Level.CONDITIONAL,
        service=SERVICE)  # fmt: skip
 def thumbnails(c: Context) -> None:

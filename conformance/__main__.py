@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import conformance.checks  # noqa: F401  (registers every check)
+from conformance.ae import reachable
 from conformance.check import REGISTER, Check, NoAnswer, Outcome, Result
 from conformance.client import Web
 from conformance.context import Context, DimseTarget, Options
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         context = _context(given, parser)
         if context.web_or_none is not None:
             context.web.reachable()
+        if context.dimse_or_none is not None:
+            reachable(context.dimse)
     except (NoAnswer, OSError) as error:
         print(f"not reachable: {error}", file=sys.stderr)
         return 2
@@ -95,7 +98,8 @@ def _context(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Cont
         match = TARGET.fullmatch(given.dimse)
         if match is None:
             parser.error("--dimse is AET@HOST:PORT")
-        dimse = DimseTarget(match[1], match[2].strip("[]"), int(match[3]), given.calling)
+        secured = _tls_of_dimse(given) if given.dimse_tls else None
+        dimse = DimseTarget(match[1], match[2].strip("[]"), int(match[3]), given.calling, secured)
     if given.listen and TARGET.fullmatch(given.listen) is None:
         parser.error("--listen is AET@HOST:PORT")
     options = Options(
@@ -104,11 +108,24 @@ def _context(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Cont
     return Context(web, dimse, Maker(given.run or uuid.uuid4().hex[:8]), options)
 
 
+def _tls_of_dimse(given: argparse.Namespace) -> ssl.SSLContext:
+    """How to speak TLS to the application entity. Raises OSError for a file that cannot be read."""
+    tls = ssl.create_default_context(cafile=given.ca or None)
+    if given.insecure:
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    if given.cert:
+        tls.load_cert_chain(given.cert, given.key or None)
+    return tls
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance", description="Judge a DICOM server by the standard.")
     add = parser.add_argument
     add("--dicomweb", metavar="URL", default="", help="base URL of the DICOMweb service, e.g. https://host/dicom-web")
     add("--dimse", metavar="AET@HOST:PORT", default="", help="the DIMSE application entity")
+    add("--dimse-tls", action="store_true", help="speak TLS to it; --ca and --insecure hold for it, too")
+    add("--cert", metavar="FILE", default="", help="our certificate for DIMSE over TLS (PEM)")
+    add("--key", metavar="FILE", default="", help="its private key, where it is not in the same file")
     add("--calling", metavar="AET", default="CONFORMANCE", help="how we call ourselves (default: %(default)s)")
     add(
         "--listen",

@@ -18,7 +18,7 @@ from conformance.data import CT, MR, Maker, Sample, ramp
 from conformance.dimse import Association, Message, encode
 from conformance.pdu import Context
 from conformance.scp import Listener
-from conformance.wire import DimseFailure, NotAccepted, Target
+from conformance.wire import Connection, DimseFailure, NotAccepted, Target
 
 PATIENT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -35,7 +35,7 @@ class Entity:
         given = run.dimse
         calling = run.options.listen.partition("@")[0] or given.calling
         timeout_s = min(run.options.timeout_s, 30)
-        self.target = Target(given.title, given.host, given.port, calling, timeout_s, tell=self._tell)
+        self.target = Target(given.title, given.host, given.port, calling, timeout_s, given.tls, tell=self._tell)
 
     def open(self, *contexts: Context | str, **options: Any) -> Association:
         """An association; a UID alone proposes both little endian syntaxes."""
@@ -174,13 +174,18 @@ def _kept(entity: Entity) -> Held | str:
     return data
 
 
+def reachable(target: DimseTarget) -> None:
+    """Raise Closed where nobody listens at the address, or no TLS can be agreed on."""
+    Connection(Target(target.title, target.host, target.port, timeout_s=10, tls=target.tls)).sock.close()
+
+
 def store(target: DimseTarget, samples: Sequence[Sample], calling: str = "") -> dict[str, str]:
     """C-STORE them; why each that was refused was, by SOP Instance UID. Raises DimseFailure."""
     refused: dict[str, str] = {}
     pairs = sorted({(each.sop_class, each.syntax) for each in samples})
     for start in range(0, len(pairs), 128):
         group = pairs[start : start + 128]
-        to = Target(target.title, target.host, target.port, calling or target.calling)
+        to = Target(target.title, target.host, target.port, calling or target.calling, tls=target.tls)
         with Association(to, [Context(sop_class, (syntax,)) for sop_class, syntax in group]) as assoc:
             for each in samples:
                 if (each.sop_class, each.syntax) in group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ class DimseTarget:
     host: str
     port: int
     calling: str = "CONFORMANCE"
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+    """How we speak TLS to it; None in plain."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Target:
     port: int
     calling: str = "CONFORMANCE"
     timeout_s: float = 30.0
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
     said: list[str] = field(default_factory=list, compare=False, repr=False)
     """What was said on the wire since a check began, a line each."""
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
@@ -80,9 +82,11 @@ class Connection:
         self.target = target
         try:
             self.sock = socket.create_connection((target.host, target.port), timeout_s or target.timeout_s)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if target.tls is not None:
+                self.sock = target.tls.wrap_socket(self.sock, server_hostname=target.host)
         except OSError as error:
             raise Closed(f"no connection to {target.host}:{target.port}: {error}") from None
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.over = False
 
     def __enter__(self) -> Self:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from conformance import pdu
 from conformance.ae import BOTH, STUDY_FIND, Entity, find_on, held
-from conformance.check import Level, NotSupported, check
+from conformance.check import Level, NotApplicable, NotSupported, check
 from conformance.context import Context
 from conformance.dimse import VERIFICATION, Association
 from conformance.pdu import IMPLICIT
@@ -351,4 +353,23 @@ def unrecognised_operation(run: Context) -> None:
             entity.expect("a status of failure (0211H)", answer.status not in (0, -1), answer)
         except (Aborted, Closed) as end:
             entity.expect("or the end of the association", True, end)
+    alive(entity)
+
+
+@rule("K26", "PS3.15 B.12, B.13", "On the TLS port plain DICOM and old TLS are not served", Level.CONDITIONAL)
+def secure_port(run: Context) -> None:
+    entity = Entity(run)
+    if entity.target.tls is None:
+        raise NotApplicable("--dimse-tls was not given")
+    with entity.open(VERIFICATION) as assoc:
+        entity.expect("C-ECHO over TLS: 0000H", echo(assoc) == 0)
+        version = assoc.sock.version() if isinstance(assoc.sock, ssl.SSLSocket) else None
+        entity.expect("TLS 1.2 or 1.3", version in ("TLSv1.2", "TLSv1.3"), version)
+    plain = replace(entity.target, tls=None)
+    try:
+        Association(plain, [Proposed(VERIFICATION)], timeout_s=10).abort()
+        taken = True
+    except (DimseFailure, pdu.Malformed):
+        taken = False
+    entity.expect("no association in plain", not taken)
     alive(entity)

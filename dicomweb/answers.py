@@ -14,7 +14,10 @@ Buffer = bytes | bytearray | memoryview
 
 GZIP_FROM_BYTES = 1024
 GZIP_LEVEL = 1  # metadata shrinks eightfold at level 1 already; higher levels cost more time than they save
-BATCH_BYTES = 1 << 20
+WHOLE_BYTES = 1 << 20
+"""An answer that is smaller is made before its headers go out."""
+BATCH_BYTES = 512 << 10
+"""What is made at a time of a long answer; about three times as much is in memory for each client."""
 
 COMMON_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
@@ -101,16 +104,20 @@ class Answer:
             group.start_soon(watch)
             group.start_soon(make)
             with batches:
-                for piece in self.body:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await _send_all(self.body, send)
+                self.body = ()
                 async for batch in batches:
-                    for piece in batch:
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await _send_all(batch, send)
             group.cancel_scope.cancel()
         if failure is not None:
             raise BrokenAnswer(type(failure).__name__) from failure
         if not gone:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_all(pieces: Sequence[Buffer], send: Send) -> None:
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 def pull(pieces: Iterator[Buffer], batch_bytes: int = BATCH_BYTES) -> list[Buffer]:

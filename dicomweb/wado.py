@@ -12,7 +12,7 @@ import orjson
 from anyio import CapacityLimiter
 
 from dicomweb import frames, offers, xml_model
-from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb.answers import WHOLE_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
 from dicomweb.multipart import Writer
@@ -70,9 +70,9 @@ class Parts:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
         self._refuse_what_does_not_fit()
         pieces = self._pieces()
-        first = pull(pieces)
+        first = pull(pieces, WHOLE_BYTES)
         content_type = self._writer.content_type if self._writer else f"{DICOM}; transfer-syntax={self._targets[0]}"
-        if sum(map(len, first)) < BATCH_BYTES:
+        if sum(map(len, first)) < WHOLE_BYTES:
             return Answer(200, content_type, [*first, *pieces])
         return Answer(200, content_type, first, more=pieces, length=self._length(), limiter=limiter)
 

@@ -37,6 +37,8 @@ from pacs.storage.base import CHUNK, Locator, ObjectStore
 
 _KEYS_IN_ONE_LIST = 500
 HELD_BYTES = 256 << 20
+PIECE = 256 << 10
+"""Of an object that is sent: small, since many may be sent at once."""
 _DAMAGE_KNOWN_FOR_S = 2.0
 _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None))
 
@@ -189,7 +191,7 @@ class Retrieve:
             location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
         )
         self._refuse_damaged(location)
-        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
+        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size, PIECE)
         if location.overlay is None or as_received:
             return self._verified(location, header, chunks)
         return chain((header,), _corrected(location, self._verified(location, b"", chunks)))
@@ -226,7 +228,7 @@ class Retrieve:
     def pieces(self, location: InstanceLocation) -> Iterator[bytes]:
         """The data set in its stored transfer syntax, in pieces of bounded size; corrected and raises as `part10`."""
         self._refuse_damaged(location)
-        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size)
+        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size, PIECE)
         return _corrected(location, self._verified(location, b"", chunks))
 
     @staticmethod

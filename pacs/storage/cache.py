@@ -92,8 +92,8 @@ class CachedStore:
                 blocks[number] = data[at : at + self._block]
                 if number in missing and blocks[number]:
                     self._keep(locator, number, blocks[number], deletions)
-        whole = b"".join(blocks[number] for number in range(first, last + 1))
         skipped = offset - first * self._block
+        whole = blocks[first] if first == last else b"".join(blocks[number] for number in range(first, last + 1))
         return whole[skipped : skipped + length]
 
     @staticmethod

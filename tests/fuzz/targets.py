@@ -17,7 +17,7 @@ import orjson
 from dicomweb import media_types
 from dicomweb.multipart import Parser
 from dicomweb.params import query as qido_query
-from dicomweb.stow_metadata import encoded
+from dicomweb.stow_instances import write
 from pacs.dicom import json_input, scanner
 from pacs.dicom.attributes import Level
 from pacs.dicom.json_model import to_dataset
@@ -107,9 +107,23 @@ def json(data: bytes) -> None:
     for each in found:
         try:
             to_dataset(each)
-            encoded(each, {})
+            write(each, {}, lambda _: _Nowhere(), _no_decoder)  # type: ignore[arg-type, return-value]
         except (InvalidInput, TooLarge):
             continue
+
+
+class _Nowhere:
+    """An arriving object whose bytes are forgotten."""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def abort(self) -> None:
+        """Forget them."""
+
+
+def _no_decoder(*_: object) -> bytes:
+    raise InvalidInput("nothing is decoded here")
 
 
 def multipart(data: bytes) -> None:
@@ -203,7 +217,7 @@ TARGETS = {
         Target("command", command, ("pacs.dimse.messages",), 1024),
         Target("dataset", dataset, ("pacs.dicom",)),
         Target("identifier", identifier, ("pacs.dicom", "pacs.dimse.identifiers"), 2048),
-        Target("json", json, ("pacs.dicom.json_input", "pacs.dicom.json_dataset", "dicomweb.stow_metadata")),
+        Target("json", json, ("pacs.dicom.json_input", "pacs.dicom.json_dataset", "dicomweb.stow_instances")),
         Target("multipart", multipart, ("dicomweb.multipart",), 2048),
         Target("part10", part10, ("pacs.dicom.part10",), 2048),
         Target("web", web, ("dicomweb.media_types", "dicomweb.params", "pacs.dicom.matching"), 512),

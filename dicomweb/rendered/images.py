@@ -52,7 +52,7 @@ async def frame(call: Call) -> Answer:
     if len(wanted) > MAX_RENDERED_FRAMES:
         raise InvalidInput(f"at most {MAX_RENDERED_FRAMES} frames are rendered at a time")
     how = rendering(call)
-    [location] = await call.io(locate, call)
+    [location] = await located(call)
     frames.check(location, wanted)
     if not is_image(location):
         raise NotAcceptable("this pixel data cannot be rendered here", about=location.sop_instance_uid)
@@ -61,6 +61,13 @@ async def frame(call: Call) -> Answer:
     if offer.multipart:
         return await parts(call, [(location, wanted)], how, offer.media_type)
     return await one(call, location, wanted[0], how, offer.media_type)
+
+
+async def located(call: Call) -> list[InstanceLocation]:
+    """The instances that the path names, for one who may read. Raises NotFound."""
+    if "instance" in call.params:
+        return await call.quickly("rendered", lambda: locate(call))
+    return await call.io(locate, call)
 
 
 async def one(call: Call, location: InstanceLocation, number: int, how: Rendering, media_type: str) -> Answer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dicomweb.calls import Call
-from dicomweb.media_types import NotAcceptable, Offer
+from dicomweb.media_types import NotAcceptable, Offer, negotiate
 from pacs.dicom import icc, labels, pictures
 from pacs.errors import InvalidInput
 
@@ -116,11 +117,16 @@ def _numbers(parts: Sequence[str], about: str) -> list[float]:
 def chosen(call: Call, offers: Sequence[Offer]) -> Offer:
     """The offer to make. Raises NotAcceptable, which lists what there is."""
     try:
-        return call.choose(offers)
+        return _negotiated(tuple(offers), *call.accept)
     except NotAcceptable:
         names = dict.fromkeys(f"multipart of {o.media_type}" if o.multipart else o.media_type for o in offers)
         there = f"; there is {', '.join(names)}" if names else ""
         raise NotAcceptable(f"none of the acceptable media types can be had of this{there}") from None
+
+
+@lru_cache(maxsize=256)
+def _negotiated(offers: tuple[Offer, ...], header: str | None, asked: tuple[str, ...]) -> Offer:
+    return negotiate(offers, header, asked)
 
 
 def warnings(call: Call, how: Rendering, media_type: str) -> list[tuple[str, str]]:

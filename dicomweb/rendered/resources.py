@@ -13,7 +13,6 @@ from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import Call
 from dicomweb.media_types import NotAcceptable, Offer
 from dicomweb.multipart import Writer
-from dicomweb.places import locate
 from dicomweb.rendered import documents, images, states
 from dicomweb.rendered.images import GIF, image_offers, is_image
 from dicomweb.rendered.parameters import Rendering, chosen, parse_viewport, rendering, warnings
@@ -36,7 +35,7 @@ async def instances(call: Call) -> Answer:
     for by their media type, or are all that there is, are of all the instances together.
     """
     how = rendering(call)
-    locations = await call.io(locate, call)
+    locations = await images.located(call)
     shown = [location for location in locations if is_image(location)]
     presented = [location for location in locations if states.is_state(location)]
     held = [document for location in locations for document in documents.documents(location)]
@@ -111,7 +110,7 @@ async def thumbnail(call: Call) -> Answer:
     how = Rendering(viewport=THUMBNAIL if viewport is None else parse_viewport(viewport))
     wanted = frames.numbers(call.params["frames"]) if "frames" in call.params else []
     offer = chosen(call, [Offer(media_type) for media_type in THUMBNAIL_TYPES])
-    locations = await call.io(locate, call)
+    locations = await images.located(call)
     if wanted:
         frames.check(locations[0], wanted)
 

@@ -64,7 +64,7 @@ def table(metadata: Metadata, descriptor: str, data: str, segmented: str = "") -
     entries = _entries(metadata, data, count, bits)
     if entries is None and segmented:
         words = _words(metadata, segmented)
-        entries = None if words is None else _expanded(words, count)
+        entries = None if words is None else _expanded(words, count, bits)
     if entries is None or len(entries) < count:
         return None
     return Table(first, bits, entries[:count])
@@ -90,10 +90,25 @@ def _entries(metadata: Metadata, tag: str, count: int, bits: int) -> npt.NDArray
     return words
 
 
-def _expanded(words: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint16] | None:
-    """PS3.3 C.7.9.2: discrete, linear and indirect segments written out; None if they make no sense."""
+def _expanded(words: npt.NDArray[np.uint16], count: int, bits: int) -> npt.NDArray[np.uint16] | None:
+    """PS3.3 C.7.9.2: discrete, linear and indirect segments written out; None if they make no sense.
+
+    Segments of 8-bit entries come as bytes, and from some writers as words. An indirect segment names a byte offset,
+    for which others give the number of the entry. What comes out whole, in this order, is what was meant.
+    """
+    as_bytes = np.frombuffer(words.astype("<u2").tobytes(), np.uint8)
+    wide, narrow = words.tolist(), as_bytes.tolist()
+    ways = [(wide, 2, False), (wide, 1, False)]
+    for data, unit, is_narrow in ways if bits > 8 else [(narrow, 1, True), *ways]:
+        found = _run_out(data, count, unit, is_narrow)
+        if found is not None:
+            return np.array(found, np.int64).astype(np.uint16)
+    return None
+
+
+def _run_out(raw: list[int], count: int, unit: int, narrow: bool) -> list[int] | None:
+    """`count` entries out of segments, None if they give more, fewer or nothing. `unit` bytes make one of `raw`."""
     out: list[int] = []
-    raw = [int(word) for word in words]
 
     def run(at: int, segments: int, nested: bool) -> bool:
         while segments and at + 1 < len(raw) and len(out) < count:
@@ -104,15 +119,17 @@ def _expanded(words: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint1
             elif opcode == 1 and at + 2 < len(raw) and out:
                 out.extend(round(float(step)) for step in np.linspace(out[-1], raw[at + 2], length + 1)[1:])
                 at += 3
-            elif opcode == 2 and at + 3 < len(raw) and not nested:
-                if not run(raw[at + 2] | raw[at + 3] << 16, length, True):
+            elif opcode == 2 and at + (5 if narrow else 3) < len(raw) and not nested:
+                if narrow:
+                    offset = int.from_bytes(bytes(raw[at + 2 : at + 6]), "little")
+                else:
+                    offset = raw[at + 2] | raw[at + 3] << 16
+                if offset % unit or offset // unit >= at or not run(offset // unit, length, True):
                     return False
-                at += 4
+                at += 6 if narrow else 4
             else:
                 return False
             segments -= 1
         return True
 
-    if not run(0, -1, False) or len(out) < count:
-        return None
-    return np.array(out[:count], np.int64).astype(np.uint16)
+    return out if run(0, -1, False) and len(out) == count else None

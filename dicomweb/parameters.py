@@ -32,7 +32,7 @@ _ROWS: tuple[Parameter, ...] = (
     Parameter("charset", "string", "8.3.3.2", "acceptable character sets; text is always UTF-8"),
     Parameter("{attribute}", "string", "8.3.4.1",
         "a matching key: keyword or tag, of nested sequences joined by dots", repeats=True),
-    Parameter("fuzzymatching", "boolean", "8.3.4.2", "names match by the beginnings of their words", _FLAG),
+    Parameter("fuzzymatching", "boolean", "8.3.4.2", "names match by the sound of their words", _FLAG),
     Parameter("includefield", "string", "8.3.4.3", "keywords or tags to return too, or all", repeats=True),
     Parameter("limit", "unsignedInt", "8.3.4.4", "most results of one answer"),
     Parameter("offset", "unsignedInt", "8.3.4.4", "results to skip"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from dicomweb_server import Web, serving
 from lxml import etree
 
 from dicomweb.parameters import TABLE as PARAMETERS
-from dicomweb.routes import SOCKETS, TABLE, Row
+from dicomweb.routes import SOCKETS, TABLE, UNSUPPORTED, Row
 from pacs.auth import ALL_RIGHTS
 
 WADL = "application/vnd.sun.wadl+xml"
@@ -162,3 +163,19 @@ def test_links_of_nobody_else_s_making(tmp_path_factory: pytest.TempPathFactory)
         assert base_of(web, **told) == "http://asked.example:81/dicom-web/"
     with serving(tmp_path_factory.mktemp("fixed"), public_url="https://public.example/pacs/") as web:
         assert base_of(web, **told) == "https://public.example/pacs/dicom-web/"
+
+
+def test_the_page_names_every_resource() -> None:
+    page = (Path(__file__).parents[2] / "docs/dicomweb.md").read_text()
+    study, series, instance = ("/studies/{study}", "/series/{series}", "/instances/{instance}")
+    for row in TABLE:
+        path = plain(row.path)
+        below = path.removeprefix(study).removeprefix(series).removeprefix(instance)
+        endings = [f"`{below}`", f"`{instance}{below}`"] if path.startswith(study) and below else []
+        levels = row.method == "GET" and path in (study, study + series, study + series + instance)
+        named = any(each in page for each in (f"`{row.method} {path}", *endings))
+        assert levels or named, f"docs/dicomweb.md does not tell of {row.method} {path}"
+    for socket in SOCKETS:
+        assert socket.path == "/" or f"{socket.path}`" in page or f"{socket.path}?" in page
+    for service in UNSUPPORTED:
+        assert f"(chapter {service.section})" in page

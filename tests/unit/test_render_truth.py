@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 from binascii import b2a_base64
 from typing import Any
 
@@ -11,12 +13,12 @@ import pytest
 import raw_dicom as raw
 from PIL import Image
 
-from pacs.dicom import labels, pictures, planes, report, viewport
+from pacs.dicom import labels, part10, pictures, planes, report, scanner, viewport
 from pacs.dicom.decode import PixelInfo, decode_frame
 from pacs.dicom.lookup import table
 from pacs.dicom.render import Extras, pixels, relevant, render
 from pacs.dicom.viewport import Placement
-from pacs.errors import InvalidInput
+from pacs.errors import ArchiveError, InvalidInput
 
 Entry = dict[str, Any]
 INFO = PixelInfo(raw.EXPLICIT, 16, 16, bits_stored=12, high_bit=11)
@@ -223,3 +225,35 @@ def test_only_what_matters_travels() -> None:
     assert number == 1
     assert set(kept) == {"52009230", "60000010"}
     assert kept["52009230"]["Value"] == [{"00289132": groups[1]["00289132"]}]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_grey_levels_are_those_of_dcmtk() -> None:
+    """pydicom's native grayscale files, their own first window or the frame's range: DCMTK cuts off where we round."""
+    program = shutil.which("dcmj2pnm")
+    assert program, "dcmj2pnm is missing: install dcmtk"
+    compared, decoded = 0, {}
+    for path in raw.bundled_files():
+        whole = path.read_bytes()
+        try:
+            transfer_syntax_uid, offset = part10.split(memoryview(whole))
+            scan = scanner.scan(memoryview(whole)[offset:], transfer_syntax_uid)
+            info = PixelInfo.from_metadata(scan.metadata, transfer_syntax_uid)
+        except ArchiveError:
+            continue
+        native = scan.frames is not None and info.syntax.codec == "native" and not info.syntax.deflated
+        if not native or not info.photometric.startswith("MONOCHROME"):
+            continue
+        assert scan.frames is not None
+        stored = b"".join(whole[offset + at : offset + at + length] for at, length in scan.frames.spans(1))
+        frame = decode_frame(scan.frames.cut_bits(1, stored), info)
+        decoded[path.name] = frame
+        if info.bits_allocated == 32 and not info.syntax.little_endian:
+            continue  # DCMTK swaps OW in pairs of bytes, however long the values are
+        how = ["+Wi", "1"] if "00281050" in scan.metadata else ["+Wm"]
+        theirs = subprocess.run([program, *how, "-O", str(path)], check=True, capture_output=True, timeout=60).stdout
+        expected = np.asarray(Image.open(io.BytesIO(theirs))).astype(int)
+        assert np.abs(pixels(frame, info, scan.metadata) - expected).max() <= 1, path.name
+        compared += 1
+    assert compared >= 30
+    np.testing.assert_array_equal(decoded["rtdose_expb_1frame.dcm"], decoded["rtdose_1frame.dcm"])

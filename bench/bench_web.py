@@ -166,6 +166,13 @@ def plans(paths):
     return {
         "qido_page": (["/studies?limit=20"], JSON, (1, 8), "rps"),
         "qido_patient": ([f"/studies?PatientID={p}" for p in paths.patients()], JSON, (1, 8), "rps"),
+        # Each request another one: nothing that was answered before can be given again.
+        "qido_patient_new": (
+            [f"/studies?PatientID={paths.patients()[n % len(paths.patients())]}&limit={n + 1}" for n in range(20_000)],
+            JSON,
+            (1, 8),
+            "rps",
+        ),
         "qido_date": (
             [f"/studies?StudyDate=2024{m:02d}01-2024{m:02d}15&limit=20" for m in range(1, 13)],
             JSON,

@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 
 from pacs.dicom import json_model
-from pacs.dicom.attributes import TABLE, Attribute, Level, Returned, level_of, of_level
+from pacs.dicom.attributes import TABLE, Attribute, Level, Returned, by_tag, level_of, of_level
 from pacs.dicom.json_model import HERE, BulkRef
 from pacs.dicom.matching import fold, fold_name
 from pacs.dicom.names import words
 
 RETRIEVE_URL = "00081190"
 SOP_CLASSES = "00080062"
+TIMEZONE = "00080201"
 STUDY_SERIES, STUDY_INSTANCES, SERIES_INSTANCES = "00201206", "00201208", "00201209"
 _REQUEST_STEP, _REQUEST_PROCEDURE, _REQUEST = "00400009", "00401001", "00400275"
 _TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
@@ -35,7 +36,10 @@ def _sourced(level: Level) -> tuple[Attribute, ...]:
 
 @cache
 def _default(level: Level) -> tuple[Attribute, ...]:
-    return tuple(a for a in of_level(level) if a.returned is not Returned.ASKED and not a.computed)
+    own = tuple(a for a in of_level(level) if a.returned is not Returned.ASKED and not a.computed)
+    # PS3.18 Tables 10.6.3-3 to 10.6.3-5 have it at every level.
+    timezone = by_tag(TIMEZONE) if level in (Level.SERIES, Level.IMAGE) else None
+    return own if timezone is None else (*own, timezone)
 
 
 @cache

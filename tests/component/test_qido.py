@@ -123,6 +123,19 @@ def test_attributes_of_upper_levels_in_relational_searches(web: Web) -> None:
     assert {"00080016", "00080018", "00200013", "00280010", "00280011", "00080060", "00100020"} <= set(instance)
 
 
+def test_the_timezone_is_returned_at_every_level_where_it_is_known(web: Web) -> None:
+    with_zone = dicom_data.image(1, StudyInstanceUID="1.2.77", SOPInstanceUID="1.2.77.1", TimezoneOffsetFromUTC="+0100")
+    assert web.store(with_zone).status_code == 200
+    try:
+        for path in ("/studies", "/series", "/studies/1.2.77/series", "/instances", "/studies/1.2.77/instances"):
+            [found] = web.get(path, params={"StudyInstanceUID": "1.2.77"} if "1.2.77" not in path else None).json()
+            assert found["00080201"] == {"vr": "SH", "Value": ["+0100"]}, path
+            assert list(found) == sorted(found)
+        assert "00080201" not in web.get(f"/studies/{study(1)}/instances").json()[0]
+    finally:
+        assert web.client.delete("/studies/1.2.77").status_code == 204
+
+
 def test_includefield(web: Web) -> None:
     def tags(path: str, query: str) -> set[str]:
         return set(web.client.get(f"{path}?{query}").json()[0])

@@ -59,6 +59,8 @@ _ROWS: tuple[Parameter, ...] = (
     Parameter("region", "string", "9.5.1.2.5", "left,top,right,bottom of what is shown, as parts of 1"),
     Parameter("windowCenter", "decimal", "9.5.1.2.6.1", "with windowWidth"),
     Parameter("windowWidth", "decimal", "9.5.1.2.6.2", "with windowCenter"),
+    Parameter("presentationSeriesUID", "string", "9.5.1.2.7.1", "with presentationUID: the series of the state"),
+    Parameter("presentationUID", "string", "9.5.1.2.7.2", "the presentation state that the picture is drawn with"),
     Parameter("{workitem}", "string", "11.4.1.2", "UID of the new Workitem, given as the query itself or as workitem="),
     Parameter("transaction-uid", "string", "11.6.1.2",
         "Transaction UID of the Workitem; also spelt transaction, Transaction-uid, or given as the query itself"),
@@ -77,6 +79,7 @@ SEARCH = ("{attribute}", "includefield", "fuzzymatching", "emptyvaluematching", 
 URI = (
     "requestType", "studyUID", "seriesUID", "objectUID", "contentType", "charset", "transferSyntax", "anonymize",
     "frameNumber", "imageAnnotation", "imageQuality", "rows", "columns", "region", "windowCenter", "windowWidth",
+    "presentationSeriesUID", "presentationUID",
 )  # fmt: skip
 THUMBNAIL = ("viewport", *COMMON)
 RENDERED = ("window", "viewport", "quality", "annotation", "iccprofile", *COMMON)

@@ -119,10 +119,35 @@ async def _picture(call: Call, named: dict[str, str], accept: str) -> Answer:
         query["window"] = window
     if any(call.parameter(name) is not None for name in ("rows", "columns", "region")):
         query["viewport"] = await call.io(_viewport, call, location)
-    if call.parameter("presentationUID", "presentationSeriesUID") is not None:
-        raise NotAcceptable("presentation states are applied by the rendered resource of WADO-RS alone")
     turned = _turned(call, named, query, accept)
+    state = await _state(call, named["study"])
+    if state is not None:
+        return await _presented(turned, state, location, 1 if frame is None else int(frame))
     return await (rendered.instances(turned) if frame is None else rendered.frame(turned))
+
+
+async def _state(call: Call, study: str) -> InstanceLocation | None:
+    """The presentation state that is to be applied (9.5.1.2.7), None where none is."""
+    series, instance = call.parameter("presentationSeriesUID"), call.parameter("presentationUID")
+    if (series is None) != (instance is None):
+        raise InvalidInput("presentationSeriesUID and presentationUID go together", about="presentationUID")
+    if series is None or instance is None:
+        return None
+    named = uids.checked(series, "presentationSeriesUID"), uids.checked(instance, "presentationUID")
+    [state] = await call.io(call.archive.retrieve.locate, call.principal(Right.READ), study, *named)
+    if not rendered.is_state(state):
+        raise InvalidInput("this is no presentation state that can be applied", about=state.sop_instance_uid)
+    return state
+
+
+async def _presented(turned: Call, state: InstanceLocation, location: InstanceLocation, number: int) -> Answer:
+    how = rendered.rendering(turned)
+    offer = rendered.chosen(turned, rendered.image_offers(multipart=False))
+    presented = await turned.io(rendered.targets, turned, state)
+    if not any(image.sop_instance_uid == location.sop_instance_uid for image, _ in presented):
+        raise InvalidInput("the presentation state is of other images", about=state.sop_instance_uid)
+    image = await turned.cpu(rendered.presented, turned, state, location, number, how, offer.media_type)
+    return Answer(200, offer.media_type, [image], rendered.warnings(turned, how, offer.media_type))
 
 
 def _frame(text: str, location: InstanceLocation) -> int:

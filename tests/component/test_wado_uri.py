@@ -126,6 +126,30 @@ def test_quality_and_window(web: Web) -> None:
     assert (dark.max(), bright.min()) == (0, 255)
 
 
+def test_a_presentation_state(web: Web) -> None:
+    ds = shaped(5, SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR", StudyInstanceUID=SINGLE.StudyInstanceUID)
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(ds, name)
+    image, series, area, voi = Dataset(), Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = SINGLE.SOPClassUID, SINGLE.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedImageSequence = SINGLE.SeriesInstanceUID, [image]
+    area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [1, 1], [COLUMNS, ROWS]
+    area.PresentationSizeMode, area.PresentationPixelSpacing = "SCALE TO FIT", [1, 1]
+    voi.WindowCenter, voi.WindowWidth = 600, 1200
+    ds.ReferencedSeriesSequence, ds.DisplayedAreaSelectionSequence, ds.SoftcopyVOILUTSequence = [series], [area], [voi]
+    ds.PresentationLUTShape = "INVERSE"
+    assert web.store(ds).status_code == 200
+    state = {"presentationSeriesUID": ds.SeriesInstanceUID, "presentationUID": ds.SOPInstanceUID}
+    plain = picture(ask(web, SINGLE, contentType="image/png", windowCenter=600, windowWidth=1200)).astype(int)
+    inverse = picture(ask(web, SINGLE, contentType="image/png", **state)).astype(int)
+    assert np.abs(inverse - (255 - plain)).max() <= 2
+    assert ask(web, SINGLE, presentationUID=ds.SOPInstanceUID).status_code == 400
+    assert ask(web, SINGLE, windowCenter=1, windowWidth=2, **state).status_code == 400
+    assert ask(web, SINGLE, **(state | {"presentationUID": "1.2.3"})).status_code == 404
+    of_no_state = {"presentationSeriesUID": SINGLE.SeriesInstanceUID, "presentationUID": SINGLE.SOPInstanceUID}
+    assert ask(web, SINGLE, **of_no_state).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("parameters", "status"),
     [

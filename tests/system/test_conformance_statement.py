@@ -313,6 +313,7 @@ SAMPLES = {
     "seriesUID": instance(1).SeriesInstanceUID, "objectUID": instance(1).SOPInstanceUID, "contentType": "image/jpeg",
     "transferSyntax": None, "anonymize": None, "frameNumber": "1", "imageAnnotation": "patient", "imageQuality": "80",
     "rows": "8", "columns": "8", "region": "0,0,0.5,0.5", "windowCenter": "40", "windowWidth": "400",
+    "presentationSeriesUID": None, "presentationUID": None,
 }  # fmt: skip
 """A value for each parameter; None where it cannot be given to just any resource (other tests do)."""
 

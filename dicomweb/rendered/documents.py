@@ -33,7 +33,7 @@ ENCAPSULATED = {
 
 PIECE_BYTES = 1 << 20
 _DOCUMENT, _LENGTH = "00420011", "00420015"
-# A page out of a document that somebody sent must not do more than be looked at.
+# A page out of what somebody sent must not do more than be looked at; browsers show no PDF under such a rule.
 _SAFE = [("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")]
 
 
@@ -82,12 +82,16 @@ async def given(call: Call, document: Document) -> Answer:
     raw = a2b_base64(entry["InlineBinary"]) if isinstance(entry, dict) and "InlineBinary" in entry else b""
     if not raw:
         raise NotFound("the document is empty", about=location.sop_instance_uid)
-    return Answer(200, document.media_type, [raw[:length] if 0 < length <= len(raw) else raw], list(_SAFE))
+    return Answer(200, document.media_type, [raw[:length] if 0 < length <= len(raw) else raw], _headers(document))
+
+
+def _headers(document: Document) -> list[tuple[str, str]]:
+    return list(_SAFE) if document.media_type.startswith("text/") else []
 
 
 async def _streamed(call: Call, document: Document, spans: tuple[tuple[int, int], ...]) -> Answer:
     pieces = _read(call.archive, document.location, spans)
-    answer = Answer(200, document.media_type, await call.io(pull, pieces), list(_SAFE))
+    answer = Answer(200, document.media_type, await call.io(pull, pieces), _headers(document))
     total = sum(length for _, length in spans)
     if sum(map(len, answer.body)) >= BATCH_BYTES:
         answer.more, answer.length, answer.limiter = pieces, total, call.web.io

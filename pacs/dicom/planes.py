@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 
 GROUPS: Final = tuple(f"{group:04X}" for group in range(0x6000, 0x6020, 2))
 """Sixteen planes at most (PS3.5 7.6)."""
-MAX_PIXELS: Final = 1 << 27
+MAX_PIXELS: Final = 1 << 25
 
 
 def tags(metadata: Metadata) -> list[str]:

@@ -19,8 +19,8 @@ import raw_dicom as raw
 
 from pacs.decoding import DecodingPool
 from pacs.dicom.decode import PixelInfo
-from pacs.dicom.render import render
-from pacs.dicom.transcode import transcode_dataset
+from pacs.dicom.render import PLAIN, Extras, render
+from pacs.dicom.transcode import transcode_dataset, transcoded_frame
 from pacs.errors import InvalidInput, Unavailable, Undecodable, UnsupportedTransferSyntax
 
 FRAME, ATTRIBUTES = codestreams.pixels("u12", 48, 32)
@@ -69,6 +69,38 @@ def test_answers_are_those_of_the_functions_themselves(pool: DecodingPool) -> No
     data = codestreams.dataset([FRAME], ATTRIBUTES, codestreams.J2K)
     done = pool.transcode(data, codestreams.J2K, raw.EXPLICIT)
     assert done == transcode_dataset(data, codestreams.J2K, raw.EXPLICIT)
+
+
+def test_frames_are_encoded_and_states_presented_in_a_child(pool: DecodingPool) -> None:
+    for target in (codestreams.HTJ2K, codestreams.J2K, codestreams.LOSSLESS, codestreams.RLE):
+        made = pool.frame(CODESTREAM, INFO, target)
+        assert made == transcoded_frame(CODESTREAM, INFO, target)
+        again = PixelInfo(target, 48, 32, bits_stored=12, high_bit=11)
+        assert pool.explicit_le_frame(made, again) == FRAME.tobytes()
+    with pytest.raises(UnsupportedTransferSyntax) as caught:
+        pool.frame(CODESTREAM, INFO, codestreams.BASELINE)
+    assert caught.value.about == codestreams.BASELINE
+    state = {"20500020": {"vr": "CS", "Value": ["INVERSE"]}}
+    how = {"sop_instance_uid": "1.2.3", "extras": PLAIN, "media_type": "image/png"}
+    picture = imagecodecs.png_decode(pool.present(CODESTREAM, INFO, {}, state, **how))
+    expected = np.clip(1 - FRAME / 4095, 0, 1) * 255
+    assert np.abs(picture - expected).max() <= 1
+
+
+def test_native_pictures_need_no_child_but_foreign_profiles_and_large_ones_do() -> None:
+    pool = DecodingPool(1, deadline_s=60)
+    try:
+        native = PixelInfo(raw.EXPLICIT, 48, 32, bits_stored=12, high_bit=11)
+        pool.render(FRAME.tobytes(), native, {}, media_type="image/png")
+        assert pool.processes == []
+        profile = Extras(iccprofile="srgb", profile=bytes(200))
+        pool.render(FRAME.tobytes(), native, {}, media_type="image/png", extras=profile)
+        [child] = pool.processes
+        with pytest.raises(InvalidInput):
+            pool.render(FRAME.tobytes(), native, {}, viewport=(1 << 15, 1 << 15))
+        assert pool.processes == [child]
+    finally:
+        pool.close()
 
 
 def test_only_the_frames_own_group_travels(pool: DecodingPool) -> None:

@@ -420,6 +420,7 @@ def test_documents_as_they_were_put_in(web: Web, sop_class: str, media_type: str
     where = stored(web, ds)
     answer = web.get(where + "/rendered")
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, media_type, content)
+    assert ("content-security-policy" in answer.headers) == media_type.startswith("text/")
     assert web.get(where + "/rendered", media_type).content == content
     refused = web.get(where + "/rendered", "image/jpeg")
     assert (refused.status_code, media_type in refused.json()["detail"]) == (406, True)

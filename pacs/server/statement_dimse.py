@@ -259,8 +259,8 @@ def _query() -> list[str]:
         "Every other",
         "attribute of the level that instances hold, those in sequences included, can be a key and be asked for,",
         "too; such keys are",
-        "matched by reading the candidates that the keys below leave. Several values of a key match any of them, and all of",
-        "them with multiple value matching.",
+        "matched by reading the candidates that the keys below leave. Several values of a key match any of them,",
+        "and all of them with multiple value matching.",
         "",
     ]
     for level in LEVELS:

@@ -356,7 +356,7 @@ def unrecognised_operation(run: Context) -> None:
     alive(entity)
 
 
-@rule("K26", "PS3.15 B.12, B.13", "On the TLS port plain DICOM and old TLS are not served", Level.CONDITIONAL)
+@rule("K26", "PS3.15 B.12, B.13", "The TLS port speaks TLS 1.2 or 1.3, and no plain DICOM", Level.CONDITIONAL)
 def secure_port(run: Context) -> None:
     entity = Entity(run)
     if entity.target.tls is None:

@@ -72,7 +72,12 @@ def part10(c: Context) -> None:
         sample = c.sample("images", name)
         answer = c.web.get(sample.path, accept=OBJECT)
         for _, file in files(c, answer):
-            meta = read(file).file_meta
+            ds = read(file)
+            meta = ds.file_meta
+            uid = str(ds.get("SOPInstanceUID"))  # it reads right in the data set's own transfer syntax alone
+            c.expect_equal(
+                "SOP Instance UID, read by Transfer Syntax UID (0002,0010)", uid, sample.instance, about=answer
+            )
             seen = (str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))
             c.expect_equal("media storage UIDs", seen, (sample.sop_class, sample.instance), about=answer)
             c.expect("Implementation Class UID (0002,0012)", "ImplementationClassUID" in meta, about=answer)

@@ -135,8 +135,8 @@ class Break:
 
     `request` and `reply` see HTTP; `socket` the bytes that a WebSocket server sends. `ask` and `answer` see DIMSE
     messages of the client and of the server (a False drops the message, a Message goes back to its sender instead).
-    `accept` sees the body of A-ASSOCIATE-AC, `command` an encoded command set of the server. Without `abort` an A-ABORT
-    of the server only closes; with `one_pdu` its messages are one PDU each, however long.
+    `accept` and `reject` see the body of A-ASSOCIATE-AC and -RJ, `command` an encoded command set of the server.
+    Without `abort` an A-ABORT of the server only closes; with `one_pdu` its messages are one PDU each, however long.
     """
 
     request: Callable[[Request], Reply | None] = _leave
@@ -146,6 +146,7 @@ class Break:
     answer: Callable[[Message], bool | Message | None] = _leave
     accept: Callable[[bytes], bytes] = bytes
     command: Callable[[bytes], bytes] = bytes
+    reject: Callable[[bytes], bytes] = bytes
     abort: bool = True
     one_pdu: bool = False
 
@@ -338,6 +339,8 @@ class _Line:
                         n: syntax for n, (result, syntax) in pdu.read_accept(body).results.items() if result == 0
                     }
                     body = self.breaking.accept(body)
+                elif kind == pdu.ASSOCIATE_RJ:
+                    body = self.breaking.reject(body)
                 elif kind == pdu.ABORT and not asking and not self.breaking.abort:
                     raise EOFError
                 self._put(target, struct.pack(">BBI", kind, 0, len(body)) + body)

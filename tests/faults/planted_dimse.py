@@ -343,4 +343,46 @@ UPS = (
           back=asking(lambda m: m.edit(without("ProcedureStepState")), "N-EVENT-REPORT-RQ")),
 )  # fmt: skip
 
-DIMSE = (*ASSOCIATION, *FIND_FAULTS, *STORE_FAULTS, *RETRIEVE, *COMMITMENT, *UPS)
+
+def _first_context(kind: int, value: bytes) -> bytes | None:
+    return None if kind == 0x21 and value[0] == 1 else value
+
+
+def _user_rejection(kind: int, value: bytes) -> bytes:
+    return value[:2] + b"\1" + value[3:] if kind == 0x21 and value[2] else value
+
+
+def _other_bit(message: Message) -> None:
+    if message.raw:
+        message.raw = message.raw[:-12] + bytes((message.raw[-12] ^ 1,)) + message.raw[-11:]
+
+
+def _no_star(value: str) -> str:
+    return "" if "*" in str(value) else value
+
+
+MORE = (
+    Fault("no reason for a rejection", "K01,K02,K08d", Break(reject=lambda _: bytes((0, 1, 3, 0)))),
+    Fault("a context has no result at all", "K04", Break(accept=_results(_first_context))),
+    Fault("no reason for a refused context", "K04a,K05a", Break(accept=_results(_user_rejection))),
+    Fault("any operation is done", "K13a", becomes(range(0x0100, 0x0300), 0)),
+    Fault("another UID is stored in silence", "K19,K20", becomes(range(0x0100, 0xD000), 0, STORE)),
+    Fault("a bit of a codestream changes", "K28", answering(_other_bit, "C-STORE-RQ")),
+    Fault("deflated is accepted and refused", "K28a", becomes(0, 0xC000, STORE)),
+    Fault("relational queries are agreed and refused", "J12", becomes(0, 0xA900, FIND)),
+    Fault("UIDs take wild cards", "J18", keys(where("StudyInstanceUID", _no_star))),
+    Fault("times are not matched with dates", "J20a,J21", keys(where("StudyTime", lambda _: ""))),
+    Fault("an empty value is universal", "J23", keys(where("AccessionNumber", lambda v: "" if v == '""' else v))),
+    Fault("without the study's UID all series", "J11", becomes(FAILED, 0, FIND)),
+    Fault("private keys are refused", "J33,J27", becomes(0, 0x0110, FIND)),
+    Fault("any class on a context", "J35", becomes(0x0122, 0, FIND)),
+    Fault("one door knows less", "J36", answering(_first_lost, FIND)),
+    Fault("C-GET of nothing fails", "L05", becomes(0, 0xC000, GET)),
+    Fault("C-MOVE of the first UID alone", "L07",
+          keys(where("SOPInstanceUID", lambda v: v if isinstance(v, str) else v[0]), "C-MOVE-RQ")),
+    Fault("elements change on the way to others", "L12a", back=keys(sets(StudyID="X"), "C-STORE-RQ")),
+    Fault("elements change in another syntax", "L12", answering(lambda m: m.edit(sets(StudyID="X")), "C-STORE-RQ")),
+    Fault("nobody may watch", "M05", becomes(0, 0xC308, "N-ACTION-RSP")),
+)  # fmt: skip
+
+DIMSE = (*MORE, *ASSOCIATION, *FIND_FAULTS, *STORE_FAULTS, *RETRIEVE, *COMMITMENT, *UPS)

@@ -84,6 +84,8 @@ RESULTS = (
     Fault("no positions", "N09", objects=of(SEG, without("PlanePositionSequence"))),
     Fault("segments of no kind", "N09", objects=of(SEG, without("SegmentedPropertyTypeCodeSequence"))),
     Fault("nobody made the segments", "N09", objects=of(SEG, without("SegmentAlgorithmName"))),
+    Fault("a name that was not read", "N14", objects=of(SEG, lambda ds: setattr(ds, "PatientName", "ZZ\ufffd"))),
+    Fault("a result twice", "N15", objects=lambda results: results.append(results[0])),
     Fault("a model cut short", "N13",
           objects=of(STL, lambda ds: setattr(ds, "EncapsulatedDocument", ds.EncapsulatedDocument[:1000]))),
 )  # fmt: skip

@@ -24,6 +24,9 @@ _SERIES: Final = "0020000E"
 _IN_VAIN: Final = 8
 """After so many data sets in a row that were not as expected, only every eighth is learned from."""
 
+_SLACK: Final = 1024
+"""So much longer the next header may be and still be found as expected."""
+
 _COST: Final = DEFAULT_LIMITS.metadata_bytes // DEFAULT_LIMITS.elements
 """What an element takes of the budget besides its length. A window full of them is far from taking all."""
 
@@ -54,6 +57,8 @@ class _Known:
 
     syntax: TransferSyntax
     steps: tuple[_Step, ...]
+    reach: int
+    """How much of the next data set is looked at: what is not touched need not come into the caches."""
     elements: dict[str, bytes]
     """All of it, element by element."""
     differing: frozenset[str]
@@ -75,7 +80,7 @@ class Repeats:
         known = self._known
         if known is None or known.syntax is not syntax:
             return self._learned(data, syntax, None)
-        begun, json, expected = _compared(known, bytes(data[:WINDOW]))
+        begun, json, expected = _compared(known, bytes(data[: known.reach]))
         if expected:
             self._in_vain = 0
         else:
@@ -177,7 +182,7 @@ def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: 
             decode = walk.decode
     else:
         step(len(header), next((mark[4] for mark in marks if mark[0] == len(header)), budget), None)
-    return _Known(walk.syntax, tuple(steps), elements, differing, series)
+    return _Known(walk.syntax, tuple(steps), len(header) + _SLACK, elements, differing, series)
 
 
 def _odd(walk: Walk, metadata: dict[str, Any]) -> set[str]:

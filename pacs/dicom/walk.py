@@ -145,8 +145,8 @@ class Walk:
         known, bare, uint32 = _layout(little)
         header, tag_of, plain, unusual = plain_of(explicit, little, inline_bytes, inline_text_bytes)
         size = len(data)
-        source: Any = bytes(data[:WINDOW])
-        near, reach = True, len(source)
+        source: Any = data if begun is not None else bytes(data[:WINDOW])
+        near, reach = begun is None, len(source)
         stack: list[_Level] = []
         root: dict[str, Any] = {}
         elements = root

@@ -66,7 +66,7 @@ class Bench:
         if identifier[0] in MAKING or identifier in MAKING:
             maker = Maker(uuid.uuid4().hex[:8])
         if fault is not None:
-            options = replace(options, timeout_s=4, visible_s=4)  # what does not come need not be waited for
+            options = replace(options, timeout_s=4, visible_s=1)  # what does not come need not be waited for
             self.http.breaking = self.dimse.breaking = fault.how
             self.back.breaking = fault.back
             if fault.objects is not None:

@@ -20,13 +20,14 @@ class Target:
     dimse    host:port:AE title
     web      DICOMweb root URL
     token    bearer token
+    tokenfile  file with the bearer token instead; read again after each reset
     pidfile  file with the server's process id; gives CPU and memory columns
     reset    command that restarts the server on an empty store
     """
 
     def __init__(self, text):
         self.name = "target"
-        self.dimse = self.web = self.token = self.pidfile = self.reset_cmd = None
+        self.dimse = self.web = self.token = self.tokenfile = self.pidfile = self.reset_cmd = None
         for part in text.split(","):
             key, _, value = part.partition("=")
             if key == "name":
@@ -38,16 +39,25 @@ class Target:
                 self.web = value.rstrip("/")
             elif key == "token":
                 self.token = value
+            elif key == "tokenfile":
+                self.tokenfile = value
             elif key == "pidfile":
                 self.pidfile = value
             elif key == "reset":
                 self.reset_cmd = value
             else:
                 raise SystemExit(f"unknown target field {key!r}")
+        self.read_token()
 
     def reset(self):
         if self.reset_cmd:
             subprocess.run(shlex.split(self.reset_cmd), check=True, stdout=subprocess.DEVNULL)
+            self.read_token()
+
+    def read_token(self):
+        if self.tokenfile:
+            with open(self.tokenfile) as f:
+                self.token = f.read().strip()
 
     def pids(self):
         if not self.pidfile:

@@ -75,6 +75,7 @@ async def start(archive: Archive, since: str) -> int:
     """The sequence number that `since` means. Raises InvalidQuery, and Gone for one that was never given."""
     last = await anyio.to_thread.run_sync(archive.changes.last)
     if since == "now":
+        await anyio.to_thread.run_sync(archive.index.make_durable)
         return last
     if not (since.isascii() and since.isdecimal()) or len(since) > MAX_DIGITS:
         raise InvalidQuery("since is neither a sequence number nor now", about="since")
@@ -84,7 +85,17 @@ async def start(archive: Archive, since: str) -> int:
 
 
 def page(archive: Archive, principal: Principal, since: int, limit: int) -> Page:
-    """At most `limit` entries beyond `since` that the principal may see. Blocks."""
+    """At most `limit` entries beyond `since` that the principal may see. Blocks.
+
+    They are on the disk: what is filed again after a power failure must not get numbers that somebody has passed.
+    """
+    found = _page(archive, principal, since, limit)
+    if found.last > since:
+        archive.index.make_durable()
+    return found
+
+
+def _page(archive: Archive, principal: Principal, since: int, limit: int) -> Page:
     entries: list[dict[str, Any]] = []
     last = since
     while True:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dicom_data
@@ -15,8 +17,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from dicomweb import changes
-from pacs.auth import Principal, Right
+from pacs.archive import open_archive
+from pacs.auth import SYSTEM, Principal, Right
 from pacs.index.changes import Change
+from pacs.settings import Settings
 
 PATIENCE_S = 60
 
@@ -66,6 +70,35 @@ def test_in_order_and_from_any_point(web: Web) -> None:
     assert web.client.delete(place.format(**named[0])).status_code == 204
     [gone] = feed(web, since=whole["last"])["changes"]
     assert (gone["kind"], gone["sop_instance_uid"]) == ("deleted", uid)
+
+
+def test_what_was_told_keeps_its_number_whatever_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arrival is answered before the log of the index is synced: its objects tell it again. Numbers they do not."""
+    synced: list[str] = []
+    sync = os.fdatasync
+
+    def watched(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        sync(fd)
+
+    archive = open_archive(Settings(data=tmp_path))
+    try:
+        monkeypatch.setattr(os, "fdatasync", watched)
+        ds = dicom_data.image(1)
+        receiving = archive.ingest.receive("1.2.840.10008.1.2.1")
+        receiving.write(dicom_data.dataset_bytes(ds))
+        archive.ingest.store(receiving, principal=SYSTEM)
+        log = str(tmp_path.resolve() / "index.db-wal")
+        assert any(each.endswith(".seg") for each in synced)
+        assert log not in synced
+        found = changes.page(archive, SYSTEM, 0, 10)
+        assert [each["sop_instance_uid"] for each in found.entries] == [ds.SOPInstanceUID]
+        assert log in synced
+        synced.clear()
+        assert changes.page(archive, SYSTEM, found.last, 10).entries == []
+        assert synced == []
+    finally:
+        archive.close()
 
 
 def test_waiting_for_news(web: Web) -> None:

@@ -203,7 +203,7 @@ class Crew:
             elif not said and each.line in self._selector.get_map():
                 self._selector.unregister(each.line)
                 each.ready = False
-                over += each.serving.values()
+                over += [*each.serving.values(), self._on_news]  # what it did last it may not have told
                 each.serving.clear()
                 if not self._closing:
                     log.error("a DIMSE attendant has ended; another is started")
@@ -239,13 +239,19 @@ def attend(
             head, _, request = message.partition(b"\n")
             number, address, idle_s = orjson.loads(head)
 
-            def ended(association: Association, number: int = number) -> None:
+            def ended(association: Association | None, number: int = number) -> None:
                 with lock, suppress(OSError):
-                    serving.discard(association)
+                    if association is not None:
+                        serving.discard(association)
                     line.send(_ENDED + str(number).encode())
 
+            if not descriptors:  # we have as many as we may: the kernel has closed this one
+                log.error("an association is lost: no more files may be open")
+                ended(None)
+                continue
+            transport = Transport(socket.socket(fileno=descriptors[0]))
             association = Association(
-                Transport(socket.socket(fileno=descriptors[0])),
+                transport,
                 decode_request(memoryview(request)[HEADER_LENGTH:]),
                 archive=archive,
                 policy=agreed,
@@ -255,7 +261,12 @@ def attend(
             )
             with lock:
                 serving.add(association)
-            association.start()
+            try:
+                association.start()
+            except RuntimeError:  # the system has no more threads; the others go on
+                log.error("an association is lost: no more threads")
+                transport.close()
+                ended(association)
         _drain(serving, lock, settings.drain_s)
     finally:
         archive.close()

@@ -87,12 +87,13 @@ class Nursery:
         return cls(ours, pid)
 
     @classmethod
-    def started(cls) -> Self:
-        """One that is a program of its own. Raises OSError."""
+    def started(cls, theirs_too: Sequence[int] = ()) -> Self:
+        """One that is a program of its own; it and its attendants hold the descriptors `theirs_too`. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "pacs.server.attendant", str(theirs.fileno()), str(os.getpid())]
-            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+            passed = (theirs.fileno(), *theirs_too)
+            process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
         return cls(ours, process)
 
     def start(self, line: socket.socket) -> Attendant:

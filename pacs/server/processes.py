@@ -70,12 +70,12 @@ class Running:
 
 
 @contextmanager
-def sole_owner(settings: Settings) -> Iterator[int]:
+def sole_owner(settings: Settings) -> Iterator[tuple[int, int]]:
     """Hold the data folder: two servers on the same local files or SQLite index would undo one another's work.
 
-    The second of its two locks goes on to forked processes: they hold it until the last of them is gone, also when the
-    server was killed. Yields the descriptor of the first, which is the server's alone. Raises InvalidInput when another
-    server holds the folder, or it cannot be used.
+    The second of its two locks goes on to attendants: they hold it until the last of them is gone, also when the server
+    was killed. Yields the descriptors of both; the first is the server's alone. Raises InvalidInput when another server
+    holds the folder, or it cannot be used.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def sole_owner(settings: Settings) -> Iterator[int]:
                 if time.monotonic() >= deadline:
                     raise InvalidInput(f"another server already runs on the data folder {settings.data}")
                 time.sleep(0.01)
-        yield server
+        yield server, attendants
 
 
 def _locked(descriptor: int) -> bool:
@@ -153,8 +153,8 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         raise InvalidInput(f"no folder for the ready file {ready_file}")
     _allow_many_files()
     with ExitStack() as stack:
-        lock = stack.enter_context(sole_owner(settings))
-        start_attendant = _nursery(settings, lock, stack)
+        locks = stack.enter_context(sole_owner(settings))
+        start_attendant = _nursery(settings, *locks, stack)
         http_socket = doors.listen(doors.parse(settings.http, "http"))
         stack.callback(http_socket.close)
         archive = compose.build(settings)
@@ -211,20 +211,24 @@ def attendants(settings: Settings) -> int:
     return count if settings.dimse and count > 1 else 0
 
 
-def _nursery(settings: Settings, lock: int, stack: ExitStack) -> Callable[[socket.socket], crew.Process]:
-    """What starts an attendant; a nursery that has died, and all attendants with it, is replaced."""
+def _nursery(settings: Settings, ours: int, theirs: int, stack: ExitStack) -> Callable[[socket.socket], crew.Process]:
+    """What starts an attendant; a nursery that has died, and all attendants with it, is replaced.
+
+    Of the locks of `sole_owner`, attendants hold `theirs` and never `ours`.
+    """
     from pacs.server.attendant import Attendant, Nursery
 
     nurseries: list[Nursery] = []
     if attendants(settings):
-        nurseries.append(Nursery.forked([lock]) if threading.active_count() == 1 else Nursery.started())
+        alone = threading.active_count() == 1
+        nurseries.append(Nursery.forked([ours]) if alone else Nursery.started([theirs]))
 
     def start(line: socket.socket) -> Attendant:
         try:
             return nurseries[-1].start(line)
         except OSError as error:
             log.error("DIMSE attendants: %s; trying again", error.strerror)
-            nurseries.append(Nursery.started())
+            nurseries.append(Nursery.started([theirs]))
             return nurseries[-1].start(line)
 
     def close() -> None:

@@ -10,20 +10,23 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import dicom_data
 import pytest
-from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association, Rejected
+from conftest import ServerStarter
+from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association, Rejected, associate_request
+from faults.kills import descendants
 
 from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
-from pacs.dimse.acceptor import Acceptor, Places, serve
+from pacs.dimse import association
+from pacs.dimse.acceptor import Acceptor, Places, policy, serve
 from pacs.dimse.commit_module import STORAGE_COMMITMENT
-from pacs.dimse.crew import Crew
+from pacs.dimse.crew import Crew, attend
 from pacs.errors import InvalidInput
 from pacs.server import compose, processes
 from pacs.server.attendant import Attendant, Nursery
@@ -203,6 +206,107 @@ def test_attendants_end_with_their_nursery_and_the_server_goes_on_without(tmp_pa
             assert not crew.take(one, "", 1.0, b"", lambda: None)
     finally:
         crew.close(5)
+
+
+class Silent:
+    """A process that takes no part."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def ended(self, within_s: float = 0.0) -> bool:
+        return self.gone
+
+    def kill(self) -> None:
+        self.gone = True
+
+
+def test_what_one_did_last_is_looked_for_when_it_is_gone(tmp_path: Path) -> None:
+    """It may have committed something and died before it told."""
+    lines: list[socket.socket] = []
+    process, told = Silent(), threading.Event()
+
+    def start(line: socket.socket) -> Silent:
+        lines.append(line.dup())
+        return process
+
+    crew = Crew(Settings(data=tmp_path), 1, start, told.set)
+    try:
+        lines[0].send(b"ready")
+        wait_until(lambda: crew.ready == 1)
+        assert not told.is_set()
+        lines[0].close()
+        assert told.wait(60)
+    finally:
+        process.kill()
+        crew.close(0)
+
+
+def test_a_connection_that_does_not_arrive_ends_alone(tmp_path: Path, nursery: Nursery) -> None:
+    """The kernel leaves it out where the attendant may have no more files open."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = nursery.start(theirs)
+    with ours:
+        ours.send(pickle.dumps(Settings(data=tmp_path)))
+        assert ours.recv(64) == b"ready"
+        for number in (b"1", b"2"):
+            ours.send(b'[%b,"127.0.0.1",60.0]\n' % number + associate_request())
+            assert ours.recv(64) == b"ended " + number
+        assert not process.ended()
+    assert process.ended(60)
+
+
+def test_without_threads_for_one_more_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(association.Association, "start", refuse)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    attending = threading.Thread(target=attend, args=(theirs, open_archive, policy))
+    with ours, theirs:
+        ours.send(pickle.dumps(Settings(data=tmp_path)))
+        attending.start()
+        try:
+            assert ours.recv(64) == b"ready"
+            one, other = socket.socketpair()
+            with one, other:
+                one.settimeout(60)
+                socket.send_fds(ours, [b'[7,"127.0.0.1",60.0]\n' + associate_request()], [other.fileno()])
+                other.close()
+                assert ours.recv(64) == b"ended 7"
+                assert one.recv(1) == b""
+        finally:
+            ours.send(b"stop")  # at the end of the line it would end this very process
+            attending.join(60)
+    assert not attending.is_alive()
+
+
+def test_attendants_of_another_nursery_keep_the_next_server_waiting(start: ServerStarter) -> None:
+    """Whoever may write to the data folder holds its lock, also after the first nursery was killed."""
+    server = start(settings={"M3DICOM_DIMSE_PROCESSES": "2", "M3DICOM_WORKERS": "0"})
+
+    def attendants() -> set[int]:
+        children = set(descendants(server.process.pid, deep=False))
+        return set(descendants(server.process.pid)) - children
+
+    def held(pid: int) -> set[str]:
+        found = set[str]()
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found.add(Path(os.readlink(each)).name)
+        return found
+
+    wait_until(lambda: len(attendants()) == 2)
+    before = attendants()
+    (nursery,) = (each for each in descendants(server.process.pid, deep=False) if descendants(each))
+    os.kill(nursery, signal.SIGKILL)
+    wait_until(lambda: len(attendants() - before) == 2)
+    for pid in attendants() - before:
+        assert "attendants.lock" in held(pid)
+        assert "server.lock" not in held(pid)
 
 
 def test_how_many_serve_is_said_or_found() -> None:

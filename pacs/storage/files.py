@@ -396,13 +396,16 @@ class FileStore:
         return [name.removesuffix(MARKER) + segments.SUFFIX for name in names]
 
     def _is_held(self, name: str) -> bool:
-        """Whether the process that writes this segment is alive."""
+        """Whether the process that writes this segment is alive.
+
+        Asked with a shared lock: two who ask at once, a server that starts and a scrub, are not taken for its writer.
+        """
         try:
             fd = os.open(segments.marker_of(self._objects / name), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -461,6 +462,19 @@ def test_what_is_torn_is_found_and_never_served(tmp_path: Path, harm: Any, lost:
         elif len(lost) < 6:
             with pytest.raises(NotFound):
                 store.read(locator)
+    store.close()
+
+
+def test_who_asks_for_what_a_crash_left_is_not_taken_for_its_writer(tmp_path: Path) -> None:
+    """A command beside a server that starts looks at the same markers; nothing may stay unverified for that."""
+    here = crashed(tmp_path)
+    probe = os.open(segments.marker_of(tmp_path / "objects" / here[0].object_key), os.O_RDWR)
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as another process asks
+        store = FileStore(tmp_path)
+    finally:
+        os.close(probe)
+    assert [each.object_key for each in store.unproven()] == [here[0].object_key]
     store.close()
 
 

@@ -71,11 +71,11 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._quick: dict[Hashable, bool] = {}
+        self._quick: dict[int, bool] = {}  # by hash: a kind may hold all that a request says
 
     def is_quick(self, kind: Hashable) -> bool:
         """Whether work of this kind may be done without a thread; one that nobody knows may not."""
-        return self._quick.get(kind, False)
+        return self._quick.get(hash(kind), False)
 
     def timed(self, kind: Hashable, work: Callable[[], T]) -> T:
         """What the work returns; how long it took decides where the next of its kind is done."""
@@ -83,5 +83,5 @@ class Pace:
         result = work()
         if len(self._quick) >= KINDS:
             self._quick.clear()
-        self._quick[kind] = self._clock() - began < QUICK_S
+        self._quick[hash(kind)] = self._clock() - began < QUICK_S
         return result

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 REQUEST, CREDENTIAL = "request", "credential"
 """In the ASGI state: what a request is on the shelf by, and who asks, as `Auth.authenticate` takes it."""
 
-OVERHEAD_BYTES = 2000
+OVERHEAD_BYTES = 1000
+FIELD_BYTES = 160
+"""What a header field of a request takes besides its text."""
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -69,7 +71,13 @@ class Shelf:
         fields = b"".join([b"%b: %b\r\n" % field for field in start["headers"]])
         line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode("ascii")
         ready = _Ready(line, fields, body, credential, state["principal"])
-        self._ready.put(request, version, ready, OVERHEAD_BYTES + len(fields) + len(body))
+        self._ready.put(request, version, ready, _asked_bytes(scope) + len(fields) + len(body))
+
+
+def _asked_bytes(scope: Scope) -> int:
+    """What is kept of a request: all of it, and its head may be longer than the answer."""
+    head = sum(len(name) + len(value) + FIELD_BYTES for name, value in scope["headers"])
+    return OVERHEAD_BYTES + head + len(scope["raw_path"]) + len(scope["query_string"])
 
 
 class Shelving:

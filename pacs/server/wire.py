@@ -115,6 +115,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Its last one."""
         self._head_since = None
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
+        self._unset_keepalive_if_required()  # an answer from the shelf may have begun to wait for what came with it
         idle = self.cycle is None or self.cycle.response_complete
         if self.shelf is not None and idle and self.parser.get_method() == b"GET":
             request = (self.url, tuple(self.headers), self.client and self.client[0])

@@ -41,6 +41,7 @@ class Server:
     shelf: Counted
     port: int
     token: str
+    config: uvicorn.Config
 
     def get(self, path: str, accept: str = "application/dicom+json", token: str = "", **headers: str) -> httpx.Response:
         """The answer to a request on a connection of its own, with exactly the same fields each time."""
@@ -71,7 +72,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     while not running.started:
         assert time.monotonic() < until, "the server did not start"
         time.sleep(0.01)
-    made = Server(archive, ready, listener.getsockname()[1], archive.auth.create_token("tests", CLINICAL_RIGHTS))
+    made = Server(
+        archive, ready, listener.getsockname()[1], archive.auth.create_token("tests", CLINICAL_RIGHTS), config
+    )
     made.store(*dicom_data.series(3, study=1, PatientID="P1"))
     yield made
     running.should_exit = True
@@ -150,3 +153,32 @@ def test_requests_in_one_go_are_answered_in_their_order(server: Server) -> None:
             raw += piece
     counts = [len(json.loads(part.partition(b"\r\n\r\n")[2])) for part in raw.split(b"HTTP/1.1 200 OK\r\n")[1:]]
     assert counts == [{"/instances": 3}.get(path, 1) for path in [*paths, "/series"]]
+
+
+def test_a_ready_answer_does_not_end_the_wait_for_the_next_one(server: Server) -> None:
+    server.config.timeout_keep_alive = 0  # as long as a connection may be idle, which it is not while one answer is due
+    head = f"Host: 127.0.0.1:{server.port}\r\nAccept: {JSON_TYPE}\r\nAuthorization: Bearer {server.token}\r\n"
+    first = f"GET /dicom-web/studies HTTP/1.1\r\n{head}\r\n"
+    until = time.monotonic() + 60
+    for number in range(10**6):
+        before = server.shelf.given
+        second = f"GET /dicom-web/instances?PatientID=nobody{number} HTTP/1.1\r\n{head}Connection: close\r\n\r\n"
+        raw = b""
+        with socket.create_connection(("127.0.0.1", server.port), 60) as sock:
+            sock.sendall(f"{first}{second}".encode())
+            while piece := sock.recv(1 << 16):
+                raw += piece
+        assert raw.count(b"HTTP/1.1 20") == 2, raw[:2000]
+        if server.shelf.given > before:
+            return
+        assert time.monotonic() < until, "never ready"
+
+
+def test_what_is_kept_of_requests_is_counted(server: Server) -> None:
+    held = server.shelf._ready.bytes_held
+    server.get("/studies?PatientID=nobody", **{"X-Long": "x" * 30_000})
+    until = time.monotonic() + 60
+    while server.shelf._ready.bytes_held <= held:
+        assert time.monotonic() < until, "never kept"
+        time.sleep(0.01)
+    assert server.shelf._ready.bytes_held > held + 30_000

@@ -30,7 +30,7 @@ PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
 PIECE_BYTES = 1 << 20
 
 _PATH = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,9}/[0-9A-Fa-f]{8})*")
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 async def value(call: Call) -> Answer:
@@ -62,8 +62,9 @@ async def value(call: Call) -> Answer:
         pieces = _framed(head, read(call.archive, location, bulk, 0, bulk.length), writer.close)
         return await _answer(call, Answer(200, writer.content_type, headers=headers), pieces, length)
     asked = call.headers.get("range") if call.headers.get("if-range", tag) == tag else None
-    start, end = byte_range(asked, bulk.length) or (0, bulk.length)
-    partial = end - start < bulk.length
+    found = byte_range(asked, bulk.length)
+    start, end = found or (0, bulk.length)
+    partial = found is not None  # also of all bytes: players ask for `bytes=0-` to learn whether they can seek
     headers.append(("Accept-Ranges", "bytes"))
     if partial:
         headers.append(("Content-Range", f"bytes {start}-{end - 1}/{bulk.length}"))

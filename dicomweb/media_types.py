@@ -23,6 +23,7 @@ _TYPE = re.compile(rf"\s*({_NAME})/({_NAME})\s*")
 _PARAMETER = re.compile(rf'\s*;\s*(?:({_NAME})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+))\s*)?')
 _MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_TYPED_PLUS = re.compile(r"(?<=[a-z0-9]) (?=(?:json|xml)\b)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -139,7 +140,7 @@ def negotiate(offers: Sequence[Offer], header: str | None, parameters: Sequence[
     """
     if parameters:
         # A plus sign that a person typed into a URL arrives as a space.
-        asked = ranges(",".join(parameters).replace("dicom json", "dicom+json").replace("dicom xml", "dicom+xml"))
+        asked = ranges(_TYPED_PLUS.sub("+", ",".join(parameters)))
         chosen = _best(asked, offers)
         if chosen is not None:
             return chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import orjson
 
 from dicomweb import params, xml_model
@@ -51,9 +53,18 @@ async def _search(call: Call, level: Level) -> Answer:
             return documents_answer(documents, multipart=offer.multipart, headers=headers)
         return call.text((b"[" + b",".join(rows) + b"]").replace(HERE, root), DICOM_JSON, headers)
 
-    # What makes one search slower than another is which keys it has, and whether a pattern has to be looked for.
-    asked = tuple([(name, "*" in value or "?" in value) for name, value in call.query])
-    return await call.once(("search", level, len(call.params), asked), answer)
+    return await call.once(("search", level, len(call.params), kind(call.query)), answer)
+
+
+def kind(asked: Sequence[tuple[str, str]]) -> Hashable:
+    """What makes one search slower than another, for `Call.quickly`.
+
+    Which keys it has, whether a pattern has to be looked for or all be told, and in how many digits how much is wanted.
+    """
+    return tuple([
+        (name, len(value) if name in ("limit", "offset") else "*" in value or "?" in value or value == "all")
+        for name, value in asked
+    ])  # fmt: skip
 
 
 def documents_answer(documents: list[bytes], *, multipart: bool, headers: list[tuple[str, str]]) -> Answer:

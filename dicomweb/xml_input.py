@@ -46,6 +46,8 @@ def loads(raw: bytes | bytearray) -> dict[str, Any]:
         parser.Parse(bytes(raw), True)
     except expat.ExpatError as error:
         raise InvalidInput(f"not XML: {expat.ErrorString(error.code)} at line {error.lineno}") from None
+    except (LookupError, ValueError):  # what the parser says of an encoding that Python has not, or has as no map
+        raise InvalidInput("not XML in an encoding that is known here") from None
     return json_input.checked(reader.dataset)
 
 

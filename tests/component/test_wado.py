@@ -538,6 +538,9 @@ def test_ranges(web: Web) -> None:
     assert (answer.status_code, answer.content) == (206, whole[:10])
     assert answer.headers["content-range"] == f"bytes 0-9/{len(whole)}"
     assert web.get(where, headers={"Range": "bytes=-7"}).content == whole[-7:]
+    every = web.get(where, headers={"Range": "bytes=0-"})  # RFC 9110 15.3.7: a range, too
+    assert (every.status_code, every.content) == (206, whole)
+    assert every.headers["content-range"] == f"bytes 0-{len(whole) - 1}/{len(whole)}"
     assert web.get(where, headers={"Range": "bytes=0-1,3-4"}).content == whole
     tag = answer.headers["etag"]
     assert web.get(where, headers={"Range": "bytes=0-9", "If-Range": tag}).content == whole[:10]

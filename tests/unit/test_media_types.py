@@ -28,6 +28,7 @@ JPEG_2000 = "1.2.840.10008.1.2.4.90"
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 RENDERED = (Offer(JPEG), Offer(PNG))
+MODEL = Offer("model/x3d+xml")
 INSTANCE = (
     Offer(DICOM, multipart=True, transfer_syntax=EXPLICIT_LE),
     Offer(DICOM, multipart=True, transfer_syntax=JPEG_2000, default=False, as_stored=True),
@@ -107,6 +108,7 @@ def test_nothing_acceptable(offers: tuple[Offer, ...], header: str) -> None:
         (METADATA, ["application/dicom+json"], DICOM_XML, METADATA[0]),
         (METADATA, ["application/dicom json"], DICOM_XML, METADATA[0]),
         (METADATA, ["image/foo"], DICOM_JSON, METADATA[0]),
+        ((*RENDERED, MODEL), ["model/x3d xml"], "image/jpeg", MODEL),
         (RENDERED, ["image/png,image/jpeg;q=0.5"], "image/jpeg", RENDERED[1]),
         (RENDERED, ["image/gif", "image/png"], None, RENDERED[1]),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicomweb.params import MAX_RESULTS, query
+from dicomweb.qido import kind
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import ALL, AnyOf, Empty, Fuzzy, Item, Moments, Range, Single, UIDList, Universal, Wildcard
 from pacs.errors import InvalidQuery
@@ -124,3 +125,12 @@ def test_options() -> None:
 def test_nonsense_is_refused(pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidQuery):
         query(pairs, Level.STUDY)
+
+
+def test_what_is_slow_is_known_apart_from_what_is_quick() -> None:
+    assert kind([("PatientID", "A"), ("limit", "20")]) == kind([("PatientID", "B"), ("limit", "50")])
+    few = [("limit", "1")]
+    for other in ([("limit", "20000")], [*few, ("offset", "90000")], [*few, ("includefield", "all")], []):
+        assert kind(other) != kind(few)
+    assert kind([("includefield", "all")]) != kind([("includefield", "00081030")])
+    assert kind([("PatientName", "A*")]) != kind([("PatientName", "A")])

@@ -57,7 +57,7 @@ def test_frame_numbers_keep_their_order() -> None:
     [
         (None, None), ("bytes=0-9", (0, 10)), ("bytes=90-", (90, 100)), ("bytes=-10", (90, 100)),
         ("bytes=-1000", (0, 100)), ("bytes=50-1000", (50, 100)), ("bytes=0-1,5-6", None), ("items=0-1", None),
-        ("bytes=9-1", None), ("bytes=-", None), ("bytes=x-1", None),
+        ("Bytes=0-9", (0, 10)), ("bytes=9-1", None), ("bytes=-", None), ("bytes=x-1", None),
     ],
 )  # fmt: skip
 def test_byte_ranges(header: str | None, expected: tuple[int, int] | None) -> None:

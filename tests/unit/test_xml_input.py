@@ -76,6 +76,8 @@ def test_private_elements_get_a_block() -> None:
         b'<!DOCTYPE x [<!ENTITY a "aaaa">]>' + document(""),
         b'<!DOCTYPE NativeDicomModel SYSTEM "file:///etc/passwd">' + document(""),
         b'<?xml-stylesheet href="x"?>' + document(""),
+        b'<?xml version="1.0" encoding="nobody-knows"?>' + document(""),
+        b'<?xml version="1.0" encoding="gb2312"?>' + document(""),
         document('<DicomAttribute vr="LO"/>'),
         document('<DicomAttribute tag="0008103" vr="LO"/>'),
         document('<DicomAttribute tag="00081030" vr="XX"><Value number="1">a</Value></DicomAttribute>'),

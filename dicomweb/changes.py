@@ -63,12 +63,19 @@ async def retrieve(call: Call) -> Answer:
     if wait_s and limit and not found.entries:
         with anyio.move_on_after(wait_s):
             async for _ in news(call.archive):
+                principal = await _again(call, principal)
                 found = await call.io(page, call.archive, principal, found.last, limit)
                 if found.entries:
                     break
     body = orjson.dumps({"changes": found.entries, "last": found.last, "more": found.more})
     link = f'<{call.service_root}/changes?since={found.last}>; rel="next"'
     return await call.io(call.text, body, JSON, [("Link", link)])
+
+
+async def _again(call: Call, principal: Principal) -> Principal:
+    """Who asks, as of now: a wait may outlive the credential. Raises Unauthenticated where it was revoked."""
+    authenticate = call.scope.get("state", {}).get("authenticate")
+    return principal if authenticate is None else await call.io(authenticate)
 
 
 async def start(archive: Archive, since: str) -> int:

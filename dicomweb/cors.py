@@ -19,7 +19,7 @@ from pacs.errors import InvalidInput
 ANY = "*"
 METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 EXPOSED = (
-    "Accept-Ranges, Allow, Content-Encoding, Content-Length, Content-Location, Content-Range, ETag, Location, "
+    "Accept-Ranges, Allow, Content-Encoding, Content-Length, Content-Location, Content-Range, ETag, Link, Location, "
     "Retry-After, Warning, WWW-Authenticate"
 )
 PREFLIGHT_S = 600
@@ -33,13 +33,20 @@ def checked(origins: Iterable[str]) -> frozenset[str]:
     found = set()
     for text in origins:
         origin = text.strip().lower()
-        parts = urlsplit(origin)
-        if origin != ANY and (parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin):
+        if origin != ANY and not _is_origin(origin):
             raise InvalidInput(
                 f'setting cors_origins: {text!r} is neither an origin like "https://viewer.example" nor "*"'
             )
         found.add(origin)
     return frozenset(found)
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # "http://["
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc != "" and f"{parts.scheme}://{parts.netloc}" == text
 
 
 def is_allowed(origin: str | None, origins: frozenset[str]) -> bool:

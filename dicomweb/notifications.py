@@ -61,14 +61,14 @@ class Notifications(Door):
         """One connection more for the AE."""
         self._serving[receiver] += 1
 
-    def waiting(self, receiver: str, after: int) -> list[Event]:
-        """Events for the AE beyond `after`; none while somebody else sends to it. Blocks."""
+    def waiting(self, receiver: str, after: int, scope: str = "") -> list[Event]:
+        """Events for the AE beyond `after`, within the scope; none while somebody else sends to it. Blocks."""
         now = time.time()
         if now - self._renewed.get(receiver, 0.0) > RENEW_S:
             if not self.archive.worklist.begin_delivery(receiver, OWNER, now, LEASE_S):
                 return []
             self._renewed[receiver] = now
-        return self.archive.worklist.events_for(receiver, after, PAGE)
+        return self.archive.worklist.events_for(receiver, after, PAGE, scope=scope)
 
     def leave(self, receiver: str) -> None:
         """One connection less; after the last one the AE's own door may be used again. Blocks."""
@@ -106,7 +106,8 @@ class WorkitemEvents(Feed):
                 if receiver not in self._upto:
                     self._upto[receiver] = 0
                     self._door.join(receiver)
-                while events := await self._door.io(self._door.waiting, receiver, self._upto[receiver]):
+                scope = self._principal.scope
+                while events := await self._door.io(self._door.waiting, receiver, self._upto[receiver], scope):
                     for event in events:
                         yield report(event)
                         self._upto[receiver] = event.seq

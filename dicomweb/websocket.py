@@ -31,7 +31,10 @@ POLL_S = 0.2
 """How often the counter of this process is looked at, which costs nothing."""
 
 LOOK_S = 1.0
-"""How often the index is asked anyway: other processes do not move our counter."""
+"""How often the index is asked whether anything was committed: other processes do not move our counter."""
+
+SURE_S = 5.0
+"""How often it is looked for news in any case, and whether the credential is still good."""
 
 MAX_SOCKETS = 1000
 MAX_MESSAGE_BYTES = 4096
@@ -118,7 +121,7 @@ class Door:
                 raise Forbidden("a connection by cookie needs an Origin")
             return
         reached = settings.public_url or links.base(scope, headers, self.web.proxies)
-        if urlsplit(origin.lower()).netloc in (urlsplit(reached.lower()).netloc, headers.get("host", "").lower()):
+        if _host(origin) in (_host(reached), headers.get("host", "").lower()) and _host(origin):
             return
         allowed = cors.checked(settings.cors_origins) - ({cors.ANY} if by_cookie else set())
         if not cors.is_allowed(origin, allowed):
@@ -166,6 +169,14 @@ async def again(door: Door, principal: Principal, authenticate: Callable[[], Pri
         raise Ended(POLICY) from None
 
 
+def _host(url: str) -> str:
+    """Host and port of an origin or a URL in lower case; empty where there is none."""
+    try:
+        return urlsplit(url.lower()).netloc
+    except ValueError:  # "http://[": nobody's
+        return ""
+
+
 def _subprotocol(scope: Scope) -> str | None:
     """The first one offered that is no credential; browsers want one of theirs back."""
     offered: list[str] = scope.get("subprotocols", [])
@@ -186,12 +197,20 @@ async def _refuse(scope: Scope, send: Send, error: ArchiveError) -> None:
 
 
 async def news(archive: Archive) -> AsyncIterator[None]:
-    """A turn at once and whenever there may be news, at the latest after LOOK_S; ends when the server stops."""
-    version, waited = archive.events.version, 0.0
+    """A turn at once and whenever there may be news, at the latest after SURE_S; ends when the server stops.
+
+    A thousand connections that wait are to cost next to nothing: an index that tells that nobody has committed
+    anything is not asked more.
+    """
+    told, seen, waited, idle = archive.events.version, archive.index.version(), 0.0, 0.0
     yield
     while not archive.events.closed:
         await anyio.sleep(POLL_S)
-        waited += POLL_S
-        if archive.events.version != version or waited >= LOOK_S:
-            version, waited = archive.events.version, 0.0
+        waited, idle = waited + POLL_S, idle + POLL_S
+        if archive.events.version == told and waited < LOOK_S:
+            continue
+        now = archive.index.version()
+        if archive.events.version != told or now is None or now != seen or idle >= SURE_S:
+            told, seen, idle = archive.events.version, now, 0.0
             yield
+        waited = 0.0

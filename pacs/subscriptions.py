@@ -170,10 +170,14 @@ class Subscriptions:
         with self._lock:
             return list(self._present.get(receiver, ()))
 
-    def events_for(self, receiver: str, after: int = 0, limit: int = 100) -> list[Event]:
-        """Events that wait for the AE beyond the sequence number `after`, in the order in which they happened."""
+    def events_for(self, receiver: str, after: int = 0, limit: int = 100, *, scope: str = "") -> list[Event]:
+        """Events that wait for the AE beyond the sequence number `after`, in the order in which they happened.
+
+        With a scope, which is that of who listens, only those of Workitems within it: whoever subscribed the AE, and
+        to whatever, nobody hears of others' patients.
+        """
         with self._index.read() as conn:
-            return subscriptions.waiting_for(conn, receiver, after, limit)
+            return subscriptions.waiting_for(conn, receiver, after, limit, scope)
 
     def taken(self, receiver: str, upto: int) -> None:
         """The AE has all events up to that sequence number."""

@@ -125,7 +125,10 @@ def _text(tag: str, vr: str, value: Any) -> str:
         raise InvalidInput(f"value of VR {vr} is no text", about=tag)
     if "\\" in value and vr not in _SINGLE_TEXT:
         raise InvalidInput("backslash inside one of several values (PS3.5 6.2)", about=tag)
-    return value
+    text = value.rstrip("\0")  # padding that somebody has taken along
+    if "\0" in text:
+        raise InvalidInput("a NUL within text (PS3.5 6.1.3)", about=tag)
+    return text
 
 
 def _name(tag: str, vr: str, value: Any) -> dict[str, str] | None:
@@ -133,7 +136,7 @@ def _name(tag: str, vr: str, value: Any) -> dict[str, str] | None:
         raise InvalidInput("PN is no object of component groups (PS3.18 F.2.2)", about=tag)
     groups: dict[str, str] = {}
     for group, text in value.items():
-        if group not in _GROUPS or not isinstance(text, str) or "=" in text or "\\" in text:
+        if group not in _GROUPS or not isinstance(text, str) or any(each in text for each in "=\\\0"):
             raise InvalidInput("PN with an unknown component group, or one that is no plain text", about=tag)
         if text:
             groups[group] = text

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from pacs.dicom import dictionary
 from pacs.errors import (
     AlreadyFinal,
     AlreadyInProgress,
@@ -195,6 +196,8 @@ def dt(now: float) -> str:
 def from_dt(text: str) -> float:
     """Seconds since 1970 of a DT value, without offset taken as UTC. Raises InvalidInput."""
     digits, offset = text.strip(), "+0000"
+    if not digits.isascii():  # strptime reads the digits of every script
+        raise InvalidInput("not a DT value (PS3.5 section 6.2)")
     for sign in "+-":
         if sign in digits:
             digits, _, rest = digits.partition(sign)
@@ -202,8 +205,10 @@ def from_dt(text: str) -> float:
     whole, _, fraction = digits.partition(".")
     padded = whole + "00000101000000"[len(whole) :]
     try:
-        return datetime.strptime(f"{padded}.{(fraction or '0'):0<6}{offset}", "%Y%m%d%H%M%S.%f%z").timestamp()
-    except ValueError as error:
+        found = datetime.strptime(f"{padded}.{(fraction or '0'):0<6}{offset}", "%Y%m%d%H%M%S.%f%z").timestamp()
+        datetime.fromtimestamp(found, UTC)  # which has to be within the years 1 to 9999 in UTC too
+        return found
+    except (ValueError, OverflowError) as error:
         raise InvalidInput("not a DT value (PS3.5 section 6.2)") from error
 
 
@@ -251,6 +256,10 @@ def modified(given: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
 
 
 def _check_values(attributes: Mapping[str, Any]) -> None:
+    for tag, entry in attributes.items():
+        vr = dictionary.vr(int(tag, 16))
+        if vr is not None and (vr == "SQ") != (entry.get("vr") == "SQ") and entry.get("Value"):
+            raise InvalidInput("a sequence where none can be, or none where one has to be", about=tag)
     priority = value(attributes, PRIORITY)
     if priority is not None and priority not in PRIORITIES:
         raise InvalidInput("Scheduled Procedure Step Priority is HIGH, MEDIUM or LOW", about=PRIORITY)
@@ -289,7 +298,8 @@ def updated(attributes: Mapping[str, Any], update: Mapping[str, Any], now: float
     if emptied:
         raise InvalidInput(f"may not be emptied: {', '.join(emptied)}")
     _check_values(update)
-    return dict(sorted({**attributes, **update, MODIFICATION_DATETIME: element("DT", dt(now))}.items()))
+    ours = {SPECIFIC_CHARACTER_SET: element("CS", "ISO_IR 192"), MODIFICATION_DATETIME: element("DT", dt(now))}
+    return dict(sorted({**attributes, **update, **ours}.items()))
 
 
 def _check_transaction(recorded: str | None, given: str | None) -> None:
@@ -384,7 +394,7 @@ def progress_of(attributes: Mapping[str, Any]) -> tuple[int, str, str]:
     progress: Attributes = next(iter(items(attributes, PROGRESS_SEQUENCE)), {})
     try:
         percent = round(float(value(progress, PROGRESS) or 0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last one for "1e400"
         percent = 0
     texts = [value(progress, tag) for tag in (PROGRESS_DESCRIPTION, REASON_FOR_CANCELLATION)]
     return min(max(percent, 0), 100), str(texts[0] or ""), str(texts[1] or "")

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from pacs.dicom.ups import Attributes
-from pacs.dicom.ups_events import EventType, Report
+from pacs.dicom.ups_events import GLOBAL_UID, EventType, Report
 from pacs.index import schema
 from pacs.index.order import in_order
 
@@ -224,9 +224,12 @@ def publish(conn: Connection, uid: str, receivers: Sequence[str], reports: Seque
         conn.execute(insert(event), rows)
 
 
-def waiting_for(conn: Connection, ae_title: str, after: int, limit: int) -> list[Event]:
-    """Events for a receiver beyond the sequence number `after`, in order."""
+def waiting_for(conn: Connection, ae_title: str, after: int, limit: int, scope: str = "") -> list[Event]:
+    """Events for a receiver beyond the sequence number `after`, in order; with a scope those of its Workitems alone."""
     wanted = select(event).where(_e.ae_title == ae_title, _e.seq > after).order_by(_e.seq).limit(limit)
+    if scope:  # what the server says of itself is everybody's
+        within = exists().where(_w.uid == _e.workitem_uid, _w.scope == scope)
+        wanted = wanted.where(or_(_e.workitem_uid == GLOBAL_UID, within))
     return [
         Event(row.seq, row.workitem_uid, EventType(row.type), orjson.loads(row.information), row.at)
         for row in conn.execute(wanted)

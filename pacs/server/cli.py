@@ -54,11 +54,17 @@ def _nobody_reads(out: TextIO) -> bool:
         return False
 
 
+def is_worth_saying(record: logging.LogRecord) -> bool:
+    """Whether a line of the HTTP server belongs into the log: it takes refused WebSockets for errors."""
+    return record.getMessage() != "ASGI callable returned without completing handshake."
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "arq", "pydicom", "pynetdicom"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(is_worth_saying)
     status: int = chosen.run(chosen)
     return status
 

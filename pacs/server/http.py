@@ -84,7 +84,10 @@ def from_same_origin(headers: Headers) -> bool:
     if site is not None:
         return site == "same-origin"
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc == headers.get("host")
+    except ValueError:  # "http://[" is the origin of no page
+        return False
 
 
 class Authentication:

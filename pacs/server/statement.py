@@ -68,7 +68,8 @@ def page() -> str:
         "",
         "## 3 Implementation model",
         "",
-        "One server process holds one Application Entity with a DIMSE door (plain, TLS or both) and an HTTP door.",
+        "One server holds one Application Entity with a DIMSE door (plain, TLS or both; `dimse_processes` serve its",
+        "associations) and an HTTP door.",
         "Both lead into the",
         "same archive: what one stores the other finds, and a Workitem made at one door is seen and changed through",
         "the other.",
@@ -131,7 +132,7 @@ def _content() -> list[str]:
                 ("the same content again", "success, nothing is stored twice"),
                 (
                     "other content under a known SOP Instance UID",
-                    f"setting `other_content`: `{_default('other_content')}` by default; `quarantine` and `replace`",
+                    f"setting `other_content`: `{_default('other_content')}` by default; `quarantine` and `replace` "
                     "are the others",
                 ),
                 ("a rejection note (PS3.16 CID 7011)", "hides what it rejects, setting `rejection_notes`"),

@@ -78,7 +78,7 @@ def section() -> list[str]:
         "",
         "Errors carry a short report in `application/problem+json`, without patient data. Success is 200, 201",
         "(created), 202 (accepted, or some",
-        "instances not stored), 204 (no match), 206 (a byte range), 304 (If-None-Match).",
+        "instances not stored), 204 (no match), 206 (a byte range), 304 (If-None-Match), 101 (a WebSocket).",
         "",
         *table(("code", "when"), _codes()),
         "Failure Reason (0008,1197) of an instance that STOW-RS does not store:",
@@ -98,6 +98,7 @@ def _codes() -> list[tuple[str, str]]:
     found: dict[int, list[str]] = {}
     for kind, code in errors.STATUS.items():
         found.setdefault(code, []).append((kind.__doc__ or "").partition("\n")[0].rstrip("."))
+    found[405] = ["A method that the resource does not have; `Allow` names those that it has"]
     return [(f"{code} {HTTPStatus(code).phrase}", "; ".join(whys)) for code, whys in sorted(found.items())]
 
 

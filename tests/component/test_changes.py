@@ -9,16 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import dicom_data
 import httpx
 import pytest
 from dicomweb_server import Web, serving
+from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from dicomweb import changes
+from dicomweb.calls import Call
+from dicomweb.calls import Web as CallWeb
 from pacs.archive import open_archive
 from pacs.auth import SYSTEM, Principal, Right
+from pacs.errors import Unauthenticated
 from pacs.index.changes import Change
 from pacs.settings import Settings
 
@@ -110,6 +115,30 @@ def test_waiting_for_news(web: Web) -> None:
     [entry] = answers[0].json()["changes"]
     assert entry["sop_instance_uid"] == named["sop_instance_uid"]
     assert feed(web, since=entry["seq"], wait=1)["changes"] == []
+
+
+def test_a_wait_does_not_outlive_the_credential(web: Web) -> None:
+    """Who was let in and is revoked meanwhile hears nothing any more."""
+    asked: list[int] = []
+
+    def revoked() -> Principal:
+        asked.append(1)
+        raise Unauthenticated("the token was revoked")
+
+    async def answered() -> None:
+        state = {"principal": Principal("gone", "token"), "authenticate": revoked}
+        scope = {
+            "type": "http", "method": "GET", "path": "/changes", "path_params": {}, "headers": [],
+            "query_string": b"since=now&wait=60", "state": state,
+        }  # fmt: skip
+        await changes.retrieve(Call(CallWeb(web.archive, "", {}), scope, receive))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    with pytest.raises(Unauthenticated):
+        anyio.run(answered)
+    assert asked
 
 
 def test_following_on_a_websocket_and_going_on_after_a_loss(web: Web) -> None:

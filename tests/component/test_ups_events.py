@@ -258,7 +258,7 @@ def test_whose_pages_may_listen(web: Web) -> None:
     for origin in ("https://viewer.example", f"http://{host}"):
         with connect(address, origin=origin):
             pass
-    for origin in ("https://elsewhere.example", "null", "https://viewer.example.elsewhere.example"):
+    for origin in ("https://elsewhere.example", "null", "https://viewer.example.elsewhere.example", "http://["):
         assert refused(address, origin=origin) == 403
 
 

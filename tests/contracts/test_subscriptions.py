@@ -217,6 +217,17 @@ def test_what_cannot_be_subscribed(worklist: Worklist) -> None:
             worklist.subscribe(uid, title, USER)
 
 
+def test_nobody_hears_of_workitems_beyond_their_scope_whoever_subscribed_the_ae(worklist: Worklist) -> None:
+    here, there = (Principal(scope, "token", scope=scope) for scope in ("here", "there"))
+    worklist.listen("WATCHER", here)
+    worklist.subscribe(GLOBAL_UID, "WATCHER", Principal("WATCHER", "ae"))
+    mine = worklist.create(asked(), None, here)
+    other = worklist.create(asked(), None, there)
+    worklist.announce("GOING DOWN", T0)
+    assert {uid for uid, _, _ in told(worklist, "WATCHER")} == {mine, other, GLOBAL_UID}
+    assert [e.workitem_uid for e in worklist.events_for("WATCHER", scope="here")] == [mine, GLOBAL_UID]
+
+
 def test_subscribing_twice_is_one_subscription(worklist: Worklist) -> None:
     uid = worklist.create(asked(), None, USER)
     worklist.subscribe(uid, "WATCHER", USER)

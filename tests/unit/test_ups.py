@@ -239,3 +239,27 @@ def test_parameters_that_are_neither_number_nor_text_are_refused() -> None:
 def test_dt(text: str, seconds: float) -> None:
     assert ups.from_dt(text) == seconds
     assert ups.from_dt(ups.dt(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["00010101000000+1400", "99991231235959-1200", "99991231235959.999999", "\uff12026"])
+def test_a_dt_that_is_beyond_the_calendar_in_utc(text: str) -> None:
+    with pytest.raises(InvalidInput, match="DT"):
+        ups.from_dt(text)
+
+
+@pytest.mark.parametrize("tag", [ups.LABEL, ups.WORKITEM_CODE_SEQUENCE])
+def test_sequences_only_where_there_are_some(tag: str) -> None:
+    other = {"vr": "SQ", "Value": [{}]} if tag == ups.LABEL else {"vr": "LO", "Value": ["x"]}
+    with pytest.raises(InvalidInput, match="sequence"):
+        ups.created({**workitem(), tag: other}, UID, NOW)
+
+
+def test_progress_beyond_every_number() -> None:
+    progress = {ups.PROGRESS: {"vr": "DS", "Value": ["1e400"]}}
+    assert ups.progress_of({ups.PROGRESS_SEQUENCE: {"vr": "SQ", "Value": [progress]}}) == (0, "", "")
+
+
+def test_an_update_does_not_say_how_we_keep_text() -> None:
+    kept = ups.created(workitem(), UID, NOW)
+    after = ups.updated(kept, {ups.SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": ["ISO_IR 100"]}}, NOW)
+    assert ups.value(after, ups.SPECIFIC_CHARACTER_SET) == "ISO_IR 192"

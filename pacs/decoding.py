@@ -25,7 +25,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from pacs.dicom import presentation, transcode
+from pacs.dicom import planes, presentation, transcode
 from pacs.dicom.decode import PixelInfo, decode_frame
 from pacs.dicom.render import PLAIN, Extras, Window, relevant, render
 from pacs.dicom.transcode import transcode_dataset
@@ -315,7 +315,12 @@ def _reported(answer: bytes) -> tuple[type[ArchiveError], str, str]:
 
 
 def _decoded_and_rendered(data: bytes, info: PixelInfo, metadata: Mapping[str, Any], how: Mapping[str, Any]) -> bytes:
-    return render(decode_frame(data, info), info, metadata, stored=data, **how)
+    stored: bytes | None = data
+    if info.syntax.codec != "native":
+        # Unused bits, in which old overlays lie, are only kept where no codec knows of them.
+        kept = info.syntax.codec in ("rle", "deflate", "uncompressed") and bool(planes.tags(metadata))
+        stored = transcode.explicit_le_frame(data, info) if kept else None
+    return render(decode_frame(data, info), info, metadata, stored=stored, **how)
 
 
 def _decoded_and_presented(

@@ -6,7 +6,7 @@ Runs on stored bytes that may be broken or hostile: in a server only inside `pac
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -25,6 +25,11 @@ Array = npt.NDArray[Any]
 
 MAX_FRAME_BYTES: Final = 1 << 30
 """A frame that decodes to more is refused: a whole-slide tile or a mammogram has some 1 to 100 MB."""
+
+_EOI: Final = b"\xff\xd9"
+"""The end of a JPEG, and of a JPEG 2000 codestream."""
+_TAIL: Final = b"\x5a\xa5\x3c" * 64 + _EOI
+"""Entropy-coded data that no codestream ends with."""
 
 SUBSAMPLED: Final = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
@@ -159,17 +164,20 @@ def decode_stored(data: bytes, info: PixelInfo) -> Array:
             case "deflate":
                 return _native(inflate(data, info.native_bytes + 1), info)
             case "rle":
-                array = _rle(data, info)
+                return _values(rle_words(data, info), info)
             case "jpeg":
                 array = _jpeg(data, info)
             case "jpegls":
                 _same_geometry(info, *_jpeg_geometry(data)[:4])
+                if _EOI not in data:  # entropy-coded data never has it; the decoder may search for seconds
+                    raise Undecodable("JPEG-LS codestream is cut short")
                 array = imagecodecs.jpegls_decode(data)
             case "jpegxl":
                 array = imagecodecs.jpegxl_decode(data, numthreads=1)
             case _:
                 _same_geometry(info, *_j2k_geometry(data))
                 if codec == "htj2k":  # which would give components without a transform between them as planes
+                    _whole_tiles(data)
                     array = imagecodecs.htj2k_decode(data, planar=False)
                 else:
                     array = imagecodecs.jpeg2k_decode(data)
@@ -243,7 +251,11 @@ def _native(data: bytes, info: PixelInfo) -> Array:
     array = array.reshape(info.shape)
     if info.floating:
         return array.astype(info.dtype)
-    array = array.astype(array.dtype.newbyteorder("="))
+    return _values(array.astype(array.dtype.newbyteorder("=")), info)
+
+
+def _values(array: Array, info: PixelInfo) -> Array:
+    """The values out of words as they are stored: Bits Stored bits up to High Bit, the others are no part of them."""
     low = info.high_bit + 1 - info.bits_stored
     if low:
         array = array >> np.array(low, array.dtype)
@@ -254,8 +266,13 @@ def _native(data: bytes, info: PixelInfo) -> Array:
     return array
 
 
-def _rle(data: bytes, info: PixelInfo) -> Array:
-    """PS3.5 annex G: one PackBits segment for each byte of each sample, most significant first."""
+def rle_words(data: bytes, info: PixelInfo) -> Array:
+    """The words of an RLE frame as they are stored, with the bits that are no part of a value. Raises Undecodable.
+
+    PS3.5 annex G: one PackBits segment for each byte of each sample, most significant first.
+    """
+    if info.floating:
+        raise Undecodable("RLE of floating point values")
     width = info.bits_allocated // 8
     pixels = info.rows * info.columns
     count = width * info.samples
@@ -268,7 +285,10 @@ def _rle(data: bytes, info: PixelInfo) -> Array:
         raise Undecodable("RLE segments out of order")
     out = np.empty((pixels, info.samples, width), np.uint8)
     for segment in range(count):
-        piece = imagecodecs.packbits_decode(data[starts[segment] : starts[segment + 1]])
+        try:
+            piece = imagecodecs.packbits_decode(data[starts[segment] : starts[segment + 1]])
+        except Exception as error:  # codecs have exception types of their own
+            raise Undecodable(f"RLE segment {segment + 1} cannot be decoded: {type(error).__name__}") from None
         if len(piece) < pixels:
             raise Undecodable(f"RLE segment {segment + 1} holds {len(piece)} of {pixels} bytes")
         out[:, segment // width, segment % width] = np.frombuffer(piece, np.uint8, pixels)
@@ -281,16 +301,55 @@ def _jpeg(data: bytes, info: PixelInfo) -> Array:
     if process == 0xC3 or components == 1:
         # Lossless (PS3.5 8.2.1): samples are what they are; the decoder must not turn colours.
         same = {1: "GRAYSCALE", 3: "RGB"}.get(components)
-        try:
-            array = imagecodecs.jpeg8_decode(data, colorspace=same, outcolorspace=same)
-        except imagecodecs.Jpeg8Error:
-            array = imagecodecs.ljpeg_decode(data)
+
+        def decoder(codestream: bytes) -> Array:
+            try:
+                return np.asarray(imagecodecs.jpeg8_decode(codestream, colorspace=same, outcolorspace=same))
+            except imagecodecs.Jpeg8Error:
+                return np.asarray(imagecodecs.ljpeg_decode(codestream))
+
+        array = _whole_jpeg(data, decoder)
         if info.photometric.startswith("YBR") and info.syntax.lossy and components == 3:
-            return rgb_from_ybr(np.asarray(array), info.bits_stored)
-        return np.asarray(array)
+            return rgb_from_ybr(array, info.bits_stored)
+        return array
     # What the data set says rules, unless it says RGB and the codestream itself tells that it was transformed.
     space = "RGB" if info.photometric == "RGB" and transform is not True else "YCBCR"
-    return np.asarray(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace="RGB"))
+    return _whole_jpeg(
+        data, lambda codestream: np.asarray(imagecodecs.jpeg8_decode(codestream, colorspace=space, outcolorspace="RGB"))
+    )
+
+
+def _whole_jpeg(data: bytes, decoder: Callable[[bytes], Array]) -> Array:
+    """What a decoder makes of a JPEG. Raises Undecodable for one that is cut short, which decoders fill up with grey.
+
+    Some writers leave out the EOI marker: without one, a codestream is whole if nothing that follows it can matter.
+    """
+    array = decoder(data)
+    if not data.rstrip(b"\0").endswith(_EOI) and not np.array_equal(array, decoder(data + _TAIL)):
+        raise Undecodable("JPEG codestream is cut short")
+    return array
+
+
+def _whole_tiles(data: bytes) -> None:
+    """Nothing, or Undecodable where a tile-part (ISO/IEC 15444-1 A.4.2) is longer than what there is of it."""
+    at = data.find(b"\xff\x4f\xff\x51") + 2
+    while at + 4 <= len(data):
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == 0xFF90 and at + 12 <= len(data):
+            (length,) = struct.unpack_from(">I", data, at + 6)
+            if not length:  # as far as the end of the codestream
+                if data.rstrip(b"\0").endswith(_EOI):
+                    return
+                break
+            at += length
+            if at in (len(data), len(data) - 1):  # without its last marker, yet whole
+                return
+        elif marker >> 8 != 0xFF or marker == 0xFFD9:
+            return
+        else:
+            at += 2 + length
+    if data[at : at + 2] != _EOI:
+        raise Undecodable("JPEG 2000 codestream is cut short")
 
 
 def _jpeg_geometry(data: bytes) -> tuple[int, int, int, int, int, bool | None]:

@@ -85,11 +85,14 @@ def photometric(info: PixelInfo, target_ts: str) -> str:
 def rle(planes: Array, info: PixelInfo) -> bytes:
     """PS3.5 annex G: array (samples, rows, columns) as one PackBits segment for each byte, each row by itself."""
     width = info.bits_allocated // 8
-    high_first = planes.astype(f">u{width}").view(np.uint8).reshape(info.samples, info.rows, info.columns, width)
+    high_first = (
+        planes.astype(f">u{width}", order="C").view(np.uint8).reshape(info.samples, info.rows, info.columns, width)
+    )
     segments = []
     for sample in range(info.samples):
         for byte in range(width):
-            piece = bytes(imagecodecs.packbits_encode(np.ascontiguousarray(high_first[sample, :, :, byte]), axis=-1))
+            rows = high_first[sample, :, :, byte].copy()  # which NumPy may call contiguous as it is, the codec not
+            piece = bytes(imagecodecs.packbits_encode(rows, axis=-1))
             segments.append(piece + b"\0" * (len(piece) % 2))
     starts, at = [], 64
     for piece in segments:
@@ -113,6 +116,11 @@ def _unsigned(array: Array, info: PixelInfo) -> Array:
     return masked
 
 
+def _narrowed(array: Array, info: PixelInfo) -> Array:
+    """Unsigned values in the smallest type for Bits Stored, which is what codecs go by."""
+    return _unsigned(array, info).astype(np.uint8 if info.bits_stored <= 8 else np.uint16, copy=False)
+
+
 def _is_rgb(info: PixelInfo) -> bool:
     return info.photometric == "RGB"
 
@@ -133,7 +141,7 @@ def _jpeg_lossless(array: Array, info: PixelInfo) -> bytes:
     space = None if info.samples == 1 else "RGB"  # whatever the components are, they are not to be transformed
     return bytes(
         imagecodecs.jpeg8_encode(
-            _unsigned(array, info),
+            _narrowed(array, info),
             lossless=True,
             predictor=1,
             bitspersample=info.bits_stored,
@@ -146,18 +154,26 @@ def _jpeg_lossless(array: Array, info: PixelInfo) -> bytes:
 def _jpeg_ls(array: Array, info: PixelInfo, error: int = 0) -> bytes:
     import jpeg_ls  # CharLS with the precision as a parameter, which imagecodecs takes from the array's type
 
-    pixels = np.ascontiguousarray(_unsigned(array, info), array.dtype.newbyteorder("<").str.replace("i", "u"))
-    return bytes(
-        jpeg_ls.encode_pixel_data(
-            pixels.tobytes(),
-            lossy_error=error,
-            rows=info.rows,
-            columns=info.columns,
-            samples_per_pixel=info.samples,
-            bits_stored=info.bits_stored,
-            planar_configuration=0,
+    pixels = np.ascontiguousarray(_narrowed(array, info))
+    try:
+        return bytes(
+            jpeg_ls.encode_pixel_data(
+                pixels.tobytes(),
+                lossy_error=error,
+                rows=info.rows,
+                columns=info.columns,
+                samples_per_pixel=info.samples,
+                bits_stored=info.bits_stored,
+                planar_configuration=0,
+            )
         )
-    )
+    except RuntimeError:
+        # It gives its output no more room than the frame has; the headers of a tiny one, or noise, may need it.
+        if info.bits_stored not in (8, 16):
+            raise UnsupportedTransferSyntax(
+                "a frame that grows when it is compressed", about=info.photometric
+            ) from None
+        return bytes(imagecodecs.jpegls_encode(pixels, error))
 
 
 def _near_lossless(array: Array, info: PixelInfo) -> bytes:
@@ -186,6 +202,8 @@ def _htj2k(array: Array, info: PixelInfo, **how: Any) -> bytes:
         return bytes(imagecodecs.htj2k_encode(array, **how))
     if _is_rgb(info):
         return bytes(imagecodecs.htj2k_encode(array, rgb=True, **how))
+    if info.columns == 1:  # planes of one column would be taken for one image of as many rows as there are planes
+        return bytes(imagecodecs.htj2k_encode(array, rgb=False, planar=False, **how))
     planes = np.ascontiguousarray(array.transpose(2, 0, 1))
     return bytes(imagecodecs.htj2k_encode(planes, rgb=False, planar=True, **how))
 
@@ -223,7 +241,7 @@ def _htj2k_lossy(array: Array, info: PixelInfo) -> bytes:
 def _jpeg_xl_lossless(array: Array, info: PixelInfo) -> bytes:
     return bytes(
         imagecodecs.jpegxl_encode(
-            _unsigned(array, info),
+            _narrowed(array, info),
             lossless=True,
             effort=3,
             bitspersample=info.bits_stored,

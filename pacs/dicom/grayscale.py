@@ -151,7 +151,7 @@ def modality(stored: Array, metadata: Metadata) -> Floats:
     for item in items(metadata, "00283000")[:1]:
         lut = table(item, "00283002", "00283006")
         if lut is not None:
-            return lut(stored).astype(np.float64)
+            return lut.beginning_within(stored)(stored).astype(np.float64)
     values = stored.astype(np.float64)
     for place in within(metadata, "00289145"):
         slope, intercept = number(place, "00281053"), number(place, "00281052")
@@ -184,7 +184,7 @@ def voi(values: Floats, metadata: Metadata) -> Floats | None:
     """Values after the data set's own VOI step as fractions, 0 to 1; None if it has none (PS3.3 C.11.2)."""
     step = _voi_step(metadata)
     if isinstance(step, Table):
-        return step(values).astype(np.float64) / ((1 << step.bits) - 1)
+        return step.beginning_within(values)(values).astype(np.float64) / step.top
     return None if step is None else step(values)
 
 
@@ -195,7 +195,7 @@ def presentation(fractions: Floats, info: PixelInfo, metadata: Metadata) -> Floa
         if lut is not None:
             # Its input is the whole range of what the VOI step gives, whatever that range is.
             index = np.rint(np.nan_to_num(fractions) * (len(lut.entries) - 1)) + lut.first
-            return lut(index).astype(np.float64) / ((1 << lut.bits) - 1)
+            return lut(index).astype(np.float64) / lut.top
     inverse = json_model.text(metadata, "20500020") == "INVERSE"
     return 1 - fractions if inverse or info.decoded().photometric == "MONOCHROME1" else fractions
 
@@ -223,12 +223,22 @@ def _full_range(values: Floats, low: float, high: float) -> Floats:
     return fractions
 
 
+_FLOAT_PADDING: Final = {4: ("00280122", "00280124"), 8: ("00280123", "00280125")}
+"""Float and Double Float Pixel Padding Value and its Range Limit (PS3.3 C.7.6.24, C.7.6.25), by bytes a pixel."""
+
+
 def _padding(frame: Array, metadata: Metadata) -> npt.NDArray[np.bool_] | None:
     """Where the frame is Pixel Padding Value, or within its range (PS3.3 C.7.5.1.1.2); None if nowhere."""
-    value, limit = number(metadata, "00280120"), number(metadata, "00280121")
+    tags = _FLOAT_PADDING[frame.dtype.itemsize] if frame.dtype.kind == "f" else ("00280120", "00280121")
+    value, limit = (number(metadata, tag) for tag in tags)
     if value is None:
         return None
     low, high = (value, value) if limit is None else sorted((value, limit))
+    if frame.dtype.kind == "f":
+        low, high = (float(frame.dtype.type(end)) for end in (low, high))
+    elif frame.dtype.kind == "i":  # Explicit VR files often have them as US, whatever the pixels are
+        most = np.iinfo(frame.dtype).max
+        low, high = sorted(end - 0x10000 if end > most else end for end in (low, high))
     found = (frame >= low) & (frame <= high)
     return found if bool(found.any()) else None
 

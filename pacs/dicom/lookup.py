@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,25 @@ class Table:
     entries: npt.NDArray[np.uint16]
 
     def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+        if values.dtype.kind in "iu":
+            values = values.astype(np.int64)  # a difference of small integers need not fit into them
         index = np.clip(values - self.first, 0, len(self.entries) - 1).astype(np.intp)
         looked_up: npt.NDArray[np.uint16] = self.entries[index]
         return looked_up
+
+    def beginning_within(self, values: npt.NDArray[Any]) -> Table:
+        """The table with a first input value that such values can have.
+
+        Where values may be negative it is signed (PS3.3 C.11.2.1.1), but Explicit VR files often have it as US: one
+        beyond all the values was negative.
+        """
+        wrong = self.first > 0x7FFF and values.size > 0 and values.min() < 0 and values.max() < self.first
+        return replace(self, first=self.first - 0x10000) if wrong else self
+
+    @property
+    def top(self) -> int:
+        """The largest entry that there can be: by the descriptor, or by the entries where these need more bits."""
+        return int((1 << max(self.bits, int(self.entries.max()).bit_length())) - 1)
 
 
 def values(metadata: Metadata, tag: str) -> list[Any]:

@@ -27,8 +27,8 @@ def tags(metadata: Metadata) -> list[str]:
 def drawn(metadata: Metadata, info: PixelInfo, frame_number: int, stored: bytes | None) -> Mask | None:
     """Where the overlays of one frame are, (rows, columns) of the image; None where it has none.
 
-    `stored` are the frame's native bytes, for planes of the old kind in unused bits of the pixels. Planes that make no
-    sense are left out: an image is worth more than its overlay.
+    `stored` are the frame's native bytes, where there are any, for planes of the old kind in unused bits of the pixels.
+    Planes that make no sense are left out: an image is worth more than its overlay.
     """
     found: Mask | None = None
     for group in GROUPS:
@@ -63,7 +63,7 @@ def _own(metadata: Metadata, group: str, frame_number: int) -> Iterator[tuple[Ma
 
 def _embedded(metadata: Metadata, group: str, info: PixelInfo, stored: bytes | None) -> Iterator[tuple[Mask, int, int]]:
     position = number(metadata, group + "0102")
-    whole = info.bits_allocated in (8, 16) and info.samples == 1 and info.syntax.codec == "native"
+    whole = info.bits_allocated in (8, 16) and info.samples == 1
     if stored is None or position is None or not whole or not 0 <= position < info.bits_allocated:
         return
     low = info.high_bit + 1 - info.bits_stored

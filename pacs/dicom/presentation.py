@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pacs.dicom import graphics, labels, pictures
+from pacs.dicom import graphics, icc, labels, pictures
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.grayscale import modality
 from pacs.dicom.json_model import text
@@ -111,12 +111,13 @@ def render(
     if gray and not items(shown, "00283010") and "00281050" not in shown:
         shown |= _whole_range(info, shown)
     picture = pixels(frame, info, shown)
+    picture, profile = icc.coloured(picture, extras.iccprofile, extras.profile)
     picture = _shuttered(picture, state)
     area = _displayed_area(state, sop_instance_uid, frame_number, picture.shape)
     picture, placement = _placed(picture, area, state, viewport)
     picture = graphics.drawn(picture, placement, list(_graphics(state, sop_instance_uid, frame_number)))
     picture = labels.burnt_in(picture, extras.top, extras.bottom)
-    return pictures.encoded(picture, media_type, quality)
+    return pictures.encoded(picture, media_type, quality, profile)
 
 
 def _whole_range(info: PixelInfo, shown: Metadata) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pacs.dicom import encode, json_model, lossy, scanner
-from pacs.dicom.decode import SUBSAMPLED, PixelInfo, decode_frame, decode_stored
+from pacs.dicom.decode import SUBSAMPLED, PixelInfo, decode_frame, decode_stored, rle_words
 from pacs.dicom.deflated import inflate
 from pacs.dicom.encode import DEFLATED_FRAME, ENCODED, RLE
 from pacs.dicom.rewrite import Replacements, header, implicit_header, little_endian
@@ -54,7 +54,8 @@ def explicit_le_frame(data: bytes, info: PixelInfo) -> bytes:
         if info.words and info.native_bytes % 2:
             raise Undecodable("big-endian words that end inside a frame of odd length")
         return swapped(frame, 2) if info.words else frame
-    array = decode_stored(data, info)
+    # RLE keeps the words: what lies in their unused bits stays there.
+    array = rle_words(data, info) if info.syntax.codec == "rle" else decode_stored(data, info)
     if info.bits_allocated == 1:
         return np.packbits(array.ravel(), bitorder="little").tobytes()
     if _planes(info) and info.samples > 1:

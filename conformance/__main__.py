@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import conformance.checks  # noqa: F401  (registers every check)
 from conformance.ae import reachable
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not given.dicomweb and not given.dimse:
         parser.error("give --dicomweb URL, --dimse AET@HOST:PORT, or both")
+    _usable(given, parser)
     try:
         context = _context(given, parser)
         if context.web_or_none is not None:
@@ -61,6 +63,21 @@ def main(arguments: list[str] | None = None) -> int:
     if context.web_or_none is not None:
         context.web.close()
     return 1 if report.broken else 0
+
+
+def _usable(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends with a usage error what would only come out after the whole run, or would bring a secret into reports."""
+    if given.dicomweb:
+        try:
+            parts = urlsplit(given.dicomweb)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or "@" in parts.netloc or parts.query or parts.fragment:
+            parser.error("--dicomweb is http://HOST[:PORT]/PATH or https://…; names and passwords go to --user")
+    for path in filter(None, (given.json, given.junit, given.html, given.markdown)):
+        if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+            parser.error(f"{path}: no report can be written there")
 
 
 def _possible(checks: list[Check], given: argparse.Namespace) -> list[Check]:

@@ -125,11 +125,15 @@ class Register:
         those at the end that are made last.
 
         A name that ends in a digit is one check and its lettered parts (`A03`, also `A03a`); one that does not is a
-        whole part of the list (`A`, `H`). Raises ValueError for a name that fits none.
+        whole part of the list (`A`, `H`). `services` are names of services, by commas. Raises ValueError for a name
+        that fits none.
         """
         ordered = sorted(self.checks.values(), key=lambda each: (each.last, *key(each.id)))
         if services:
-            wanted = {name.strip().lower() for name in services.split(",")}
+            wanted = {name.strip().lower() for name in services.split(",") if name.strip()}
+            unknown = wanted - {each.service.lower() for each in ordered}
+            if unknown or not wanted:
+                raise ValueError(f"no checks are about a service called {', '.join(sorted(unknown)) or services}")
             ordered = [each for each in ordered if each.service.lower() in wanted]
         names = [name.strip() for name in only.split(",") if name.strip()]
         if not names:

@@ -208,7 +208,9 @@ class Web:
                     shown = f"{method} {url}: {type(error).__name__} {error}".rstrip()
                     raise NoAnswer(shown) from error
         length = len(body) if isinstance(body, bytes) else 0
-        return Answer(method, url, tuple(sent.items()), response.status, tuple(response.getheaders()), content, length)
+        secret = {name.lower() for name, _ in self.secrets}
+        told = tuple((name, "…" if name.lower() in secret else value) for name, value in sent.items())
+        return Answer(method, url, told, response.status, tuple(response.getheaders()), content, length)
 
     def _connection(self, scheme: str, place: str) -> tuple[http.client.HTTPConnection, bool]:
         kept = self._connections.get((scheme, place))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 
 import conformance.checks  # noqa: F401  (registers every check)
 from conformance import codecs
+from conformance.__main__ import main
 from conformance.check import REGISTER, Check, Level, NoAnswer, NotApplicable, NotSupported, Outcome, Register
+from conformance.client import Web
 from conformance.context import Context
 from conformance.corpus import ALPHABETS, CORPORA
 from conformance.data import Maker, element, ramp, read, same_elements
@@ -74,6 +78,10 @@ def test_the_register() -> None:
     assert ids.index("G33") > ids.index("H01"), "what a server might not survive comes last"
     with pytest.raises(ValueError, match="no check is called Q99"):
         REGISTER.chosen("Q99")
+    assert {each.service for each in REGISTER.chosen(services="qido-rs")} == {"QIDO-RS"}
+    for services in ("QIDO-RS,none", "none", ","):  # nothing to judge is no success
+        with pytest.raises(ValueError, match="service"):
+            REGISTER.chosen(services=services)
     for each in REGISTER.checks.values():
         assert each.section.startswith(("PS3.", "RFC ", "Fetch")), each.id
         assert each.needs, each.id
@@ -192,3 +200,47 @@ def test_reports_say_what_happened() -> None:
     table = as_markdown("Ours", report)
     assert "| T01 | mandatory | PS3.18 1 | a test | 406: no XML |" in table
     assert "request:  GET /studies" in line(bad)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dicomweb", "http://name:password@127.0.0.1:9/dicom-web"),
+        ("--dicomweb", "127.0.0.1:9/dicom-web"),
+        ("--dicomweb", "http://127.0.0.1:port/dicom-web"),
+        ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--json", "/no/such/folder/report.json"),
+        ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--html", "/"),
+        ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--only", "Q99"),
+        ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--service", "none"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_asked(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    assert "password" not in capsys.readouterr().err.replace("passwords go to", "")
+
+
+def test_headers_given_for_every_request_are_not_told() -> None:
+    class Any200(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.headers["X-Api-Key"] == "hidden" else 401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Any200) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        web = Web(f"http://127.0.0.1:{server.server_port}", headers=[("X-Api-Key", "hidden")])
+        answer = web.get("/studies")
+        web.close()
+        server.shutdown()
+        thread.join()
+    assert answer.status == 200
+    assert "X-Api-Key: …" in answer.request
+    assert "hidden" not in answer.request + repr(answer)

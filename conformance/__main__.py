@@ -1,6 +1,7 @@
 """`python -m conformance --dicomweb URL --dimse AET@HOST:PORT`: judge a server, and say it in the exit code.
 
-0: no mandatory check failed; 1: one did, or could not be carried out; 2: wrong usage, or the server is not reachable.
+0: no mandatory check failed; 1: one did, or could not be carried out; 2: wrong usage, the server is not reachable, or
+nothing was judged, since it has none of what was asked for.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
             Path(path).write_text(text(report), encoding="utf-8")
     if context.web_or_none is not None:
         context.web.close()
+    if not report.judged:
+        print("nothing was judged: no check was supported and applicable", file=sys.stderr)
+        return 2
     return 1 if report.broken else 0
 
 

@@ -29,6 +29,12 @@ class Report:
         """The mandatory checks that failed or could not be carried out."""
         return tuple(result for result in self.results if result.breaks)
 
+    @property
+    def judged(self) -> bool:
+        """Whether any check came to a verdict, or tried to: no failure among none at all means nothing."""
+        beside = (Outcome.NOT_SUPPORTED, Outcome.NOT_APPLICABLE)
+        return any(result.outcome not in beside for result in self.results)
+
     def count(self, outcome: Outcome, level: Level | None = None) -> int:
         """How many checks came out so."""
         return sum(1 for each in self.results if each.outcome is outcome and level in (None, each.check.level))

@@ -224,7 +224,7 @@ def test_wrong_usage_is_told_before_anything_is_asked(
 
 
 def test_headers_given_for_every_request_are_not_told() -> None:
-    class Any200(BaseHTTPRequestHandler):
+    class Keyed(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.headers["X-Api-Key"] == "hidden" else 401)
             self.send_header("Content-Length", "0")
@@ -233,7 +233,7 @@ def test_headers_given_for_every_request_are_not_told() -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Any200) as server:
+    with HTTPServer(("127.0.0.1", 0), Keyed) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         web = Web(f"http://127.0.0.1:{server.server_port}", headers=[("X-Api-Key", "hidden")])
@@ -244,3 +244,10 @@ def test_headers_given_for_every_request_are_not_told() -> None:
     assert answer.status == 200
     assert "X-Api-Key: …" in answer.request
     assert "hidden" not in answer.request + repr(answer)
+
+
+def test_a_run_that_judged_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        listening = f"http://127.0.0.1:{server.server_port}/dicom-web"
+        assert main(["--dicomweb", listening, "--only", "M01"]) == 2  # which is about DIMSE
+    assert "nothing was judged" in capsys.readouterr().err

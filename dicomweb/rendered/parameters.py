@@ -106,6 +106,8 @@ def parse_quality(text: str) -> int:
 
 def _numbers(parts: Sequence[str], about: str) -> list[float]:
     try:
+        if not all(part.isascii() and "_" not in part for part in parts):  # which only Python takes for numbers
+            raise ValueError
         numbers = [float(part) for part in parts]
     except ValueError:
         raise InvalidInput(f"{about} is a list of numbers", about=about) from None

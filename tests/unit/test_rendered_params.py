@@ -18,7 +18,21 @@ def test_windows() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a,b", "40", "40,0", "40,-1", "40,400,cubic", "nan,1", "1,inf", "", "1,2,linear,4", "40,0.5,linear"]
+    "text",
+    [
+        "a,b",
+        "4_0,400",
+        "\u0661,400",
+        "40",
+        "40,0",
+        "40,-1",
+        "40,400,cubic",
+        "nan,1",
+        "1,inf",
+        "",
+        "1,2,linear,4",
+        "40,0.5,linear",
+    ],
 )
 def test_windows_that_are_none(text: str) -> None:
     with pytest.raises(InvalidInput):

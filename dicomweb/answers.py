@@ -30,7 +30,7 @@ class BrokenAnswer(Exception):
 class Answer:
     """One HTTP answer. `body` is complete; `more`, where given, is pulled in worker threads and follows it.
 
-    `more` is a blocking iterator; it is pulled in batches of about BATCH_BYTES under `limiter` and closed in the end.
+    `more` is a blocking iterator; it is pulled in batches of about `batch` bytes under `limiter` and closed in the end.
     """
 
     status: int = 200
@@ -40,6 +40,7 @@ class Answer:
     more: Iterator[Buffer] | None = None
     length: int | None = None  # of a streamed body, where known
     limiter: anyio.CapacityLimiter | None = None
+    batch: int = BATCH_BYTES
 
     async def send(self, receive: Receive, send: Send, *, head: bool = False) -> None:
         """Send it, or only its headers where `head`. Raises BrokenAnswer."""
@@ -93,7 +94,7 @@ class Answer:
             nonlocal failure
             with made:
                 try:
-                    while batch := await anyio.to_thread.run_sync(pull, more, limiter=self.limiter):
+                    while batch := await anyio.to_thread.run_sync(pull, more, self.batch, limiter=self.limiter):
                         await made.send(batch)
                 except anyio.BrokenResourceError:
                     pass

@@ -12,7 +12,7 @@ import orjson
 from anyio import CapacityLimiter
 
 from dicomweb import frames, offers, xml_model
-from dicomweb.answers import WHOLE_BYTES, Answer, Buffer, pull
+from dicomweb.answers import BATCH_BYTES, WHOLE_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
 from dicomweb.multipart import Writer
@@ -25,10 +25,15 @@ from pacs.dicom.encode import ENCODED, refuse
 from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
+from pacs.retrieve import PIECE
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.retrieve import Edition, InstanceLocation
+
+LARGE_BATCH_BYTES = 1 << 20
+"""What is made at a time of an answer while few are being sent: each step costs the same, however long it is."""
+LARGE_HELD_BYTES = 4 * LARGE_BATCH_BYTES
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 
@@ -65,6 +70,7 @@ class Parts:
         pairs = zip(locations, self._targets, strict=True)
         self.as_they_are = all(location.transfer_syntax_uid == target for location, target in pairs)
         """Whether all of them leave as they are stored."""
+        self._batch = BATCH_BYTES
 
     def begin(self, limiter: CapacityLimiter) -> Answer:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
@@ -74,7 +80,8 @@ class Parts:
         content_type = self._writer.content_type if self._writer else f"{DICOM}; transfer-syntax={self._targets[0]}"
         if sum(map(len, first)) < WHOLE_BYTES:
             return Answer(200, content_type, [*first, *pieces])
-        return Answer(200, content_type, first, more=pieces, length=self._length(), limiter=limiter)
+        length = self._length()
+        return Answer(200, content_type, first, more=pieces, length=length, limiter=limiter, batch=self._batch)
 
     def _refuse_what_does_not_fit(self) -> None:
         """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
@@ -98,9 +105,22 @@ class Parts:
         return b"" if self._writer is None else self._writer.head(f"{DICOM}; transfer-syntax={target}")
 
     def _pieces(self) -> Iterator[Buffer]:
+        """All that is sent: in large pieces for the first readers, in small ones for those who come while many read."""
+        budget = self._archive.retrieve.haste
+        long = sum(location.size for location in self._locations) > LARGE_HELD_BYTES
+        if not long or not budget.take(LARGE_HELD_BYTES):
+            yield from self._framed(PIECE)
+            return
+        try:
+            self._batch = LARGE_BATCH_BYTES
+            yield from self._framed(LARGE_BATCH_BYTES)
+        finally:
+            budget.give(LARGE_HELD_BYTES)
+
+    def _framed(self, piece: int) -> Iterator[Buffer]:
         pairs = list(zip(self._locations, self._targets, strict=True))
         as_stored = [location for location, target in pairs if location.transfer_syntax_uid == target]
-        with closing(self._archive.retrieve.all_part10(as_stored)) as stored:
+        with closing(self._archive.retrieve.all_part10(as_stored, piece)) as stored:
             for location, target in pairs:
                 if self._writer is not None:
                     yield self._head(target)

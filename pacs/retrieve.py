@@ -39,6 +39,7 @@ _KEYS_IN_ONE_LIST = 500
 HELD_BYTES = 256 << 20
 PIECE = 256 << 10
 """Of an object that is sent: small, since many may be sent at once."""
+HASTE_BYTES = 32 << 20
 _DAMAGE_KNOWN_FOR_S = 2.0
 _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None))
 
@@ -130,6 +131,8 @@ class Retrieve:
         self._index = index
         self.held = Budget(HELD_BYTES)
         """What instances that are being sent may hold in memory."""
+        self.haste = Budget(HASTE_BYTES)
+        """What the pieces of long answers may hold above the least that they can do with."""
         self._damaged: tuple[float, frozenset[int]] = (0.0, frozenset())
 
     def locate(
@@ -182,8 +185,10 @@ class Retrieve:
             raise NotFound("nothing is stored here", about=instance or series or study)
         return found
 
-    def part10(self, location: InstanceLocation, *, as_received: bool = False) -> Iterator[bytes]:
+    def part10(self, location: InstanceLocation, *, as_received: bool = False, piece: int = PIECE) -> Iterator[bytes]:
         """The instance as a Part 10 file, in pieces: a fresh header, then the data set, corrected unless `as_received`.
+
+        `piece` is the most bytes that are read at a time.
 
         NotFound is raised at once; Corrupt instead of the last piece when the stored bytes do not match their digest.
         """
@@ -191,15 +196,17 @@ class Retrieve:
             location.sop_class_uid, location.sop_instance_uid, location.transfer_syntax_uid, location.source_ae
         )
         self._refuse_damaged(location)
-        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size, PIECE)
+        chunks = self._store.chunks(location.locator, location.dataset_offset, location.size, piece)
         if location.overlay is None or as_received:
             return self._verified(location, header, chunks)
         return chain((header,), _corrected(location, self._verified(location, b"", chunks)))
 
-    def all_part10(self, locations: Sequence[InstanceLocation]) -> Generator[Iterator[bytes], None, None]:
+    def all_part10(
+        self, locations: Sequence[InstanceLocation], piece: int = PIECE
+    ) -> Generator[Iterator[bytes], None, None]:
         """`part10` of each instance, to be read to its end before the next; what comes next is fetched meanwhile."""
         if self._ahead is None:
-            yield from map(self.part10, locations)
+            yield from (self.part10(location, piece=piece) for location in locations)
             return
         fetched = self._ahead.fetch(
             (min(CHUNK, location.size - at), partial(self._chunk, location, at))

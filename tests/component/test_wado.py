@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -40,6 +41,7 @@ from dicomweb.offers import FRAME_DEFAULTS
 from pacs import uids
 from pacs.auth import SYSTEM
 from pacs.errors import NotFound
+from pacs.retrieve import HASTE_BYTES
 
 JSON = "application/dicom+json"
 XML = "application/dicom+xml"
@@ -336,6 +338,31 @@ def test_a_client_that_leaves(web: Web, study: list[Dataset]) -> None:
         with web.client.stream("GET", where, headers={"Accept": OBJECTS}) as answer:
             next(answer.iter_raw())
     assert web.get(path(study[0]), OBJECTS).status_code == 200
+    wait_for_haste(web)
+
+
+def test_pieces_are_large_while_few_read(web: Web) -> None:
+    large = instance("pieces", Rows=2048, Columns=2048, PixelData=bytes(range(256)) * (32 << 10))
+    where, haste = stored(web, large), web.archive.retrieve.haste
+    wait_for_haste(web)
+    in_large_ones = web.get(where, "application/dicom").content
+    wait_for_haste(web)
+    assert haste.take(HASTE_BYTES)  # as if many read
+    try:
+        in_small_ones = web.get(where, "application/dicom").content
+        assert haste.left == 0
+    finally:
+        haste.give(HASTE_BYTES)
+    assert in_large_ones == in_small_ones
+    assert read(in_large_ones).PixelData == large.PixelData
+
+
+def wait_for_haste(web: Web) -> None:
+    """Until every answer has given back what it held."""
+    deadline = time.monotonic() + 60
+    while web.archive.retrieve.haste.left != HASTE_BYTES:
+        assert time.monotonic() < deadline, "something was kept"
+        time.sleep(0.01)
 
 
 # Metadata ------------------------------------------------------------------------------------------------------------

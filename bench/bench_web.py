@@ -11,6 +11,7 @@ command of a target first, when it has one.
 
 import glob
 import http.client
+import itertools
 import json
 import multiprocessing
 import os
@@ -186,7 +187,13 @@ def plans(paths):
         "wado_frame_ct": ([p + "/frames/1" for p in paths.instances("ct")], OCTETS, (1, 8), "rps"),
         "wado_frame_mf": ([paths.instances("mf")[0] + f"/frames/{n}" for n in range(1, 201)], OCTETS, (1, 8), "rps"),
         "wado_metadata_series": ([s + "/metadata" for s in paths.series("ct")], JSON, (1, 4), "rps"),
-        "wado_rendered_ct": ([p + "/rendered" for p in paths.instances("ct")], "image/jpeg", (1, 4), "rps"),
+        # The window is named, since not every server takes that of the instances, and a black picture is soon made.
+        "wado_rendered_ct": (
+            [p + "/rendered?window=-400,1300,linear" for p in paths.instances("ct")],
+            "image/jpeg",
+            (1, 4),
+            "rps",
+        ),
         "wado_study": (paths.studies("ct"), DICOM, (1, 2), "MB/s"),
     }
 
@@ -197,6 +204,7 @@ def main():
     ap.add_argument("--seconds", type=int, default=4, help="length of one wrk run")
     ap.add_argument("--stow-kind", default="ct")
     ap.add_argument("--stow-limit", type=int, default=0)
+    ap.add_argument("--stow-clients", default="1,4", help="how many post at once, ten instances a post")
     ap.add_argument("--check", action="store_true", help="only print one answer's type and size per measure")
     args = ap.parse_args()
     targets = [Target(t) for t in args.target]
@@ -207,17 +215,17 @@ def main():
             files = sorted(glob.glob(os.path.join(args.corpus, args.stow_kind, "*.dcm")))
             files = files[: args.stow_limit] if args.stow_limit else files
             mb = sum(os.path.getsize(f) for f in files) / 1e6
-            for _ in range(args.rounds):
-                for t in targets:
-                    t.reset()
-                    clock = Clock(t)
-                    bad = stow(t, files, 4, 10, clock)
-                    if bad:
-                        print(f"# stow {t.name}: {bad} failed posts, sample dropped", file=sys.stderr, flush=True)
-                        continue
-                    table.add(f"STOW {args.stow_kind} 4x10", "inst/s", t, len(files) / clock.wall, clock.cpu, clock.rss)
-                    table.add(f"STOW {args.stow_kind} 4x10", "MB/s", t, mb / clock.wall)
-                    print(f"# stow {t.name}: {len(files) / clock.wall:.0f} inst/s", file=sys.stderr, flush=True)
+            for c, _, t in itertools.product(map(int, args.stow_clients.split(",")), range(args.rounds), targets):
+                t.reset()
+                clock = Clock(t)
+                bad = stow(t, files, c, 10, clock)
+                if bad:
+                    print(f"# stow {t.name}: {bad} failed posts, sample dropped", file=sys.stderr, flush=True)
+                    continue
+                rate = len(files) / clock.wall
+                table.add(f"STOW {args.stow_kind} {c}x10", "inst/s", t, rate, clock.cpu, clock.rss)
+                table.add(f"STOW {args.stow_kind} {c}x10", "MB/s", t, mb / clock.wall)
+                print(f"# stow c{c} {t.name}: {rate:.0f} inst/s", file=sys.stderr, flush=True)
             continue
         paths, accept, counts, report = todo[measure]
         for t in targets:

@@ -22,7 +22,7 @@ from dicomweb.media_types import (
 )  # fmt: skip
 from dicomweb.params import FLAGS, count, flag
 from dicomweb.qido import documents_answer
-from pacs.auth import SYSTEM, Right
+from pacs.auth import Right
 from pacs.dicom import dictionary, ups
 from pacs.dicom.json_model import dumps_many, loads
 from pacs.dicom.matching import Options
@@ -61,10 +61,9 @@ async def create(call: Call) -> Answer:
         named = str(given) if given else None
     root = call.service_root  # before anything is created: it refuses Host headers that are none
     uid = await call.io(call.archive.worklist.create, attributes, named, principal)
-    kept = await call.io(call.archive.worklist.retrieve, uid, SYSTEM)
     address = f"{root}/workitems/{uid}"
     headers = [("Location", address), ("Content-Location", address)]
-    if ups.modified(attributes, kept):
+    if ups.modified(attributes, uid):
         headers.append(call.warning(CREATED_MODIFIED))
     return Answer(201, headers=headers)
 

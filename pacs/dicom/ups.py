@@ -248,8 +248,12 @@ def created(attributes: Mapping[str, Any], uid: str, now: float) -> Attributes:
     return dict(sorted(kept.items()))
 
 
-def modified(given: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
-    """Whether values of a request are kept otherwise than they were given (PS3.4 CC.2.5.4, warning B300)."""
+def modified(given: Mapping[str, Any], uid: str) -> bool:
+    """Whether values of a request to create are kept otherwise than they were given (PS3.4 CC.2.5.4, warning B300).
+
+    What becomes of the Workitem afterwards does not count: a worker may have claimed it before the answer is made.
+    """
+    kept = created(given, uid, 0.0)
     return any(
         entry.get("Value") and kept.get(tag) != entry for tag, entry in given.items() if tag != SPECIFIC_CHARACTER_SET
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from pacs.auth import SYSTEM
 from pacs.dicom import json_model, ups
 from pacs.dicom.attributes import Level
 from pacs.dicom.ups import Attributes, State
@@ -84,8 +83,7 @@ class Create(_Message):
     def _perform(self) -> Response:
         given = self._attributes()
         uid = self._worklist.create(given, self._uid or None, self._peer.principal)
-        kept = self._worklist.retrieve(uid, SYSTEM)
-        code = status.WARNING_MODIFIED if ups.modified(given, kept) else status.SUCCESS
+        code = status.WARNING_MODIFIED if ups.modified(given, uid) else status.SUCCESS
         return Response(code, fields={Tag.AFFECTED_SOP_INSTANCE_UID: uid})
 
 

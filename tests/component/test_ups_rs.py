@@ -274,6 +274,20 @@ def test_what_was_changed_at_creation_is_told(web: Web) -> None:
     assert answer.headers["warning"] == f"299 {web.url}: The Workitem was created with modifications."
 
 
+def test_a_workitem_that_is_claimed_at_once_was_not_modified(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    worklist = web.archive.worklist
+    create = worklist.create
+
+    def claimed(*asked: Any) -> str:
+        uid = create(*asked)
+        worklist.change_state(uid, "IN PROGRESS", uids.new(), SYSTEM)
+        return uid
+
+    monkeypatch.setattr(worklist, "create", claimed)
+    answer = send(web, "POST", "/workitems", workitem())
+    assert (answer.status_code, answer.headers.get("warning")) == (201, None)
+
+
 def test_the_whole_life_in_xml(web: Web) -> None:
     def xml(method: str, path: str, dataset: dict[str, Any]) -> httpx.Response:
         headers = {"Content-Type": "application/dicom+xml"}

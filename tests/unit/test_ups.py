@@ -263,3 +263,9 @@ def test_an_update_does_not_say_how_we_keep_text() -> None:
     kept = ups.created(workitem(), UID, NOW)
     after = ups.updated(kept, {ups.SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": ["ISO_IR 100"]}}, NOW)
     assert ups.value(after, ups.SPECIFIC_CHARACTER_SET) == "ISO_IR 192"
+
+
+def test_what_is_kept_as_it_was_given_is_not_modified() -> None:
+    given = {**workitem(), ups.WORKLIST_LABEL: {"vr": "LO", "Value": ["TEAM"]}}
+    assert not ups.modified(given, UID)
+    assert ups.modified({**given, ups.MODIFICATION_DATETIME: {"vr": "DT", "Value": ["20260101"]}}, UID)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -43,6 +43,7 @@ STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 BATCH_BYTES = 1 << 20
 PREPARING_AT_ONCE = 4
+COMPLETE_AT_ONCE = 8  # each holds a buffer of its own, however small it is, until it is prepared
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
 
@@ -106,14 +107,19 @@ async def _objects(call: Call, intake: Intake, events: Reader) -> list[Stored | 
             places.release()
 
     async def take(batch: list[bytes], *, last: bool) -> None:
-        for number, part in await call.io(intake.take, batch, events, last=last):
-            if isinstance(part, Failure):
-                arrived[number] = part
-            else:
-                await places.acquire()
-                preparing.start_soon(prepare, number, part)
-        if len(arrived) >= GROUP:
-            await file_arrived()
+        found = intake.events(batch, events, last=last)
+        while True:
+            done = await call.io(intake.take, found)
+            for number, part in done:
+                if isinstance(part, Failure):
+                    arrived[number] = part
+                else:
+                    await places.acquire()
+                    preparing.start_soon(prepare, number, part)
+            if len(arrived) >= GROUP:
+                await file_arrived()
+            if len(done) < COMPLETE_AT_ONCE:
+                return
 
     async def file_arrived() -> None:
         for _ in range(PREPARING_AT_ONCE):  # until none is on its way, so that the order stays
@@ -180,19 +186,20 @@ class Intake:
         self._failure: Failure | None = None
         self._count = 0
 
-    def take(self, batch: Sequence[bytes], reader: Reader, *, last: bool) -> list[tuple[int, Receiving | Failure]]:
-        """The parts that these pieces of the body complete, numbered in their order.
+    @staticmethod
+    def events(batch: Sequence[bytes], reader: Reader, *, last: bool) -> Iterator[Event]:
+        """What these pieces of the body bring, for `take`."""
+        for chunk in batch:
+            yield from reader.feed(chunk)
+        if last:
+            yield from reader.finish() or ()
+
+    def take(self, events: Iterator[Event]) -> list[tuple[int, Receiving | Failure]]:
+        """The next parts that these events complete, numbered in their order; COMPLETE_AT_ONCE while there are more.
 
         Raises TooLarge for an instance beyond the limit and MalformedBody, after which nothing may be stored.
         """
         done: list[tuple[int, Receiving | Failure]] = []
-        for chunk in batch:
-            self._events(reader.feed(chunk), done)
-        if last:
-            self._events(reader.finish() or (), done)
-        return done
-
-    def _events(self, events: Any, done: list[tuple[int, Receiving | Failure]]) -> None:
         for event in events:
             match event:
                 case PartBegin(headers):
@@ -200,8 +207,11 @@ class Intake:
                 case PartEnd():
                     self._count += 1
                     done.append((self._count, self._end()))
+                    if len(done) == COMPLETE_AT_ONCE:
+                        break
                 case _:
                     self._write(event)
+        return done
 
     def _begin(self, content_type: str) -> None:
         self._failure = None

@@ -14,7 +14,7 @@ import dicom_data
 import imagecodecs
 import numpy as np
 import pytest
-from dicomweb_server import Web, multipart, serving
+from dicomweb_server import EVERYBODY, Web, multipart, serving
 from pydicom import dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -23,6 +23,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from dicomweb.multipart import Parser
+from dicomweb.store_results import Failure
+from dicomweb.stow import COMPLETE_AT_ONCE, Intake
 from pacs import uids
 from pacs.archive import Archive
 from pacs.errors import OutOfResources, Unavailable
@@ -350,3 +353,19 @@ def test_compressed_bulk_data(web: Web) -> None:
     unknown = (JSON, "", described(fresh(54))), ("image/jpeg", "pixels", b"no codestream of any kind")
     refused = web.client.post("/studies", **mixed(*unknown))
     assert (refused.status_code, reasons(refused)) == (409, [0xC122])
+
+
+def test_many_small_parts_are_taken_a_few_at_a_time(web: Web) -> None:
+    small = dicom_data.part10(dicom_data.image(1, 2, 2))
+    count = 3 * COMPLETE_AT_ONCE
+    body = multipart([small] * count, "b")
+    intake = Intake(web.archive, EVERYBODY, None)
+    events = intake.events([body], Parser("b"), last=True)
+    numbers = []
+    while found := intake.take(events):
+        assert len(found) <= COMPLETE_AT_ONCE, "each of them holds a buffer"
+        for number, receiving in found:
+            assert not isinstance(receiving, Failure)
+            numbers.append(number)
+            receiving.abort()
+    assert numbers == list(range(1, count + 1))

@@ -23,8 +23,8 @@ def to_dataset(metadata: Mapping[str, Any], bulk: Callable[[Any], Any] | None = 
     """The metadata as a data set, its text in UTF-8.
 
     `bulk` gives the bytes, or a file of them, for each BulkDataURI (text or `BulkRef`); without it such elements are
-    left out. Raises InvalidInput naming the tag for values that their VR cannot hold. For our own metadata and for input that
-    `loads` has checked; nested as deep as these allow.
+    left out. Raises InvalidInput naming the tag for values that their VR cannot hold. For our own metadata and for
+    input that `loads` has checked; nested as deep as these allow.
     """
     ds = Dataset()
     plain = True

@@ -250,6 +250,7 @@ def test_a_connection_that_does_not_arrive_ends_alone(tmp_path: Path, nursery: N
     with theirs:
         process = nursery.start(theirs)
     with ours:
+        ours.settimeout(60)
         ours.send(pickle.dumps(Settings(data=tmp_path)))
         assert ours.recv(64) == b"ready"
         for number in (b"1", b"2"):
@@ -267,6 +268,7 @@ def test_without_threads_for_one_more_the_others_go_on(tmp_path: Path, monkeypat
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     attending = threading.Thread(target=attend, args=(theirs, open_archive, policy))
     with ours, theirs:
+        ours.settimeout(60)
         ours.send(pickle.dumps(Settings(data=tmp_path)))
         attending.start()
         try:

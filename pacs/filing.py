@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy.dialects import postgresql
 
 from pacs import identity, recount
 from pacs.dicom import json_model
@@ -117,6 +118,11 @@ _HERE = Statement(
 _LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES, _INSERT_INSTANCE = map(_Insert, (schema.study, schema.series, schema.instance))
+_INSERT_STUDY_UNLESS_THERE = Statement(
+    postgresql.insert(schema.study).on_conflict_do_nothing(index_elements=[_s.study_instance_uid]).returning(_s.id),
+    [column.name for column in schema.study.columns if column.name != "id"],
+)
+"""For PostgreSQL, where others may insert it at the same time: it waits for them, and returns nothing if they did."""
 _INSERT_METADATA = Statement(insert(schema.instance_metadata), schema.instance_metadata.columns.keys())
 _COUNT_SERIES = Statement(
     update(schema.series)
@@ -244,29 +250,31 @@ class Filing:
         uid = scan.sop_instance_uid
         if uid in self._taken:
             self.write()
-        here = self._here(entry)
         known = self._studies.get(scan.study_instance_uid)
-        if here is None or here.held is not None:
-            found = _HELD.first(self._conn, {"uid": uid})
-            if found is not None:
-                _allowed(entry, found.scope)
-                return Filed(found.scope, found)
-        if known is None:
-            if here is None:
-                _insert_study(self._conn, entry)
+        while True:
+            here = self._here(entry)
+            if here is None or here.held is not None:
+                found = _HELD.first(self._conn, {"uid": uid})
+                if found is not None:
+                    _allowed(entry, found.scope)
+                    return Filed(found.scope, found)
+            if here is None and _insert_study(self._conn, entry):
                 here = self._here(entry)
-            else:
-                _allowed(entry, here.scope)
+            if here is not None:
+                break
+            # Others were quicker and made the study; maybe they have filed this very instance, or are gone again.
+        if known is None:
+            _allowed(entry, here.scope)
             known = self._studies[scan.study_instance_uid] = _study(scan.study_instance_uid, here)
         else:
             _allowed(entry, known.scope)
         series, elsewhere = known.series.get(scan.series_instance_uid), False
-        begins = series is None and here is not None and here.series_id is None
+        begins = series is None and here.series_id is None
         if series is None:
             elsewhere = self._begin_series(entry, known, here)
             series = known.series[scan.series_instance_uid]
         self._taken[uid] = entry, known, series
-        buried = here is None or here.buried is not None
+        buried = here.buried is not None
         return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere, buried, begins)
 
     def _here(self, entry: Entry) -> Found | None:
@@ -274,8 +282,10 @@ class Filing:
         which = {
             "study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid
         }  # fmt: skip
-        if self._conn.dialect.name == "postgresql" and scan.study_instance_uid not in self._studies:
-            _LOCK.all(self._conn, which)  # before anything is read that others may be changing
+        to_lock = self._conn.dialect.name == "postgresql" and scan.study_instance_uid not in self._studies
+        if to_lock and _LOCK.first(self._conn, which) is None:
+            # A study that others make right now is not read unlocked: they may go on to change or remove it.
+            return None
         return _HERE.first(self._conn, which)
 
     def write(self) -> None:
@@ -383,7 +393,8 @@ def _allowed(entry: Entry, scope: str) -> None:
         raise Conflict("the study belongs to another access scope", about=entry.scan.study_instance_uid)
 
 
-def _insert_study(conn: Connection, entry: Entry) -> None:
+def _insert_study(conn: Connection, entry: Entry) -> bool:
+    """Whether a row of the study was made; it is not where others have made one meanwhile."""
     scan, arrival = entry.scan, entry.arrival
     levels = (Level.PATIENT, Level.STUDY)
     made: dict[str, Any] = {
@@ -400,9 +411,13 @@ def _insert_study(conn: Connection, entry: Entry) -> None:
         "stable_at": None,
         "fingerprint": None,
     }
-    _INSERT_STUDY(conn, made)
+    if conn.dialect.name == "sqlite":
+        _INSERT_STUDY(conn, made)
+    elif _INSERT_STUDY_UNLESS_THERE.first(conn, made) is None:
+        return False
     if corrections.concerns(conn, scan.study_instance_uid, made["patient_id"]):
         identity.begin(conn, scan.study_instance_uid, arrival.at)
+    return True
 
 
 def _insert_series(conn: Connection, entry: Entry, study_key: int) -> None:

@@ -30,7 +30,7 @@ MAX_BATCH = 64
 ROUNDS = 2
 """So many batches are written in a row by one who came for himself, while nobody sleeps who could take over."""
 MAX_TRIES = 20
-_TRIES = {"40001": MAX_TRIES, "40P01": MAX_TRIES, "55P03": 2, "23505": 3}  # serialisation, deadlock, lock, unique race
+_TRIES = dict.fromkeys(("40001", "40P01", "23505"), MAX_TRIES) | {"55P03": 2}  # serialisation, deadlock, unique; lock
 
 
 class Pending(Generic[T]):

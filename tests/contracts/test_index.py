@@ -165,6 +165,20 @@ def test_a_unique_race_is_tried_again_and_then_sees_the_winner(index: Index) -> 
     assert sorted(made) == [False] * 5 + [True]
 
 
+def test_who_loses_unique_races_in_a_row_is_tried_again(index: Index) -> None:
+    """The row that is in the way is gone when it is looked for, as one that others keep storing and removing."""
+    if index.dialect == "sqlite":
+        pytest.skip("its one writer has nobody to race with")
+    index.transact(set_cursor("one", 1))
+    losses = iter(range(6))
+
+    def unlucky(conn: Connection) -> None:
+        set_cursor("one" if next(losses, None) is not None else "two", 2)(conn)
+
+    index.transact(unlucky)
+    assert cursors(index) == {"one": 1, "two": 2}
+
+
 def test_readers_see_nothing_before_the_commit(index: Index) -> None:
     inside, looked = threading.Event(), threading.Event()
 

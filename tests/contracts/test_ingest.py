@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import dicom_data
 import pydicom
 import pytest
 from pydicom import Dataset
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, delete, func, select
 
-from pacs import uids
+from pacs import filing, recount, uids
 from pacs.audit import Audit
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.dicom import part10
@@ -542,6 +543,43 @@ def test_removal_and_arrival_race_without_loss(ingest: Ingest, index: Index, mem
     except NotFound:
         return
     assert retrieve.dataset(location) == dicom_data.dataset_bytes(dicom_data.image())
+
+
+@pytest.mark.parametrize("end", ["stays", "is removed", "never was"])
+def test_an_arrival_waits_for_the_study_that_another_is_making(ingest: Ingest, index: Index, end: str) -> None:
+    """And then finds the very instance, or makes the study itself: in its first attempt."""
+    if index.dialect == "sqlite":
+        pytest.skip("its one writer has nobody to race with")
+    first, second = (prepare(ingest, dicom_data.image()) for _ in range(2))
+    attempts: list[int] = []
+    filed: list[filing.Filed] = []
+
+    def arrive(conn: Connection) -> None:
+        attempts.append(conn.execute(select(func.pg_backend_pid())).scalar_one())
+        filed.extend(filing.file_all(conn, [second.entry]))
+
+    arrival = threading.Thread(target=index.transact, args=(arrive,))
+
+    def make(conn: Connection) -> None:
+        filing.file_all(conn, [first.entry])
+        arrival.start()
+        deadline = time.monotonic() + 60
+        while not (attempts and conn.execute(select(func.cardinality(func.pg_blocking_pids(attempts[0])))).scalar()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if end == "is removed":
+            conn.execute(delete(schema.instance))
+            recount.after_leaving(conn, STUDY, conn.execute(select(schema.series.c.id)).scalars())
+        elif end == "never was":
+            raise NotFound("undone")
+
+    with suppress(NotFound):
+        index.transact(make)
+    arrival.join()
+    assert len(attempts) == 1
+    assert [each.new for each in filed] == [end != "stays"]
+    assert count(index, "study", "series", "instance") == [1, 1, 1]
+    assert study_json(index)["00201208"]["Value"] == [1]
 
 
 def test_a_series_that_others_store_to_as_well_is_looked_at_again(index: Index, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
+
+from faults.kills import descendants
 
 
 class Disk(Protocol):
@@ -49,20 +51,26 @@ class SmallFileSystem:
 
 
 class LimitedFiles:
-    """Any folder, for a process whose files may not grow."""
+    """Any folder, for a server whose files may not grow: those of the process and of all that came from it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def fill(self, process: int) -> None:
         """No file may have a byte beyond the first 4096."""
-        hard = resource.prlimit(process, resource.RLIMIT_FSIZE)[1]
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, hard))
+        _limit(process, 4096)
 
     def free(self, process: int) -> None:
         """As it was."""
-        hard = resource.prlimit(process, resource.RLIMIT_FSIZE)[1]
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (hard, hard))
+        _limit(process, None)
+
+
+def _limit(process: int, size: int | None) -> None:
+    hard = resource.prlimit(process, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+    for child in descendants(process, deep=False):  # asked for now: those that come later inherit it
+        with suppress(ProcessLookupError):
+            _limit(child, size)
 
 
 @contextmanager

@@ -166,11 +166,11 @@ class Load:
                 if self._stop.is_set():
                     return
                 name, file = self.new(study)
-                status = assoc.store(CT, name, dataset_of(file))[0x0900]
-                if status == 0:
+                answer = assoc.store(CT, name, dataset_of(file))
+                if (status := answer[0x0900]) == 0:
                     self.book.promised.add(name)
                 else:
-                    self.book.answered(f"{status:04X}H")
+                    self.book.answered(f"{status:04X}H" if answer.get(0x0902) else f"{status:04X}H without words")
                     self._stop.wait(PAUSE_S)
 
     def _stow(self, dicomweb: str, token: str) -> None:

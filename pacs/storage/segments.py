@@ -31,6 +31,9 @@ SUFFIX, MARKER, NEW_MARKER = ".seg", ".open", ".new"
 STEP_BYTES = 16 << 20
 """How much is set aside at a time: syncing into blocks that a file already has is quicker."""
 
+ROOMY_BYTES = 1 << 30
+"""With less than that free on the disk nothing is set aside: the index needs its last blocks, too."""
+
 MARK_BYTES = 4 << 20
 """How much may be durable without the marker saying so: what a start after a crash reads again."""
 
@@ -116,8 +119,7 @@ class Segment:
         at = self._tail
         if at + HEADER_BYTES + length > self._set_aside:
             wanted = max(STEP_BYTES, records.aligned(HEADER_BYTES + length))
-            with suppress(OSError):  # the write itself will tell whether there is no space
-                kernel.preallocate(self.fd, at, wanted)
+            self._preallocate(at, wanted)
             self._set_aside = at + wanted
         self._writing.add(at)
         return at
@@ -178,9 +180,15 @@ class Segment:
     def set_aside(self, end: int) -> None:
         """Have blocks for a region that grows to `end`."""
         if end > self._set_aside:
-            with suppress(OSError):
-                kernel.preallocate(self.fd, self._set_aside, STEP_BYTES)
+            self._preallocate(self._set_aside, STEP_BYTES)
             self._set_aside += max(STEP_BYTES, end - self._set_aside)
+
+    def _preallocate(self, at: int, length: int) -> None:
+        """Have blocks for a range, unless the disk is nearly full; the write itself will tell if it is full."""
+        with suppress(OSError):
+            disk = os.fstatvfs(self.fd)
+            if disk.f_bavail * disk.f_frsize >= ROOMY_BYTES:
+                kernel.preallocate(self.fd, at, length)
 
     def wait(self, ticket: int) -> None:
         """Return once a sync has ended that began after the ticket was given; whoever comes first does it for all.

@@ -30,7 +30,7 @@ class Disk(Protocol):
 
 
 class SmallFileSystem:
-    """A tmpfs of a few MiB."""
+    """A tmpfs that is small, and large enough for all that a test sends again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +74,7 @@ def _limit(process: int, size: int | None) -> None:
 
 
 @contextmanager
-def small_file_system(folder: Path, mebibytes: int = 48) -> Iterator[Disk | None]:
+def small_file_system(folder: Path, mebibytes: int = 256) -> Iterator[Disk | None]:
     """A file system of so many MiB at `folder`, or None where this machine lets nobody mount one."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs"]

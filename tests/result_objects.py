@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
-import scipy.ndimage
 from pydicom import Dataset
 
-from analysis.api import Emitted
 from analysis.evaluation import ct_phantom
+from analysis.kit.context import LocalContext
 from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
 from analysis.results import provenance
 from analysis.results.encode import encode
 from analysis.results.provenance import RunInfo
 
 
-@dataclass
-class Host:
-    """What a plug-in needs of its host, kept in a list."""
-
-    inputs: Mapping[str, Any]
-    xp: Any = np
-    nd: Any = scipy.ndimage
-    backend: str = "numpy"
-    emitted: list[tuple[str, Emitted]] = field(default_factory=list)
-
-    def progress(self, fraction: float, message: str = "") -> None:
-        pass
-
-    def emit(self, output: str, value: Emitted) -> None:
-        self.emitted.append((output, value))
-
-
 def study_with_results(size: int = 40) -> tuple[list[Dataset], list[Dataset]]:
     """The images, and the results of one run on them."""
     scan = ct_phantom.volume(ct_phantom.Phantom(0.7), size, 67.2 / size, "upright")
-    host = Host({"series": scan})
+    host = LocalContext({"series": scan})
     plugin.run(host, BoneSurfaceParams())
     images = ct_phantom.ct_series(scan)
     headers = []

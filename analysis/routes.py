@@ -1,43 +1,45 @@
-"""GET /api/plugins: what can be run, with which parameters, and on what of a study."""
+"""The rows that `analysis` adds to the JSON API, and the first of them: what can be run, and on what of a study."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-
 from analysis.matching import Candidate, Match, candidates, matches
 from analysis.registry import Installed, Registry
 from pacs import uids
 from pacs.auth import Principal, Right
-from pacs.errors import Forbidden, InvalidUID
+from pacs.json_api import TEXT, UID, Field, Row
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
 
-
-def routes(archive: Archive, registry: Registry) -> list[BaseRoute]:
-    """The routes that `analysis` adds to a server."""
-
-    async def plugins(request: Request) -> Response:
-        study = request.query_params.get("study")
-        try:
-            listed = await anyio.to_thread.run_sync(describe, archive, registry, study, request.state.principal)
-        except InvalidUID as error:
-            return _problem(400, "Bad Request", error.reason)
-        except Forbidden as error:
-            return _problem(403, "Forbidden", error.reason)
-        return JSONResponse(listed, headers={"Cache-Control": "no-store"})
-
-    return [Route("/api/plugins", plugins, methods=["GET"])]
+_PLUGIN: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": TEXT, "version": TEXT, "title": TEXT, "description": TEXT, "auto": {"type": "boolean"},
+        "schema": {"type": "object", "description": "JSON Schema of the parameters"},
+        "inputs": {"type": "array", "items": {"type": "object"}},
+        "outputs": {"type": "array", "items": {"type": "object"}},
+        "matches": {"type": "array", "items": {"type": "object"}, "description": "What of the study it takes"},
+    },
+    "required": ["id", "version", "title", "schema", "inputs", "outputs"],
+}  # fmt: skip
 
 
-def _problem(status: int, title: str, detail: str) -> Response:
-    body = {"title": title, "status": status, "detail": detail}
-    return JSONResponse(body, status, media_type="application/problem+json")
+def rows(archive: Archive, registry: Registry) -> list[Row]:
+    """Every row of `analysis`."""
+    return [
+        Row(
+            "GET",
+            "/api/plugins",
+            lambda asked: describe(archive, registry, asked.query.get("study"), asked.principal),
+            "Plug-ins: what they take and give, and the JSON Schema of their parameters.",
+            tag="plug-ins",
+            right=Right.QUERY,
+            query=(Field("study", "A Study Instance UID: tells also what of it each plug-in takes.", UID),),
+            answer={"type": "array", "items": _PLUGIN},
+        ),
+    ]
 
 
 def describe(archive: Archive, registry: Registry, study: str | None, principal: Principal) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
 
 from pacs.errors import Unauthenticated
+from pacs.json_api import TEXT, Body, Row
 from pacs.server.http import SESSION_COOKIE, dumps, from_same_origin, problem, session_of, small_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,20 @@ HEARTBEAT_S = 15.0
 MAX_ID_DIGITS = 18  # what fits the database's integers
 
 
-def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRoute]:
+class Login(Body):
+    """The code of a one-time login link, or a bearer token."""
+
+    code: str | None = None
+    token: str | None = None
+
+
+_SESSION = {"type": "object", "properties": {"name": TEXT, "rights": {"type": "array", "items": TEXT}}}
+_EVENTS = """Server-sent events: `change` (`seq`, `kind`, the UIDs) for everything that is filed or removed, `workitem`
+(`uid`, `state`, `label`, `plugin`, `progress`, `message`, `reason`) as tasks move. `Last-Event-ID` goes on
+after a `seq`."""
+
+
+def rows(archive: Archive, stopping: anyio.Event | None = None) -> list[Row]:
     """/api/login, /api/logout, /api/session and /api/events. `stopping` ends the event streams."""
 
     async def login(request: Request) -> Response:
@@ -74,11 +87,14 @@ def routes(archive: Archive, stopping: anyio.Event | None = None) -> list[BaseRo
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return [
-        Route("/api/login", login, methods=["POST"]),
-        Route("/api/logout", logout, methods=["POST"]),
-        Route("/api/session", session),
-        Route("/api/events", events),
-    ]
+        Row("POST", "/api/login", None, "Begin a session: a cookie of the browser.", "session", body=Login,
+            endpoint=login, open=True, errors=(400, 401, 403)),
+        Row("POST", "/api/logout", None, "End it.", "session", endpoint=logout, open=True, errors=(403,)),
+        Row("GET", "/api/session", None, "Who asks, and what they may do.", "session", endpoint=session,
+            answer=_SESSION),
+        Row("GET", "/api/events", None, "What happens, as it happens.", "session", endpoint=events, answer=TEXT,
+            media_type="text/event-stream", description=_EVENTS),
+    ]  # fmt: skip
 
 
 async def _events(

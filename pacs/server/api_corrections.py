@@ -6,155 +6,158 @@ docs/corrections.md documents every route; each needs the right "admin" (removin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-import anyio.to_thread
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from typing import TYPE_CHECKING, Any, Literal
 
 from pacs import uids
+from pacs.auth import Right
 from pacs.correction_request import Request as Correction
-from pacs.errors import ArchiveError, Conflict, Forbidden, InvalidInput, NotFound, Unavailable
-from pacs.server.http import problem, small_json
+from pacs.errors import NotFound
+from pacs.json_api import NUMBER, TEXT, UID, Asked, Body, Field, Handler, Row, Schema
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
-    from pacs.auth import Principal
 
-_FIELDS = ("reason", "study_instance_uid", "patient_id", "issuer", "into_patient_id", "into_issuer")
-_STATUS: tuple[tuple[type[ArchiveError], int, str], ...] = (
-    (InvalidInput, 400, "Bad Request"),
-    (Forbidden, 403, "Forbidden"),
-    (NotFound, 404, "Not Found"),
-    (Conflict, 409, "Conflict"),
-    (Unavailable, 503, "Service Unavailable"),
-    (ArchiveError, 500, "Internal Server Error"),
-)
-_MAX_ID_DIGITS = 18
-BODY_BYTES = 1 << 16
-
-Handler = Callable[["Principal", Mapping[str, str], Mapping[str, str], dict[str, Any]], object]
-"""From who asks, the path's parameters, the query's and the body to what is answered; blocking."""
+_TAG = "corrections"
+_INSTANCE = Field("instance", "Only those of this SOP Instance UID.", UID)
+_STUDY = Field("study", "Only those of this Study Instance UID.", UID)
 
 
-def routes(archive: Archive) -> list[BaseRoute]:
-    """Every route of this file."""
+def _object(**members: Schema) -> Schema:
+    return {"type": "object", "properties": members}
+
+
+_ASIDE = _object(
+    id=NUMBER, state=TEXT, study_instance_uid=UID, series_instance_uid=UID, sop_instance_uid=UID, sop_class_uid=UID,
+    digest=TEXT, principal=TEXT, source_ae=TEXT, received_at={"type": "number"}, at={"type": "number"}, by=TEXT,
+    reason=TEXT, note_uid=TEXT,
+)  # fmt: skip
+_CORRECTION = _object(
+    id=NUMBER, kind=TEXT, changes={"type": "object"}, principal=TEXT, reason=TEXT, at={"type": "number"},
+    undone_at={"type": ["number", "null"]}, undone_by=TEXT,
+)  # fmt: skip
+_ANY = _object()
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+class Quarantine(Body):
+    """What is done with a newcomer that is kept aside."""
+
+    decision: Literal["accept", "reject"]
+    reason: str = ""
+
+
+class Aside(Body):
+    """What is done with an old version, or a rejected instance."""
+
+    decision: Literal["restore", "remove"]
+    reason: str = ""
+
+
+class Corrected(Body):
+    """A correction (docs/corrections.md); `changes` are attributes with their values as text, null for one to go."""
+
+    kind: str = ""
+    reason: str = ""
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    issuer: str = ""
+    into_patient_id: str = ""
+    into_issuer: str = ""
+    changes: dict[str, str | None] | None = None
+
+
+class Keep(Body):
+    """Why a study is not to be removed by any rule."""
+
+    reason: str = ""
+
+
+def rows(archive: Archive) -> list[Row]:
+    """Every row of this file."""
     keeping, corrections = archive.keeping, archive.corrections
 
     def listing(state: str) -> Handler:
-        def handler(who: Principal, path: Mapping[str, str], query: Mapping[str, str], _: dict[str, Any]) -> object:
-            instance = path.get("uid") or query.get("instance")
-            return keeping.listed(who, state, instance=instance, study=query.get("study"))
+        def handler(asked: Asked) -> object:
+            instance = asked.path.get("uid") or asked.query.get("instance")
+            return keeping.listed(asked.principal, state, instance=instance, study=asked.query.get("study"))
 
         return handler
 
     def one(state: str) -> Handler:
-        return lambda who, path, _q, _b: _of_state(keeping.of(who, _number(path)), state)
+        return lambda asked: _of_state(keeping.of(asked.principal, asked.number()), state)
 
-    def decide(state: str, bring_in: str, discard: str) -> Handler:
-        def handler(who: Principal, path: Mapping[str, str], _: Mapping[str, str], body: dict[str, Any]) -> object:
-            number, reason = _number(path), _text(body, "reason")
-            _of_state(keeping.of(who, number), state)
-            match body.get("decision"):
-                case decision if decision == bring_in:
-                    return keeping.bring_in(who, number, reason)
-                case decision if decision == discard:
-                    return keeping.discard(who, number, reason)
-            raise InvalidInput(f'"decision" is "{bring_in}" or "{discard}"')
+    def decide(state: str, bring_in: str) -> Handler:
+        def handler(asked: Asked) -> object:
+            number = asked.number()
+            _of_state(keeping.of(asked.principal, number), state)
+            done = keeping.bring_in if asked.body.decision == bring_in else keeping.discard
+            return done(asked.principal, number, asked.body.reason)
 
         return handler
 
-    def correct(who: Principal, _p: Mapping[str, str], _q: Mapping[str, str], body: dict[str, Any]) -> object:
-        return corrections.make(who, _correction(body))
+    def correct(asked: Asked) -> object:
+        given = asked.body.model_dump(exclude={"changes"})
+        return corrections.make(asked.principal, Correction(**given, changes=asked.body.changes or {}))
 
-    def corrected(who: Principal, _p: Mapping[str, str], query: Mapping[str, str], _b: dict[str, Any]) -> object:
-        return corrections.listed(who, query.get("study"))
+    def keep(asked: Asked) -> None:
+        archive.retention.keep(asked.principal, uids.checked(asked.path["uid"]), asked.body.reason)
 
-    def keep(who: Principal, path: Mapping[str, str], _q: Mapping[str, str], body: dict[str, Any]) -> object:
-        archive.retention.keep(who, uids.checked(path["uid"]), _text(body, "reason"))
-        return None
+    def release(asked: Asked) -> None:
+        archive.retention.release(asked.principal, uids.checked(asked.path["uid"]))
 
-    def release(who: Principal, path: Mapping[str, str], _q: Mapping[str, str], _b: dict[str, Any]) -> object:
-        archive.retention.release(who, uids.checked(path["uid"]))
-        return None
+    def due(asked: Asked) -> object:
+        return [asdict(each) for each in archive.retention.preview(asked.principal, time.time())]
 
-    def due(who: Principal, _p: Mapping[str, str], _q: Mapping[str, str], _b: dict[str, Any]) -> object:
-        return [asdict(each) for each in archive.retention.preview(who, time.time())]
+    def discrepancies(asked: Asked) -> object:
+        return archive.discrepancies.listed(asked.principal, settled=asked.query.get("all") == "true")
 
-    def discrepancies(who: Principal, _p: Mapping[str, str], query: Mapping[str, str], _b: dict[str, Any]) -> object:
-        return archive.discrepancies.listed(who, settled=query.get("all") == "true")
+    def settle(asked: Asked) -> None:
+        archive.discrepancies.settle(asked.principal, asked.number())
 
-    def settle(who: Principal, path: Mapping[str, str], _q: Mapping[str, str], _b: dict[str, Any]) -> object:
-        archive.discrepancies.settle(who, _number(path))
-        return None
+    def row(method: str, path: str, handler: Handler, summary: str, answer: Any = None, **more: Any) -> Row:
+        return Row(method, path, handler, summary, _TAG, right=Right.ADMIN, answer=answer, **more)
 
-    table: list[tuple[str, str, Handler]] = [
-        ("GET", "/api/quarantine", listing("quarantined")),
-        ("GET", "/api/quarantine/{id}", one("quarantined")),
-        ("POST", "/api/quarantine/{id}", decide("quarantined", "accept", "reject")),
-        ("GET", "/api/instances/{uid}/versions", listing("replaced")),
-        ("GET", "/api/versions/{id}", one("replaced")),
-        ("POST", "/api/versions/{id}", decide("replaced", "restore", "remove")),
-        ("GET", "/api/rejections", listing("rejected")),
-        ("GET", "/api/rejections/{id}", one("rejected")),
-        ("POST", "/api/rejections/{id}", decide("rejected", "restore", "remove")),
-        ("GET", "/api/corrections", corrected),
-        ("POST", "/api/corrections", correct),
-        ("GET", "/api/corrections/{id}", lambda who, path, _q, _b: corrections.of(who, _number(path))),
-        ("POST", "/api/corrections/{id}/undo", lambda who, path, _q, _b: corrections.undo(who, _number(path))),
-        ("GET", "/api/discrepancies", discrepancies),
-        ("POST", "/api/discrepancies/{id}/settle", settle),
-        ("GET", "/api/retention", due),
-        ("GET", "/api/kept", lambda who, _p, _q, _b: archive.retention.kept(who)),
-        ("PUT", "/api/studies/{uid}/keep", keep),
-        ("DELETE", "/api/studies/{uid}/keep", release),
-    ]
-    return [Route(path, _endpoint(handler), methods=[method]) for method, path, handler in table]
+    def aside(path: str, state: str, words: str, body: type[Body], bring_in: str) -> list[Row]:
+        return [
+            row("GET", path, one(state), f"One {words}, and how it differs from what is held.", _ASIDE),
+            row("POST", path, decide(state, bring_in), f"Decide what becomes of one {words}.", _ASIDE, body=body,
+                errors=(409,), description="Removing for good needs the right `delete`, too."),
+        ]  # fmt: skip
 
-
-def _endpoint(handler: Handler) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        body = await small_json(request, BODY_BYTES) if request.method in ("POST", "PUT") else {}
-        asked = (request.state.principal, request.path_params, request.query_params, body)
-        try:
-            told = await anyio.to_thread.run_sync(handler, *asked)
-        except ArchiveError as error:
-            status, title = next((code, title) for kind, code, title in _STATUS if isinstance(error, kind))
-            return problem(status, title, str(error))
-        headers = {"Cache-Control": "no-store"}
-        return Response(status_code=204, headers=headers) if told is None else JSONResponse(told, headers=headers)
-
-    return endpoint
-
-
-def _number(path: Mapping[str, str]) -> int:
-    text = path["id"]
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_ID_DIGITS):
-        raise NotFound("no such number", about=text[:_MAX_ID_DIGITS])
-    return int(text)
+    held = (_INSTANCE, _STUDY)
+    return [
+        row("GET", "/api/quarantine", listing("quarantined"), "Newcomers that are kept aside.", _list(_ASIDE),
+            query=held),
+        *aside("/api/quarantine/{id}", "quarantined", "newcomer", Quarantine, "accept"),
+        row("GET", "/api/instances/{uid}/versions", listing("replaced"), "Old versions of an instance.", _list(_ASIDE),
+            query=(_STUDY,)),
+        *aside("/api/versions/{id}", "replaced", "old version", Aside, "restore"),
+        row("GET", "/api/rejections", listing("rejected"), "Instances that a note has rejected.", _list(_ASIDE),
+            query=held),
+        *aside("/api/rejections/{id}", "rejected", "rejected instance", Aside, "restore"),
+        row("GET", "/api/corrections", lambda asked: corrections.listed(asked.principal, asked.query.get("study")),
+            "Corrections of who a patient or study is.", _list(_CORRECTION), query=(_STUDY,)),
+        row("POST", "/api/corrections", correct, "Make a correction.", _CORRECTION, body=Corrected, errors=(404, 409)),
+        row("GET", "/api/corrections/{id}", lambda asked: corrections.of(asked.principal, asked.number()),
+            "One correction, and what it changed.", _CORRECTION),
+        row("POST", "/api/corrections/{id}/undo", lambda asked: corrections.undo(asked.principal, asked.number()),
+            "Undo a correction.", _CORRECTION, errors=(409,)),
+        row("GET", "/api/discrepancies", discrepancies, "Headers that disagree within a study.", _list(_ANY),
+            query=(Field("all", "Settled ones, too.", {"type": "string", "enum": ["true", "false"]}),)),
+        row("POST", "/api/discrepancies/{id}/settle", settle, "Note that a discrepancy was looked at."),
+        row("GET", "/api/retention", due, "What rules would remove now.", _list(_ANY)),
+        row("GET", "/api/kept", lambda asked: archive.retention.kept(asked.principal),
+            "Studies that no rule removes.", _list(_ANY)),
+        row("PUT", "/api/studies/{uid}/keep", keep, "Keep a study from every rule.", body=Keep),
+        row("DELETE", "/api/studies/{uid}/keep", release, "Leave a study to the rules again."),
+    ]  # fmt: skip
 
 
 def _of_state(found: dict[str, Any], state: str) -> dict[str, Any]:
     if found["state"] != state:
         raise NotFound(f"not {state}", about=str(found["id"]))
     return found
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name, "")
-    if not isinstance(value, str):
-        raise InvalidInput(f'"{name}" is text')
-    return value
-
-
-def _correction(body: dict[str, Any]) -> Correction:
-    unknown = body.keys() - {"kind", "changes", *_FIELDS}
-    if unknown:
-        raise InvalidInput(f"unknown member {min(unknown)!r}", about="corrections")
-    changes = body.get("changes") or {}
-    if not isinstance(changes, dict) or not all(value is None or isinstance(value, str) for value in changes.values()):
-        raise InvalidInput('"changes" has attributes and their values as text, or null for one that is to go')
-    return Correction(_text(body, "kind"), **{name: _text(body, name) for name in _FIELDS}, changes=changes)

@@ -4,90 +4,88 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-
 from pacs import uids
-from pacs.errors import ArchiveError, Forbidden, InvalidInput, NotFound
-from pacs.server.http import problem, small_json
+from pacs.auth import Right
+from pacs.errors import InvalidInput
+from pacs.index.deliveries import STATES
+from pacs.json_api import NUMBER, TEXT, UID, Asked, Body, Field, Row
 
 if TYPE_CHECKING:
-    from pacs.auth import Principal
     from pacs.forward import Forward
 
 LISTED = 100
 LISTED_AT_MOST = 1000
+MAX_ID = 1 << 59
 
 
-def routes(forward: Forward) -> list[BaseRoute]:
-    """The routes of the return path."""
+class Send(Body):
+    """What is to be sent, and to whom: a study, a series or an instance."""
 
-    async def listed(request: Request) -> Response:
-        return await _answer(request, _listed, forward, dict(request.query_params))
+    to: str
+    study_instance_uid: str
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
 
-    async def send(request: Request) -> Response:
-        return await _answer(request, _send, forward, await small_json(request), status=202)
 
-    async def retry(request: Request) -> Response:
-        return await _answer(request, _retry, forward, await small_json(request))
+class Retry(Body):
+    """Which dead letters: by their ids, those for one destination, or all."""
 
+    ids: list[int] | None = None
+    to: str | None = None
+
+
+_LISTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "destinations": {"type": "array", "items": TEXT},
+        "counts": {"type": "array", "items": {"type": "object"}},
+        "deliveries": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_SENT: dict[str, Any] = {"type": "object", "properties": {"to": TEXT, "instances": NUMBER}}
+_RETRIED: dict[str, Any] = {"type": "object", "properties": {"tried_again": NUMBER}}
+
+
+def rows(forward: Forward) -> list[Row]:
+    """The rows of the return path."""
+
+    def listed(asked: Asked) -> object:
+        after, limit = asked.count("after", 0, MAX_ID), asked.count("limit", LISTED, LISTED_AT_MOST)
+        if limit < 1:
+            raise InvalidInput(f"limit is 1 to {LISTED_AT_MOST}, after an id")
+        query = asked.query
+        found = forward.listed(
+            asked.principal, state=query.get("state"), study=query.get("study"), after=after, limit=limit
+        )
+        return {"destinations": forward.names, "counts": forward.counts(), "deliveries": found}
+
+    def send(asked: Asked) -> object:
+        body: Send = asked.body
+        study = uids.checked(body.study_instance_uid, "study_instance_uid")
+        series, instance = (
+            None if value is None else uids.checked(value, name)
+            for name, value in (
+                ("series_instance_uid", body.series_instance_uid),
+                ("sop_instance_uid", body.sop_instance_uid),
+            )
+        )
+        return {"to": body.to, "instances": forward.request(asked.principal, body.to, study, series, instance)}
+
+    def retry(asked: Asked) -> object:
+        return {"tried_again": forward.retry(asked.principal, asked.body.ids, asked.body.to)}
+
+    query = (
+        Field("state", "Only these.", {"type": "string", "enum": list(STATES)}),
+        Field("study", "Only of this Study Instance UID.", UID),
+        Field("after", "Only with a greater id.", NUMBER),
+        Field("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": LISTED_AT_MOST}),
+    )
+    tag = "deliveries"
     return [
-        Route("/api/deliveries", listed, methods=["GET"]),
-        Route("/api/deliveries", send, methods=["POST"]),
-        Route("/api/deliveries/retry", retry, methods=["POST"]),
-    ]
-
-
-def _listed(forward: Forward, principal: Principal, query: dict[str, Any]) -> object:
-    try:
-        after, limit = int(query.get("after", 0)), int(query.get("limit", LISTED))
-    except ValueError:
-        raise InvalidInput("after and limit are numbers") from None
-    if not (0 <= after < 1 << 62 and 1 <= limit <= LISTED_AT_MOST):
-        raise InvalidInput(f"limit is 1 to {LISTED_AT_MOST}, after an id")
-    found = forward.listed(principal, state=query.get("state"), study=query.get("study"), after=after, limit=limit)
-    return {"destinations": forward.names, "counts": forward.counts(), "deliveries": found}
-
-
-def _send(forward: Forward, principal: Principal, body: dict[str, Any]) -> object:
-    to = body.get("to")
-    if not isinstance(to, str):
-        raise InvalidInput('"to" names a destination')
-    named: dict[str, str | None] = {}
-    for name in ("study_instance_uid", "series_instance_uid", "sop_instance_uid"):
-        value = body.get(name)
-        if value is not None and not isinstance(value, str):
-            raise InvalidInput(f'"{name}" is a UID')
-        named[name] = None if value is None else uids.checked(value, name)
-    study = named["study_instance_uid"]
-    if study is None:
-        raise InvalidInput('"study_instance_uid" is needed')
-    sent = forward.request(principal, to, study, named["series_instance_uid"], named["sop_instance_uid"])
-    return {"to": to, "instances": sent}
-
-
-def _retry(forward: Forward, principal: Principal, body: dict[str, Any]) -> object:
-    ids, to = body.get("ids"), body.get("to")
-    if ids is not None and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
-        raise InvalidInput('"ids" is a list of numbers')
-    if to is not None and not isinstance(to, str):
-        raise InvalidInput('"to" names a destination')
-    return {"tried_again": forward.retry(principal, ids, to)}
-
-
-async def _answer(
-    request: Request, handler: Any, forward: Forward, asked: dict[str, Any], status: int = 200
-) -> Response:
-    try:
-        told = await anyio.to_thread.run_sync(handler, forward, request.state.principal, asked)
-    except InvalidInput as error:
-        return problem(400, "Bad Request", str(error))
-    except Forbidden as error:
-        return problem(403, "Forbidden", error.reason)
-    except NotFound as error:
-        return problem(404, "Not Found", str(error))
-    except ArchiveError as error:
-        return problem(503, "Service Unavailable", error.reason)
-    return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
+        Row("GET", "/api/deliveries", listed, "What is on its way, arrived, or given up.", tag, Right.READ, query,
+            answer=_LISTED),
+        Row("POST", "/api/deliveries", send, "Send a study, series or instance.", tag, Right.READ, body=Send,
+            answer=_SENT, status=202, errors=(404,)),
+        Row("POST", "/api/deliveries/retry", retry, "Try dead letters again.", tag, Right.ADMIN, body=Retry,
+            answer=_RETRIED),
+    ]  # fmt: skip

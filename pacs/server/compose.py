@@ -27,13 +27,16 @@ from pacs.dimse import identity, tls
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.forward import Forward
 from pacs.known_aes import KnownAEs
-from pacs.server import api_corrections, api_deliveries, doors
+from pacs.server import api, api_corrections, api_deliveries, doors, openapi
 from pacs.stow_client import StowCourier
 from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
+    import anyio
+
     from pacs.dimse.ups_events import EventCourier
     from pacs.events import Events
+    from pacs.json_api import Row
     from pacs.settings import Settings
 
 DICOMWEB_ROOT = "/dicom-web"
@@ -182,11 +185,20 @@ def courier(archive: Archive, destination: Destination) -> Courier:
 
 
 def routes(archive: Archive, parts: Parts) -> Routes:
-    """Everything that is mounted besides health and login."""
+    """Everything that is mounted besides health and the JSON API."""
+def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None) -> list[Row]:
+    """The whole table of the JSON API, and the document that is made from it."""
+    return openapi.rows(
+        [
+            *api.rows(archive, stopping),
+            *analysis.routes.rows(archive, parts.registry),
+            *api_deliveries.rows(parts.forward),
+            *api_corrections.rows(archive),
+        ]
+    )
+
+
     return [
-        *analysis.routes.routes(archive, parts.registry),
-        *api_deliveries.routes(parts.forward),
-        *api_corrections.routes(archive),
         *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
         *viewer.routes(),
     ]

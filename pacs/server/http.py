@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pacs.auth import Auth
 
 SESSION_COOKIE = "m3dicom_session"
-OPEN_PATHS = ("/api/login", "/api/logout")
+OPEN_PATHS = ("/api", "/api/openapi.json", "/api/login", "/api/logout")
 GUARDED_PREFIXES = ("/dicom-web", "/api")
 SMALL_BODY_BYTES = 64 << 10
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

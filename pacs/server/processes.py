@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from dicomweb import websocket
 from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
-from pacs.server import api, collector, compose, doors, http, wire
+from pacs.server import api_mount, collector, compose, doors, http, wire
 from pacs.server.shelf import Shelf, Shelving
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pacs.dimse.acceptor import Acceptor
     from pacs.settings import Settings
 
+    from pacs.json_api import Row
 log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
@@ -201,7 +203,8 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         app_routes = compose.routes(archive, parts)
         collector.settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve_http(archive, app_routes, http_socket, health, announce, close_doors))
+        json_api = partial(compose.json_api, archive, parts)
+            runner.run(_serve_http(archive, app_routes, json_api, http_socket, health, announce, close_doors))
         return 0
 
 
@@ -274,6 +277,7 @@ async def _serve_http(
     app_routes: compose.Routes,
     listener: object,
     health: Callable[[], http.Health],
+    json_api: Callable[[anyio.Event], list[Row]],
     announce: Callable[[], None],
     close_doors: Callable[[], None],
 ) -> None:
@@ -283,7 +287,7 @@ async def _serve_http(
     def health_now() -> http.Health:
         return http.Health({"server": "is stopping"}) if quitting else health()
 
-    routes = [*http.health_routes(health_now), *api.routes(archive, stopping), *app_routes]
+    routes = [*http.health_routes(health_now), *api_mount.mount(json_api(stopping)), *app_routes]
     shelf = Shelf(archive.index, archive.auth)
     server = _Http(
         uvicorn.Config(

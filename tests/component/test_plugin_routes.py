@@ -14,10 +14,11 @@ from starlette.types import Receive, Scope, Send
 from task_plugins import TARGETS
 
 from analysis.registry import Registry
-from analysis.routes import routes
+from analysis.routes import rows
 from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import Principal, Right
+from pacs.server.api_mount import mount
 from pacs.settings import Settings
 from pacs.worklist import Worklist
 
@@ -30,7 +31,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 
 async def ask(archive: Archive, path: str, principal: Principal) -> httpx.Response:
-    inner = Starlette(routes=routes(archive, Registry.load(TARGETS)))
+    inner = Starlette(routes=mount(rows(archive, Registry.load(TARGETS))))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["principal"] = principal

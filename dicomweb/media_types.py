@@ -136,8 +136,10 @@ def negotiate(offers: Sequence[Offer], header: str | None, parameters: Sequence[
     """The offer to make: by the accept query parameters first, then by the Accept header (8.7.8.1).
 
     `offers` are in our order of preference; the first is the default of the category, which a request without any
-    Accept gets too (the standard would allow 406 there). Raises NotAcceptable.
+    Accept gets too (the standard would allow 406 there). An Accept that names nothing is as none: RFC 9110 12.5.1
+    allows the empty list, and nothing that we have is excluded by it. Raises NotAcceptable.
     """
+    header = None if header is None or not header.strip(" \t,") else header
     if parameters:
         # A plus sign that a person typed into a URL arrives as a space.
         asked = ranges(_TYPED_PLUS.sub("+", ",".join(parameters)))

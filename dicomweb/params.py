@@ -26,9 +26,12 @@ from pacs.errors import InvalidQuery
 MAX_KEYS = 64
 MAX_DIGITS = 9
 MAX_RESULTS = 20_000  # of one answer; what remains is told in a Warning
+MAX_WARNINGS = 16
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _NEVER_MATCHED = frozenset({"00080005", "00081190"})  # the character set (PS3.4 C.2.2.2), and an address of this server
+_OF_THE_ANSWER = frozenset({"accept", "charset"})  # PS3.18 8.3.3
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 FLAGS = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 
 
@@ -38,9 +41,9 @@ def query(
     """What is searched for at `level`, and warnings about what was asked for and is not done.
 
     `pairs` are the decoded parameters, `within` the keyword and UID of each parent that the path names. Names that
-    are no attribute are ignored; attributes that no key can match here are ignored with a warning. A date and its
-    time that are both ranges are one range; several values ask for any of them, or for all of them with
-    multiplevaluematching. Raises InvalidQuery for a value
+    are no attribute, and attributes that no key can match here, are ignored with a warning: whoever misspelt one would
+    else take everybody's studies for those of one patient. A date and its time that are both ranges are one range;
+    several values ask for any of them, or for all of them with multiplevaluematching. Raises InvalidQuery for a value
     without meaning and for anything given twice.
     """
     keys: list[MatchKey] = []
@@ -67,8 +70,7 @@ def query(
             path = _path(name)
             attribute = None if path is None else _matched(path, level)
             if attribute is None or path is None:
-                if (tag := _tag(name)) is not None:
-                    warnings.append(f"The key {_spelled(path or tag)} cannot be matched here and has been ignored.")
+                warnings += ignored(name, _tag(name) if path is None else path)
             elif path in seen:
                 raise InvalidQuery("a matching key is given more than once", about=attribute.keyword)
             else:
@@ -93,8 +95,21 @@ def query(
             min(count("limit", once["limit"]), MAX_RESULTS) if "limit" in once else MAX_RESULTS,
             count("offset", once.get("offset", "0")),
         ),
-        tuple(warnings),
+        tuple(dict.fromkeys(warnings))[:MAX_WARNINGS],
     )
+
+
+def ignored(name: str, path: str | None) -> list[str]:
+    """What is said of a parameter that no search matches by; nothing of those that are about the answer.
+
+    `path` are the tags that its name was read as, None for a name that is no attribute.
+    """
+    if path is not None:
+        return [f"The key {_spelled(path)} cannot be matched here and has been ignored."]
+    if name in _OF_THE_ANSWER:
+        return []
+    shown = f"The parameter {name}" if _PLAIN.fullmatch(name) else "A parameter"
+    return [f"{shown} is nothing that can be matched here and has been ignored."]
 
 
 def _matched(path: str, level: Level) -> Attribute | None:

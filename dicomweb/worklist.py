@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-from dicomweb import errors, xml_input, xml_model
+from dicomweb import errors, params, xml_input, xml_model
 from dicomweb.answers import Answer
 from dicomweb.calls import MAX_JSON_BYTES, Call
 from dicomweb.media_types import (
@@ -75,6 +75,7 @@ async def search(call: Call) -> Answer:
     keys: dict[str, str] = {}
     limit: int | None = None
     offset = 0
+    ignored: list[str] = []
     flags: dict[str, str] = {}
     for name, value in call.query:
         if name == "limit":
@@ -83,8 +84,8 @@ async def search(call: Call) -> Answer:
             offset = count(name, value)
         elif name in FLAGS:
             flags[name] = value
-        else:
-            add_key(keys, name, value)
+        elif name != "includefield" and not add_key(keys, name, value):  # all that there is comes anyway
+            ignored += params.ignored(name, None)
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
     for name in ("limit", "offset", *FLAGS):
@@ -93,7 +94,7 @@ async def search(call: Call) -> Answer:
     options = Options(fuzzy=fuzzy, empty_values=empty_values)
     capped = MAX_RESULTS if limit is None else min(limit, MAX_RESULTS)
     items, remaining = await call.io(call.archive.worklist.search, keys, capped, offset, principal, options)
-    headers = []
+    headers = [call.warning(text) for text in ignored[: params.MAX_WARNINGS]]
     if remaining:
         headers.append(call.warning(f"There are {remaining} additional results that can be requested"))
     if not items:
@@ -209,8 +210,11 @@ def add_key(keys: dict[str, str], name: str, value: str) -> bool:
 
 
 def _bare(call: Call) -> str | None:
-    """A UID that is the query itself, or one of its parts, without a name."""
-    return next((name for name, value in call.query if not value and name[:1].isdigit()), None)
+    """A UID that is the query itself, or one of its parts, without a name. Raises InvalidInput for several."""
+    found = [name for name, value in call.query if not value and name[:1].isdigit()]
+    if len(found) > 1:
+        raise InvalidInput("several UIDs are given")
+    return found[0] if found else None
 
 
 def _path(name: str) -> str | None:

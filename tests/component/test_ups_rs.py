@@ -95,6 +95,12 @@ def test_created_and_retrieved(web: Web) -> None:
     assert web.get(f"/workitems/{uid}", "image/png").status_code == 406
 
 
+def test_one_uid_may_be_given_and_not_two(web: Web) -> None:
+    one, two = uids.new(), uids.new()
+    assert send(web, "POST", f"/workitems?{one}&{two}", workitem()).status_code == 400
+    assert web.get(f"/workitems/{one}").status_code == 404
+
+
 @pytest.mark.parametrize("form", ["{}", "workitem={}", "uid={}"])
 def test_the_uid_may_be_given(web: Web, form: str) -> None:
     uid = uids.new()
@@ -356,6 +362,11 @@ def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert found(PatientName="sam synthetick", fuzzymatching="true") == {"0", "1", "2", "3"}
         assert found(ProcedureStepLabel="Label 1\\Label 3", multiplevaluematching="true") == {"1", "3"}
         assert found(PatientBirthDate='""', emptyvaluematching="true") == {"0", "1", "2", "3"}
+        for misspelt in ("00404018", "ProcedureStepLabe"):
+            said = web.get("/workitems", params={misspelt: "x", "includefield": "all"}).headers.get_list("warning")
+            assert len(said) == 1
+            assert misspelt in said[0]
+        assert "warning" not in web.get("/workitems", params={"includefield": "all", "limit": 10}).headers
         page = web.get("/workitems", params={"limit": 1, "offset": 1})
         assert len(page.json()) == 1
         assert "2 additional" in page.headers["warning"]

@@ -57,6 +57,8 @@ FRAMES = (
         (METADATA, "text/html, */*;q=0.8, application/dicom+json;q=0", METADATA[1]),
         (RENDERED, "*/*;q=0.1, image/png", RENDERED[1]),
         (RENDERED, "*/*", RENDERED[0]),
+        (METADATA, "", METADATA[0]),
+        (METADATA, " ,, ", METADATA[0]),
         (RENDERED, "image/*", RENDERED[0]),
         (RENDERED, "image/png, image/jpeg", RENDERED[1]),
         (RENDERED, "image/png, */*", RENDERED[1]),
@@ -85,7 +87,7 @@ def test_header_gets_the_best_offer(offers: tuple[Offer, ...], header: str | Non
     [
         (METADATA, "image/jpeg"),
         (METADATA, "application/dicom+json;q=0"),
-        (METADATA, ""),
+        (METADATA, "nonsense"),
         (METADATA, "*/*;q=0"),
         (RENDERED, "application/dicom+json"),
         (INSTANCE, "multipart/related; type=application/dicom; transfer-syntax=1.2.840.10008.1.2"),

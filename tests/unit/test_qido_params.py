@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicomweb.params import MAX_RESULTS, query
+from dicomweb.params import MAX_RESULTS, MAX_WARNINGS, query
 from dicomweb.qido import kind
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import ALL, AnyOf, Empty, Fuzzy, Item, Moments, Range, Single, UIDList, Universal, Wildcard
@@ -74,9 +74,13 @@ def test_paging() -> None:
     assert query([], Level.STUDY)[0].limit == query([("limit", "999999")], Level.STUDY)[0].limit == MAX_RESULTS
 
 
-def test_what_is_unknown_is_ignored() -> None:
-    found, warnings = query([("foo", "bar"), ("LIMIT", "1"), ("foo", "again"), ("", "")], Level.STUDY)
-    assert (found.keys, found.limit, warnings) == ((), MAX_RESULTS, ())
+def test_what_is_unknown_is_ignored_and_said() -> None:
+    asked = [("PatentID", "bar"), ("LIMIT", "1"), ("PatentID", "again"), ("Doe^J\r\n", ""), ("accept", "*/*")]
+    found, warnings = query(asked, Level.STUDY)
+    assert (found.keys, found.limit) == ((), MAX_RESULTS)
+    ignored = "is nothing that can be matched here and has been ignored."
+    assert warnings == (f"The parameter PatentID {ignored}", f"The parameter LIMIT {ignored}", f"A parameter {ignored}")
+    assert len(query([(f"x{n}", "") for n in range(99)], Level.STUDY)[1]) == MAX_WARNINGS
 
 
 def test_what_is_not_supported_is_said() -> None:

@@ -59,7 +59,9 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    gpu: bool = False  # uses the device through xp/nd where there is one; always runs without
+    gpu: bool = False  # uses a device through xp/nd where there is one: one task a device
+    gpu_optional: bool = True  # runs without a device as well; else only workers that have one take its tasks
+    gpu_memory_mb: int = 0  # what it needs of a device's memory, and all it gets; 0 = a device of any size, all of it
     memory_mb: int = 4096
     timeout_s: int = 900
 

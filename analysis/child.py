@@ -116,6 +116,7 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
     params = plugin.params.model_validate(task["params"])
     ctx = HostContext(backend, given, frozenset(output.name for output in manifest.outputs), line)
     ctx.progress(0.0, "starting")
+    backend.limit(task.get("gpu_memory_mb", 0))
     plugin.run(ctx, params)
     line.say(progress=0.95, message="writing results")
     run = provenance.RunInfo(
@@ -198,6 +199,8 @@ def main(arguments: list[str]) -> None:
             line.say(failed={"type": "MemoryError", "trace": []})
         except Exception as error:
             line.say(failed={"type": type(error).__name__, "trace": places(error)})
+        finally:
+            backend.free()
 
 
 if __name__ == "__main__":

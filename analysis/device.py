@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -17,19 +17,36 @@ class Backend:
     """An array module and its ndimage, with the description that results carry."""
 
     name: str  # "cpu" or "gpu"
-    xp: ModuleType
+    xp: Any
     nd: ModuleType
     description: str  # "numpy 2.4.6" or "cupy 14.2.0 on NVIDIA H200, CUDA 13.0"
 
+    def limit(self, memory_mb: int) -> None:
+        """Let arrays take no more of the device's memory than this from now on; 0 = all of it."""
+        if self.name == "gpu":
+            self.xp.get_default_memory_pool().set_limit(size=memory_mb << 20)
+
+    def free(self) -> None:
+        """Give the device's memory back that no array holds any more."""
+        if self.name == "gpu":
+            self.xp.get_default_memory_pool().free_all_blocks()
+            self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
 
 def choose(setting: str = "auto") -> Backend:
-    """The backend for "auto", "cpu" or "gpu". Raises Unavailable for "gpu" where none works."""
-    if setting == "cpu":
+    """The backend for "auto", "cpu", "gpu", or an `analysis.devices.Device.id`.
+
+    Raises Unavailable where a GPU is asked for and none works.
+    """
+    kind, _, name = setting.partition(":")
+    if kind == "cpu":
         return _numpy()
+    if kind == "fake":
+        return replace(_numpy(), description=f"numpy {np.__version__} as device {name}")
     try:
         return _cupy()
     except Exception as error:  # no CuPy, no driver, no device, a wrong sum: all mean the same
-        if setting == "gpu":
+        if kind == "gpu":
             raise Unavailable(f"no usable GPU: {type(error).__name__}: {error}") from error
         return _numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.api import NotAnalysable
+from analysis.devices import Device
 from pacs.errors import Unavailable
 
 log = logging.getLogger("m3dicom.child")
 
 START_S = 120.0
 POLL_S = 0.1
+METER_S = 1.0  # how often the memory of a device is looked at
 GRACE_S = 1.0  # between asking a plug-in to stop and killing it
 MAX_TASKS = 25
 MAX_IDLE_BYTES = 1 << 30
@@ -36,16 +39,22 @@ class TaskFailed(Exception):
     """The task ended without results, for a reason that a person can read."""
 
 
+class TaskLost(TaskFailed):
+    """The process was killed from outside: the next attempt may well succeed."""
+
+
 class TaskStopped(Exception):
     """The task was stopped on request."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one task may take."""
+    """What one task may take; `gpu_memory_mb` of `device` where it has one (0 = all)."""
 
     seconds: float
     memory_mb: int
+    device: Device | None = None
+    gpu_memory_mb: int = 0
 
 
 Check = Callable[[float, str], Literal["continue", "stop"]]
@@ -65,6 +74,7 @@ class Child:
         child_in, parent_out = os.pipe()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("M3DICOM_", "AWS_"))}  # no secrets
         environment |= {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONHASHSEED": "0", **(extra or {})}
+        environment |= Device(device).environment if ":" in device else {}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         passed = (child_in, child_out, self._crash.fileno())
         command = [sys.executable, "-m", "analysis.child", target, device, str(child_in), str(child_out)]
@@ -76,6 +86,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # so that what it starts can be ended with it
             )
         except OSError as error:
             os.close(parent_in)
@@ -114,7 +125,7 @@ class Child:
             if not self.backend:
                 self._await_ready(check)
             self.tasks += 1
-            self._say({"task": task})
+            self._say({"task": task | {"gpu_memory_mb": limits.gpu_memory_mb}})
             return self._watch(limits, check)
         except (NotAnalysable, _PluginError):
             raise
@@ -139,6 +150,7 @@ class Child:
         deadline = time.monotonic() + limits.seconds
         progress, words = 0.0, ""
         stopping: float | None = None
+        metered = time.monotonic()
         while True:
             for message in self._messages():
                 if "progress" in message:
@@ -161,6 +173,10 @@ class Child:
                 raise TaskFailed(f"The analysis took longer than {limits.seconds:g} s and was stopped.")
             if self.memory_bytes() > limits.memory_mb << 20:
                 raise TaskFailed(f"The analysis needed more than {limits.memory_mb} MB of memory and was stopped.")
+            if limits.device is not None and limits.gpu_memory_mb and now - metered > METER_S:
+                metered = now
+                if limits.device.used_mb(self.pid) > limits.gpu_memory_mb:
+                    raise TaskFailed(f"The analysis needed more than {limits.gpu_memory_mb} MB of GPU memory.")
             if check(progress, words) == "stop":
                 stopping = now + GRACE_S
                 self._say({"cancel": True})
@@ -195,13 +211,15 @@ class Child:
             "analysis process %d ended: %s\n%s", self.pid, status, self._crash.read(8192).decode(errors="replace")
         )
         if status == -signal.SIGKILL:
-            return TaskFailed("The analysis was stopped by the system, most likely for want of memory.")
+            return TaskLost("The analysis was stopped by the system, most likely for want of memory.")
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         return TaskFailed(f"The analysis stopped unexpectedly ({how}).")
 
     def _internal_error(self, failed: dict[str, Any]) -> TaskFailed:
         if failed["type"] == "MemoryError":
             return _PluginError("The analysis ran out of memory.")
+        if failed["type"] == "OutOfMemoryError":  # CuPy's
+            return _PluginError("The analysis needed more GPU memory than it declares, or than there is.")
         log.error("plug-in %s raised %s at\n  %s", self.target, failed["type"], "\n  ".join(failed["trace"]))
         return _PluginError(f"The analysis failed because of an internal error ({failed['type']}).")
 
@@ -209,7 +227,8 @@ class Child:
         """Kill it and wait for its end."""
         if self._in < 0:
             return
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._in)
         os.close(self._out)

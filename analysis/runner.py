@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import select
 
 from analysis.api import Manifest, NotAnalysable
-from analysis.process import Child, Limits, TaskFailed, TaskStopped
+from analysis.devices import Device
+from analysis.process import Child, Limits, TaskFailed, TaskLost, TaskStopped
 from analysis.registry import Installed, Registry, job_key
 from pacs.auth import ALL_RIGHTS, SYSTEM, Principal
 from pacs.dicom import ups_task
@@ -47,6 +48,9 @@ log = logging.getLogger("m3dicom.runner")
 
 LOOK_S = 0.5  # how often a worker asks whether its task was cancelled
 MAX_WARM = 2  # child processes a runner keeps for the next task of their plug-in
+
+Outcome = Literal["completed", "cancelled", "refused", "failed", "retried", "handed back", "lost"]
+"""How a run ended. "lost": another worker has the Workitem, or somebody cancelled it while results were filed."""
 
 
 class LeaseKeeper:
@@ -104,8 +108,14 @@ class Runner:
         self._archive = archive
         self._registry = registry
         self._threads = threads or max(1, (os.cpu_count() or 1) // max(1, archive.settings.workers))
-        self._children: dict[str, Child] = {}
+        self._children: dict[tuple[str, str], Child] = {}
+        self._device: Device | None = None
         self._scratch = archive.settings.data / "scratch" / str(os.getpid())
+
+    @property
+    def children(self) -> list[tuple[str, int]]:
+        """Device and process id of each child process, at work or warm for the next task of its plug-in."""
+        return [(device, child.pid) for (_, device), child in list(self._children.items())]
 
     def close(self) -> None:
         """End the child processes."""
@@ -113,35 +123,53 @@ class Runner:
             child.close()
         self._children.clear()
 
-    def run(self, claim: Claim, stop: threading.Event) -> None:
-        """Do the task and end its Workitem; `stop` hands it back unfinished, for another worker to take."""
+    def run(self, claim: Claim, stop: threading.Event, device: Device | None = None) -> Outcome:
+        """Do the task and end its Workitem; `stop` hands it back unfinished, for another worker to take.
+
+        `device` is the GPU that is free for this task alone, None where it computes on the CPU or, with the setting
+        "auto" or "gpu" and no device known, where the process finds out by itself.
+        """
+        self._device = device
         worklist = self._archive.worklist
         keeper = LeaseKeeper(self._archive, claim)
         log.info("Workitem %s: plug-in %s, attempt %d", claim.uid, claim.plugin, claim.attempt)
         try:
             self._perform(claim, keeper, stop)
+            return "completed"
         except TaskStopped:
+            log.info("Workitem %s: stopped", claim.uid)
             if keeper.verdict == "cancel":
                 worklist.fail(claim, "cancelled on request", time.time())
-            elif keeper.verdict == "continue":
+                return "cancelled"
+            if keeper.verdict == "continue":
                 worklist.release(claim, time.time())
-            log.info("Workitem %s: stopped", claim.uid)
+                return "handed back"
+            return "lost"
+        except TaskLost as error:
+            log.warning("Workitem %s: %s", claim.uid, error)
+            worklist.fail(claim, str(error), time.time(), retry=True, lost=True)
+            return "retried"
         except (NotAnalysable, TaskFailed, InvalidInput) as error:
             reason = error.reason if isinstance(error, InvalidInput) else str(error)
             log.warning("Workitem %s: %s", claim.uid, type(error).__name__)
-            worklist.fail(claim, reason, time.time())
+            worklist.fail(claim, reason, time.time(), refused=isinstance(error, NotAnalysable))
+            return "refused" if isinstance(error, NotAnalysable) else "failed"
         except StateConflict:
             log.warning("Workitem %s: the lease was lost or the Workitem cancelled; nothing was filed", claim.uid)
             worklist.fail(claim, "cancelled on request", time.time())
+            return "lost"
         except (Unavailable, OutOfResources) as error:
             log.warning("Workitem %s: %s", claim.uid, error)
             worklist.fail(claim, error.reason, time.time(), retry=True)
+            return "retried"
         except ArchiveError as error:
             log.error("Workitem %s: %s", claim.uid, error)
             worklist.fail(claim, error.reason, time.time())
+            return "failed"
         except Exception:
             log.exception("Workitem %s: the worker failed", claim.uid)
             worklist.fail(claim, "An internal error of the worker; its log tells more.", time.time())
+            return "failed"
         finally:
             keeper.close()
 
@@ -174,22 +202,26 @@ class Runner:
                 "out": str(out),
                 "inputs": [{"name": each.name, "files": self._fetch(each, Path(folder), go_on)} for each in chosen],
             }
-            limits = Limits(manifest.resources.timeout_s, manifest.resources.memory_mb)
+            wanted = manifest.resources
+            limits = Limits(wanted.timeout_s, wanted.memory_mb, self._device, wanted.gpu_memory_mb)
             made = self._child(installed).run(task, limits, check)
             self._file(claim, made, go_on)
 
     def _child(self, installed: Installed) -> Child:
         """A warm process of that plug-in, or a new one; the oldest of the others goes when there are too many."""
-        child = self._children.pop(installed.target, None)
+        device = self._archive.settings.device if installed.manifest.resources.gpu else "cpu"
+        if device != "cpu" and self._device is not None:
+            device = self._device.id
+        key = (installed.target, device)
+        child = self._children.pop(key, None)
         if child is not None and not child.reusable:
             child.close()
             child = None
         while len(self._children) >= MAX_WARM:
             self._children.pop(next(iter(self._children))).close()
-        device = self._archive.settings.device if installed.manifest.resources.gpu else "cpu"
         if child is None:
             child = Child(installed.target, device, self._threads)
-        self._children[installed.target] = child
+        self._children[key] = child
         return child
 
     # Inputs

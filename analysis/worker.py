@@ -10,10 +10,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis.devices import Device, Devices
+from analysis.metrics import TaskMetrics
 from analysis.queue import Bell, Queue
 from analysis.registry import Registry
 from analysis.runner import Runner, sweep
-from pacs.errors import ArchiveError
+from pacs.errors import ArchiveError, InvalidInput
+from pacs.workforce import Post
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -33,16 +36,33 @@ class Worker:
         plugins: Sequence[str] = (),
         slots: int | None = None,
         name: str = "",
+        devices: Devices | None = None,
     ) -> None:
+        """`plugins` are the ids that it takes, none given = all. Raises InvalidInput for one that cannot run here."""
         self._archive = archive
         self._registry = registry
         self._queue = port
-        self.plugins = tuple(plugins) or registry.ids
-        self._slots = archive.settings.workers if slots is None else slots
+        settings = archive.settings
+        self.devices = Devices.of(settings.device, settings.gpus) if devices is None else devices
+        self._resources = {each.id: each.manifest.resources for each in registry}
+        self.plugins = self._servable(plugins)
+        self._slots = settings.workers if slots is None else slots
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._runners: list[Runner] = []
         self._bell: Bell | None = None
+        self._busy: set[str] = set()
+        self.metrics = TaskMetrics()
+
+    def _servable(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        servable = tuple(p for p in wanted or self._registry.ids if self.devices.ever(self._resources[p]))
+        for plugin in wanted:
+            if plugin not in servable:
+                needed = self._resources[plugin].gpu_memory_mb
+                size = f" with {needed} MB" if needed else ""
+                raise InvalidInput(f"plug-in {plugin} needs a GPU{size}, and no device here will do")
+        return servable
 
     def start(self) -> None:
         """Begin to take tasks."""
@@ -57,9 +77,29 @@ class Worker:
             self._threads.append(thread)
 
     @property
+    def post(self) -> Post:
+        """What it says of itself to those who want to know who takes which tasks."""
+        held = ",".join(each.id for each in self.devices.all)
+        return Post(self._name, self.plugins if self._slots else (), held or "cpu", self._slots)
+
+    @property
     def alive(self) -> bool:
         """Whether every thread that was started still runs."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def warm(self) -> int:
+        """How many child processes are there."""
+        return sum(len(runner.children) for runner in self._runners)
+
+    @property
+    def states(self) -> list[tuple[Device, bool, int]]:
+        """Its devices: whether a task of this process has it, and the MB that its processes have taken."""
+        children = [each for runner in self._runners for each in runner.children]
+        return [
+            (each, each.id in self._busy, sum(each.used_mb(pid) for device, pid in children if device == each.id))
+            for each in self.devices.all
+        ]
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Take no more tasks and hand back the ones in hand, for other workers to take at once."""
@@ -72,6 +112,7 @@ class Worker:
 
     def _run(self, name: str, bell: Bell) -> None:
         runner = Runner(self._archive, self._registry)
+        self._runners.append(runner)
         try:
             while not self._stop.is_set():
                 dealt_with = bell.wait(self._queue.poll_s)
@@ -85,12 +126,23 @@ class Worker:
 
     def _one(self, name: str, runner: Runner) -> bool:
         """Whether there was a task to do."""
+        held = self.devices.take()
         try:
+            free = None if held is None else held.device
+            places = {p: self.devices.place(self._resources[p], free) for p in self.plugins}
             lease_s = self._archive.settings.lease_s
-            claim = self._archive.worklist.claim(self.plugins, name, time.time(), lease_s)
+            now = [plugin for plugin, place in places.items() if place is not None]
+            claim = self._archive.worklist.claim(now, name, time.time(), lease_s)
             if claim is None:
                 return False
-            runner.run(claim, self._stop)
+            place = places[claim.plugin]
+            if held is not None and place is not held.device:
+                held.release()
+            elif held is not None:
+                self._busy.add(held.device.id)
+            began = time.monotonic()
+            outcome = runner.run(claim, self._stop, place)
+            self.metrics.ended(claim.plugin, outcome, time.monotonic() - began)
         except ArchiveError as error:
             log.warning("worker %s: %s; looking again", name, error)
             self._stop.wait(1.0)
@@ -99,4 +151,9 @@ class Worker:
             log.exception("worker %s failed; looking again", name)
             self._stop.wait(1.0)
             return False
+        finally:
+            if held is not None:
+                if held.held:
+                    self._busy.discard(held.device.id)
+                held.release()
         return True

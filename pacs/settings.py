@@ -133,8 +133,15 @@ class Settings:
 
     workers: int = _setting(1, "Analysis jobs at one time in this process; 0 = none here.")
     device: str = _setting("auto", 'Where arrays are computed: "auto", "cpu" or "gpu".')
+    gpus: str = _setting(
+        "auto", 'GPUs that tasks are placed on, one a device: "auto" (as nvidia-smi tells), "none", or ID:MEMORY_MB,….'
+    )
+    worker_metrics: str = _setting("", "Door of a worker for its Prometheus metrics as HOST:PORT; empty = none.")
     lease_s: float = _setting(30.0, "A worker that is silent for this long loses its task.")
-    max_attempts: int = _setting(3, "How often a task is tried when its worker is lost.")
+    max_attempts: int = _setting(3, "How often a task is tried whose worker or process is lost.")
+    retry_hours: float = _setting(
+        4.0, "A task that fails for a cause that may pass (storage away) is tried again for this long."
+    )
     decoders: int = _setting(1, "Sandboxed decoding processes; they start when first needed.")
 
     forward: tuple[Forward, ...] = _setting((), "Where results and studies are sent on to. TOML: [[forward]] tables.")

@@ -5,9 +5,20 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, inspect, select, text
 
 from pacs.errors import Unavailable
-from pacs.index import aside, commitments, corrections, damage, deliveries, journal, schema, subscriptions, workitems
+from pacs.index import (
+    aside,
+    commitments,
+    corrections,
+    damage,
+    deliveries,
+    journal,
+    schema,
+    subscriptions,
+    workers,
+    workitems,
+)
 
-TOPICS = (schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions)
+TOPICS = (schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions, workers)
 """Modules whose import puts their tables on the one metadata."""
 
 HALF_BUILT = "rebuilding"

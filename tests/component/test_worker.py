@@ -397,7 +397,7 @@ def test_warm_processes_are_used_again_and_leave_nothing_behind(archive: Archive
         claim = archive.worklist.claim(["count"], "w", time.time(), 60)
         assert claim is not None
         runner.run(claim, threading.Event())
-        pids.append(runner._children["task_plugins:Count"].pid)
+        pids.append(runner._children["task_plugins:Count", "cpu"].pid)
     assert pids[0] == pids[1]
     assert list((archive.settings.data / "scratch").rglob("*.dcm")) == []
     runner.close()

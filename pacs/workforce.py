@@ -1,0 +1,135 @@
+"""Who takes which tasks, and how much waits for them: what a scaler, `m3dicom doctor` and the viewer go by.
+
+A worker says every few seconds that it is there; one that was killed is forgotten when it was silent for long. On
+SQLite there are no workers but those of the server's own process, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pacs.errors import ArchiveError
+from pacs.index import workers
+from pacs.index.engine import Index
+
+SEEN_EVERY_S = 5.0
+GONE_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class Post:
+    """A worker process: its name, the plug-ins it takes, its devices in words, how many tasks it does at one time."""
+
+    name: str
+    plugins: tuple[str, ...]
+    device: str
+    slots: int
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The tasks of one plug-in that have not ended, those that were given up, and who takes them.
+
+    waiting: could run now; oldest_s: how long the first of these has waited, 0.0 where none does; later: not due or not
+    ready; running: a worker has them; dead: given up after their last attempt.
+    """
+
+    plugin: str
+    waiting: int
+    oldest_s: float
+    later: int
+    running: int
+    dead: int
+    posts: tuple[Post, ...]
+
+
+class Workforce:
+    """The workers of one archive and what waits for them. Safe from any thread; `now` is in Unix seconds."""
+
+    def __init__(self, index: Index, *, shared: bool) -> None:
+        """`shared`: there are workers of other processes."""
+        self._index = index
+        self._shared = shared
+        self._here: dict[str, Post] = {}
+
+    def attend(self, post: Post, now: float) -> None:
+        """Say that a worker is there. Raises Unavailable."""
+        self._here[post.name] = post
+        if not self._shared:
+            return
+        values = {"plugins": " ".join(post.plugins), "device": post.device, "slots": post.slots, "seen_at": now}
+        self._index.transact(lambda conn: workers.seen(conn, post.name, values))
+
+    def leave(self, name: str) -> None:
+        """Say that a worker is gone. Raises Unavailable."""
+        if self._here.pop(name, None) is not None and self._shared:
+            self._index.transact(lambda conn: workers.gone(conn, name))
+
+    def forget_silent(self, now: float) -> None:
+        """Remove those that were killed long ago."""
+        if self._shared:
+            self._index.transact(lambda conn: workers.silent(conn, now - 10 * GONE_AFTER_S))
+
+    def present(self, now: float) -> tuple[Post, ...]:
+        """The workers that are there."""
+        if not self._shared:
+            return tuple(self._here.values())
+        with self._index.read() as conn:
+            found = workers.present(conn, now - GONE_AFTER_S)
+        return tuple(Post(row["name"], tuple(row["plugins"].split()), row["device"], row["slots"]) for row in found)
+
+    def queues(self, now: float) -> tuple[Queued, ...]:
+        """By plug-in: those that have tasks or workers."""
+        posts = self.present(now)
+        with self._index.read() as conn:
+            rows = {row["plugin"]: row for row in workers.queues(conn, now)}
+            dead = workers.dead(conn)
+        plugins = {*rows, *dead, *(plugin for post in posts for plugin in post.plugins)}
+        found = []
+        for plugin in sorted(plugins):
+            row = rows.get(plugin, {})
+            oldest = row.get("oldest")
+            found.append(
+                Queued(
+                    plugin=plugin,
+                    waiting=int(row.get("waiting", 0)),
+                    oldest_s=0.0 if oldest is None else max(0.0, now - oldest),
+                    later=int(row.get("later", 0)),
+                    running=int(row.get("running", 0)),
+                    dead=dead.get(plugin, 0),
+                    posts=tuple(post for post in posts if plugin in post.plugins),
+                )
+            )
+        return tuple(found)
+
+
+class Attendance:
+    """A thread that says again and again that a worker is there, until it is closed."""
+
+    def __init__(self, workforce: Workforce, post: Callable[[], Post], every_s: float = SEEN_EVERY_S) -> None:
+        self._workforce = workforce
+        self._post = post
+        self._every_s = every_s
+        self._end = threading.Event()
+        self._say()
+        self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._end.wait(self._every_s):
+            self._say()
+
+    def _say(self) -> None:
+        with suppress(ArchiveError):  # the database is away: it is said again
+            self._workforce.attend(self._post(), time.time())
+
+    def close(self) -> None:
+        """Say that it is gone."""
+        self._end.set()
+        self._thread.join()
+        with suppress(ArchiveError):
+            self._workforce.leave(self._post().name)

@@ -336,9 +336,11 @@ class Dispatcher:
         """One round. Raises Unavailable when the queue cannot be reached; what was not announced waits."""
         worklist = self._archive.worklist
         worklist.reap(now)
+        worklist.expire(now)
         for offer in worklist.due_offers(now, self._again_after_s):
             if self._known is not None and offer.plugin not in self._known:
-                worklist.request_cancel(offer.uid, f"no plug-in named {offer.plugin} is installed here", SYSTEM)
+                why = f"no plug-in named {offer.plugin} is installed here"
+                worklist.request_cancel(offer.uid, why, SYSTEM, ended="failed")
             else:
                 self._queue.offer(offer)
         news = self._archive.changes.after(self._seq, 500)

@@ -31,7 +31,14 @@ from pacs.subscriptions import Subscriptions
 T = TypeVar("T")
 
 RETRY_AFTER_S = 2.0
-"""The wait before attempt n is tried again, times n: a worker that dies of the task must not take all others along."""
+"""The wait after each lost worker but the first, times their number: a task that kills must not take all along."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 600.0
+"""The wait after the first failure whose cause may pass, and the longest; each is three times the one before."""
+
+ENDS = ("completed", "cancelled", "superseded", "refused", "failed", "expired", "discarded")
+"""Why a Workitem is in its final state: `refused` by the plug-in in words, `failed` is a dead letter, `discarded` was
+one."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,31 @@ class Offer:
     epoch: int
 
 
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row whose cause may pass."""
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 3.0 ** min(max(0, failures - 1), 20))
+
+
+def _asked(row: WorkitemRow) -> str:
+    """Why a Workitem ends that was asked to: by a newer one that replaces it, or by somebody."""
+    return "superseded" if row.superseded_by is not None else "cancelled"
+
+
 class Leases(Subscriptions):
     """Leases on the Workitems of one archive. Safe from any thread; `now` is in Unix seconds."""
 
     def __init__(
-        self, index: Index, events: Events, *, max_attempts: int = 3, clock: Callable[[], float] = time.time
+        self,
+        index: Index,
+        events: Events,
+        *,
+        max_attempts: int = 3,
+        retry_hours: float = 4.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(index, events, clock=clock)
         self._max_attempts = max_attempts
+        self._retry_s = retry_hours * 3600
 
     def claim(self, plugins: Sequence[str], worker: str, now: float, lease_s: float) -> Claim | None:
         """The most urgent Workitem for one of `plugins`, now leased until `now + lease_s`; None where none waits."""
@@ -150,9 +174,10 @@ class Leases(Subscriptions):
             kept = ups.finalised(kept, State.COMPLETED, now)
             values = {
                 "state": State.COMPLETED, "attributes": orjson.dumps(kept), "progress": 100.0, "message": "",
-                "lease_token": None, "lease_until": None, "updated_at": now,
+                "lease_token": None, "lease_until": None, "updated_at": now, "ended": "completed",
             }  # fmt: skip
             workitems.save(conn, claim.uid, values, workitems.leased(claim.token))
+            self._outdate(conn, row, outputs, now)
             after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.COMPLETED)}
             reports = ups_events.changes(row.attributes, after)
             self._news(conn, claim.uid, row.study_instance_uid, claim.worker, row.scope, now, reports)
@@ -161,10 +186,14 @@ class Leases(Subscriptions):
         self._events.publish()
         return done
 
-    def fail(self, claim: Claim, reason: str, now: float, retry: bool = False) -> None:
-        """Give the Workitem up: to be tried again while attempts are left, else CANCELED with `reason`.
+    def fail(
+        self, claim: Claim, reason: str, now: float, retry: bool = False, *, lost: bool = False, refused: bool = False
+    ) -> None:
+        """Give the Workitem up: CANCELED with `reason`, or with `retry`, for a cause that may pass, tried again.
 
-        Does nothing when the lease was lost.
+        Such tries go on, further and further apart, for `retry_hours` from the first failure. With `lost`, the task
+        may itself be what its process died of: it is tried `max_attempts` times. `refused`: by the plug-in, in words;
+        anything else that ends here is a dead letter. Does nothing when the lease was lost.
         """
 
         def work(conn: Connection) -> None:
@@ -172,11 +201,14 @@ class Leases(Subscriptions):
             if row is None or row.lease_token != claim.token or row.state is not State.IN_PROGRESS:
                 return
             if row.cancel_requested:
-                self._end_canceled(conn, row, row.reason or reason, now, SYSTEM)
-            elif retry and row.attempt < self._max_attempts:
-                self._free(conn, row, reason, now)
+                self._end_canceled(conn, row, row.reason or reason, now, SYSTEM, ended=_asked(row))
+            elif retry and lost:
+                self._lost(conn, row, reason, now)
+            elif retry and now - (row.failing_since or now) < self._retry_s:
+                self._free(conn, row, reason, now, pause(row.attempt - row.losses), row.failing_since or now)
             else:
-                self._end_canceled(conn, row, reason, now, SYSTEM)
+                tried = f" (tried {row.attempt} times)" if retry else ""
+                self._end_canceled(conn, row, reason + tried, now, SYSTEM, ended="refused" if refused else "failed")
 
         self._index.transact(work)
         self._events.publish()
@@ -201,11 +233,9 @@ class Leases(Subscriptions):
                     continue  # its worker was heard of in between
                 reaped += 1
                 if row.cancel_requested:
-                    self._end_canceled(conn, row, row.reason, now, SYSTEM)
-                elif row.attempt < self._max_attempts:
-                    self._free(conn, row, "its worker was lost", now)
+                    self._end_canceled(conn, row, row.reason, now, SYSTEM, ended=_asked(row))
                 else:
-                    self._end_canceled(conn, row, f"its worker was lost {row.attempt} times", now, SYSTEM)
+                    self._lost(conn, row, "its worker was lost", now)
             return reaped
 
         with self._index.read() as conn:
@@ -220,13 +250,45 @@ class Leases(Subscriptions):
         found = self._index.transact(lambda conn: workitems.offer(conn, now, now - again_after_s))
         return [Offer(uid, plugin, attempt, int(now * 1000)) for uid, plugin, attempt in found]
 
+    def expire(self, now: float) -> int:
+        """How many Workitems nobody had begun by their Expiration DateTime (0040,4008): each is CANCELED."""
+        with self._index.read() as conn:
+            found = workitems.expiring(conn, now)
+
+        def work(conn: Connection) -> int:
+            ended = 0
+            for uid in found:
+                row = workitems.get(conn, uid, lock=True)
+                if row is not None and row.state is State.SCHEDULED:
+                    moment = ups.value(row.attributes, ups.EXPIRATION_DATETIME)
+                    self._end_canceled(conn, row, f"expired: not begun by {moment}", now, SYSTEM, ended="expired")
+                    ended += 1
+            return ended
+
+        if not found:
+            return 0
+        ended = self._index.transact(work)
+        self._events.publish()
+        return ended
+
     # Within a transaction
 
-    def _free(self, conn: Connection, row: WorkitemRow, why: str, now: float) -> None:
-        message = f"waiting for a worker, attempt {row.attempt + 1}: {why}"
+    def _lost(self, conn: Connection, row: WorkitemRow, why: str, now: float) -> None:
+        """Tried again while attempts are left: nobody knows whether the task is what the worker or process died of."""
+        losses = row.losses + 1
+        if losses < self._max_attempts:
+            self._free(conn, replace(row, losses=losses), why, now, RETRY_AFTER_S * (losses - 1), row.failing_since)
+        else:
+            self._end_canceled(conn, row, f"{why} {losses} times", now, SYSTEM, ended="failed")
+
+    def _free(
+        self, conn: Connection, row: WorkitemRow, why: str, now: float, pause_s: float, failing_since: float | None
+    ) -> None:
+        again = f" in {pause_s:.0f} s" if pause_s else ""
+        message = f"waiting for a worker, attempt {row.attempt + 1}{again}: {why}"
         values = {
             "lease_token": None, "lease_until": None, "offered_at": None, "progress": 0.0, "message": message,
-            "not_before": now + RETRY_AFTER_S * (row.attempt - 1), "updated_at": now,
+            "not_before": now + pause_s, "updated_at": now, "losses": row.losses, "failing_since": failing_since,
         }  # fmt: skip
         workitems.save(conn, row.uid, values)
         reports = ups_events.changes(row.attributes, replace(row, progress=0.0, message=message).attributes)
@@ -251,16 +313,38 @@ class Leases(Subscriptions):
         now: float,
         by: Principal,
         request: Mapping[str, object] | None = None,
+        ended: str = "cancelled",
+        superseded_by: str | None = None,
     ) -> None:
         kept = ups.canceled(row.attributes, reason, now, request)
         values = {
             "state": State.CANCELED, "attributes": orjson.dumps(kept), "reason": reason, "lease_token": None,
-            "lease_until": None, "message": "", "updated_at": now,
+            "lease_until": None, "message": "", "updated_at": now, "ended": ended,
+            "superseded_by": superseded_by or row.superseded_by,
         }  # fmt: skip
         workitems.save(conn, row.uid, values)
         after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.CANCELED)}
         reports = ups_events.changes(row.attributes, after)
         self._news(conn, row.uid, row.study_instance_uid, by.name, row.scope, now, reports)
+
+    def _outdate(self, conn: Connection, row: WorkitemRow, outputs: Sequence[ups_task.References], now: float) -> None:
+        """Mark the COMPLETED Workitems whose results those of `row` replace.
+
+        They are the ones that it names in its Replaced Procedure Step Sequence, and earlier requests for the same that
+        had other results: an older version of the plug-in, or fewer instances.
+        """
+        older = [
+            str(ups.value(item, ups.REFERENCED_SOP_INSTANCE_UID))
+            for item in ups.items(row.attributes, ups.REPLACED_PROCEDURE_STEP_SEQUENCE)
+        ]
+        made = {sop for each in outputs for _, sop in each.instances}
+        if row.request_key is not None:
+            for other in workitems.same_request(conn, row.request_key, row.scope, State.COMPLETED):
+                theirs = {sop for each in ups_task.outputs_of(other.attributes) for _, sop in each.instances}
+                if theirs and theirs != made:
+                    older.append(other.uid)
+        for other in workitems.mark_superseded(conn, older, row.uid, now):
+            self._news(conn, other.uid, other.study_instance_uid, SYSTEM.name, other.scope, now)
 
     def _news(
         self,

@@ -20,6 +20,7 @@ from pacs.dicom.matching import PLAIN, Options
 from pacs.dicom.ups import Attributes, State
 from pacs.errors import AlreadyCompleted, Conflict, PerformerUnreachable
 from pacs.index import schema, subscriptions, workitems
+from pacs.index.engine import Index
 from pacs.index.workitems import WorkitemRow
 from pacs.leases import Leases
 
@@ -34,22 +35,25 @@ class Worklist(Leases):
     """The worklist of one archive. Safe from any thread; every change is durable when a method returns."""
 
     def create(
-        self, attributes: Mapping[str, Any], uid: str | None, principal: Principal, task: str | None = None
+        self,
+        attributes: Mapping[str, Any],
+        uid: str | None,
+        principal: Principal,
+        task: str | None = None,
+        *,
+        version: str | None = None,
+        rule: str | None = None,
     ) -> str:
         """The Workitem UID of a new Workitem (N-CREATE, PS3.18 11.4).
 
-        With `task`, a task key, creating it again returns the UID of the one that is there. Raises InvalidInput,
-        InvalidUID, Forbidden, and Conflict where the UID is taken (0111H).
+        With `task`, a task key, creating it again returns the UID of the one that is there. A Workitem that waits and
+        asks a plug-in of ours for the same, no more urgently and no sooner, is replaced by the new one. `version` of
+        the plug-in and `rule` are noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and Conflict where the
+        UID is taken (0111H).
         """
         principal.require(Right.PROCESS)
-        now = self._clock()
         uid = uids.checked(uid, "Workitem UID") if uid else uids.new()
-        kept = ups.created(attributes, uid, now)
-        values = {
-            "uid": uid, "state": State.SCHEDULED, "task_key": task, "attributes": orjson.dumps(kept),
-            "attempt": 0, "progress": 0.0, "message": "", "reason": "", "cancel_requested": 0, "revision": 0,
-            "created_at": now, "updated_at": now, "principal": principal.name, "scope": principal.scope,
-        } | _columns(kept)  # fmt: skip
+        kept = ups.created(attributes, uid, self._clock())
 
         def work(conn: Connection) -> tuple[str, bool]:
             known = workitems.of_task(conn, task) if task is not None else None
@@ -57,17 +61,48 @@ class Worklist(Leases):
                 return known, False
             if workitems.get(conn, uid) is not None:
                 raise Conflict("a Workitem with this UID exists already", about=uid)
-            workitems.add(conn, values)
-            workitems.index_values(conn, uid, kept)
-            self._audit(conn, "workitem created", principal, uid, values["study_instance_uid"])
-            self._news(conn, uid, values["study_instance_uid"], principal.name, principal.scope, now)
-            self._told_of_new(conn, uid, kept, principal.scope, now)
+            self.add(conn, uid, kept, principal, task=task, version=version, rule=rule)
             return uid, True
 
         made, is_new = self._index.transact(work)
         if is_new:
-            self._events.publish()
+            self.wake()
         return made
+
+    def add(
+        self,
+        conn: Connection,
+        uid: str,
+        kept: Attributes,
+        principal: Principal,
+        *,
+        task: str | None,
+        version: str | None,
+        rule: str | None,
+    ) -> None:
+        """The second half of `create`, in a transaction of the caller's: `kept` is what `ups.created` has made."""
+        now = self._clock()
+        values = {
+            "uid": uid, "state": State.SCHEDULED, "task_key": task, "attributes": orjson.dumps(kept),
+            "attempt": 0, "progress": 0.0, "message": "", "reason": "", "cancel_requested": 0, "revision": 0,
+            "created_at": now, "updated_at": now, "principal": principal.name, "scope": principal.scope,
+            "version": version, "rule": rule,
+        } | _columns(kept)  # fmt: skip
+        workitems.add(conn, values)
+        workitems.index_values(conn, uid, kept)
+        self._replace_waiting(conn, uid, values, principal, now)
+        self._audit(conn, "workitem created", principal, uid, values["study_instance_uid"])
+        self._news(conn, uid, values["study_instance_uid"], principal.name, principal.scope, now)
+        self._told_of_new(conn, uid, kept, principal.scope, now)
+
+    def wake(self) -> None:
+        """Let those look who wait for news."""
+        self._events.publish()
+
+    @property
+    def index(self) -> Index:
+        """The index that the worklist is a part of."""
+        return self._index
 
     def retrieve(self, uid: str, principal: Principal) -> Attributes:
         """The Workitem as DICOM JSON, never with its Transaction UID (N-GET, PS3.18 11.5). Raises NotFound."""
@@ -149,6 +184,7 @@ class Worklist(Leases):
                 return warning
             values: dict[str, Any] = {"state": target, "updated_at": now, "transaction_uid": transaction_uid}
             if target.final:
+                values["ended"] = target.value.lower() if target is State.COMPLETED else "cancelled"
                 kept = ups.finalised(orjson.loads(row.raw), target, now)
                 percent, message, reason = ups.progress_of(kept)
                 values |= {"attributes": orjson.dumps(kept), "progress": percent, "message": message, "reason": reason}
@@ -171,12 +207,15 @@ class Worklist(Leases):
         *,
         requesting_ae: str = "",
         request: Mapping[str, Any] | None = None,
+        ended: str = "cancelled",
+        superseded_by: str | None = None,
     ) -> str | None:
         """None, or the warning that it is CANCELED already (N-ACTION, PS3.4 CC.2.2, PS3.18 11.8).
 
         SCHEDULED ends at once; IN PROGRESS is asked of whoever performs it: a worker of ours, or everybody who is
         subscribed to the Workitem. `request` is the action information, of which reason code and contact are passed
-        on. Raises AlreadyCompleted, and PerformerUnreachable where nobody could be asked.
+        on; `ended` is one of `leases.ENDS`, `superseded_by` the Workitem that takes its place. Raises AlreadyCompleted,
+        and PerformerUnreachable where nobody could be asked.
         """
         principal.require(Right.PROCESS)
         now = self._clock()
@@ -193,9 +232,10 @@ class Worklist(Leases):
             self._audit(conn, "workitem cancel requested", principal, uid, row.study_instance_uid)
             free = row.worker is not None and row.lease_token is None
             if row.state is State.SCHEDULED or free:
-                self._end_canceled(conn, row, said, now, principal, request)
+                self._end_canceled(conn, row, said, now, principal, request, ended, superseded_by)
             else:
-                workitems.save(conn, uid, {"cancel_requested": 1, "reason": said, "updated_at": now})
+                asked = {"cancel_requested": 1, "reason": said, "updated_at": now, "superseded_by": superseded_by}
+                workitems.save(conn, uid, asked)
                 given = {ups.REASON_FOR_CANCELLATION: ups.element("LT", said)} if reason.strip() else {}
                 reports = [
                     ups_events.cancel_requested(requesting_ae or principal.name[:16], {**(request or {}), **given})
@@ -215,9 +255,21 @@ class Worklist(Leases):
     def supersede(self, uid: str, by: str) -> None:
         """Cancel a Workitem that is not finished, since another one works on a newer set of the same input."""
         try:
-            self.request_cancel(uid, f"superseded by {by}", SYSTEM)
+            self.request_cancel(uid, f"superseded by {by}", SYSTEM, ended="superseded", superseded_by=by)
         except Conflict:
-            return  # finished in between: its results stay, and the newer Workitem names it
+            return  # finished in between: its results stay, and are marked once the newer Workitem has its own
+
+    def _replace_waiting(
+        self, conn: Connection, uid: str, values: Mapping[str, Any], principal: Principal, now: float
+    ) -> None:
+        """End what waits for the same as the new Workitem `uid`, unless it is more urgent or due sooner."""
+        if values["request_key"] is None:
+            return
+        for row in workitems.same_request(conn, values["request_key"], principal.scope, State.SCHEDULED):
+            sooner = values["not_before"] <= max(now, row.not_before or 0.0)
+            if row.uid != uid and values["priority"] <= row.priority and sooner:
+                said = f"superseded by {uid}"
+                self._end_canceled(conn, row, said, now, principal, ended="superseded", superseded_by=uid)
 
     def forget(self, now: float, days: float) -> int:
         """How many Workitems were removed: in their final state for that long, and under no deletion lock."""
@@ -256,6 +308,7 @@ def _columns(kept: Attributes) -> dict[str, Any]:
         )
     )
     patient_id = ups.value(kept, ups.PATIENT_ID)
+    expires = ups.value(kept, ups.EXPIRATION_DATETIME)
     return {
         "plugin": ups_task.plugin_of(kept),
         "label": str(ups.value(kept, ups.LABEL)),
@@ -264,4 +317,6 @@ def _columns(kept: Attributes) -> dict[str, Any]:
         "priority": ups.PRIORITIES.index(ups.value(kept, ups.PRIORITY)),
         "study_instance_uid": next((str(uid) for uid in studies if uid), None),
         "not_before": start if ready else NOT_READY,
+        "expires_at": None if expires is None else ups.from_dt(str(expires)),
+        "request_key": ups_task.request_key(kept),
     }

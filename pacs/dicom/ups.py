@@ -43,7 +43,9 @@ PATIENT_ID = "00100020"
 STUDY_INSTANCE_UID = "0020000D"
 SERIES_INSTANCE_UID = "0020000E"
 START_DATETIME = "00404005"
+EXPIRATION_DATETIME = "00404008"
 MODIFICATION_DATETIME = "00404010"
+COMMENTS = "00400400"
 WORKITEM_CODE_SEQUENCE = "00404018"
 PERFORMED_WORKITEM_CODE_SEQUENCE = "00404019"
 INPUT_INFORMATION_SEQUENCE = "00404021"
@@ -270,11 +272,12 @@ def _check_values(attributes: Mapping[str, Any]) -> None:
     ready = value(attributes, INPUT_READINESS_STATE)
     if ready is not None and ready not in ("READY", "UNAVAILABLE", "INCOMPLETE"):
         raise InvalidInput("Input Readiness State is READY, UNAVAILABLE or INCOMPLETE", about=INPUT_READINESS_STATE)
-    start = value(attributes, START_DATETIME)
-    if start is not None:
-        if not isinstance(start, str):
-            raise InvalidInput("not a DT value (PS3.5 section 6.2)", about=START_DATETIME)
-        from_dt(start)
+    for tag in (START_DATETIME, EXPIRATION_DATETIME):
+        moment = value(attributes, tag)
+        if moment is not None:
+            if not isinstance(moment, str):
+                raise InvalidInput("not a DT value (PS3.5 section 6.2)", about=tag)
+            from_dt(moment)
 
 
 # Changing ------------------------------------------------------------------------------------------------------------

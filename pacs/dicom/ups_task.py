@@ -6,6 +6,7 @@ Processing Parameters Sequence, its inputs and outputs are Referenced Instances 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,11 +62,12 @@ def build(
     now: float,
     priority: str = "MEDIUM",
     replaces: str | None = None,
+    comments: str = "",
 ) -> Attributes:
     """A SCHEDULED Workitem for one run of a plug-in, ready for `ups.created`.
 
     `patient` is the DICOM JSON of an input instance; patient and order attributes are taken from it. `replaces` is
-    the UID of the Workitem whose results this one supersedes.
+    the UID of the Workitem whose results this one supersedes; `comments` say what a person should know of it.
     """
     study = inputs[0].study_instance_uid if inputs else ""
     request = {
@@ -90,14 +92,10 @@ def build(
         REFERENCED_REQUEST_SEQUENCE: element("SQ", dict(sorted(request.items()))),
     }
     attributes |= {tag: patient[tag] for tag in PATIENT_TAGS if tag in patient}
+    if comments:
+        attributes[ups.COMMENTS] = element("LT", comments[:10240])
     if replaces is not None:
-        attributes[ups.REPLACED_PROCEDURE_STEP_SEQUENCE] = element(
-            "SQ",
-            {
-                ups.REFERENCED_SOP_CLASS_UID: element("UI", ups.UPS_PUSH_SOP_CLASS_UID),
-                ups.REFERENCED_SOP_INSTANCE_UID: element("UI", replaces),
-            },
-        )
+        attributes[ups.REPLACED_PROCEDURE_STEP_SEQUENCE] = element("SQ", _replaced(replaces))
     return dict(sorted(attributes.items()))
 
 
@@ -157,6 +155,52 @@ def plugin_of(attributes: Mapping[str, Any]) -> str | None:
         if scheme == CODE_SCHEME and code_value:
             return code_value
     return None
+
+
+def again(attributes: Mapping[str, Any], uid: str, now: float) -> Attributes:
+    """What the Workitem `uid` asked for, to be asked for once more and at once, in its place."""
+    fresh = {tag: entry for tag, entry in attributes.items() if tag not in _OF_ONE_RUN}
+    fresh |= {
+        ups.START_DATETIME: element("DT", ups.dt(now)),
+        ups.PROCEDURE_STEP_STATE: element("CS", ups.State.SCHEDULED),
+        ups.REPLACED_PROCEDURE_STEP_SEQUENCE: element("SQ", _replaced(uid)),
+    }
+    return dict(sorted(fresh.items()))
+
+
+_OF_ONE_RUN = frozenset((
+    ups.SOP_CLASS_UID, ups.SOP_INSTANCE_UID, ups.TRANSACTION_UID, ups.EXPIRATION_DATETIME, ups.MODIFICATION_DATETIME,
+    ups.PROGRESS_SEQUENCE, ups.PERFORMED_PROCEDURE_SEQUENCE,
+))  # fmt: skip
+
+
+def _replaced(uid: str) -> Attributes:
+    return {
+        ups.REFERENCED_SOP_CLASS_UID: element("UI", ups.UPS_PUSH_SOP_CLASS_UID),
+        ups.REFERENCED_SOP_INSTANCE_UID: element("UI", uid),
+    }
+
+
+def request_key(attributes: Mapping[str, Any]) -> str | None:
+    """What is the same for two requests of one plug-in with the same parameters for the same inputs, as they are named.
+
+    None where the Workitem is not for a plug-in of ours, or names no inputs. The order of inputs counts.
+    """
+    plugin = plugin_of(attributes)
+    if plugin is None:
+        return None
+    try:
+        asked = [plugin, parameters_of(attributes), [_sorted(each) for each in references_of(attributes)]]
+    except InvalidInput:
+        return None
+    if not asked[2]:
+        return None
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _sorted(references: References) -> list[Any]:
+    named = sorted(sop for _, sop in references.instances)
+    return [references.study_instance_uid, references.series_instance_uid, named]
 
 
 def reference_item(references: References) -> Attributes:

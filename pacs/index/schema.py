@@ -208,6 +208,8 @@ workitem = Table(
     Column("patient_id", _TEXT, index=True),
     Column("scheduled_at", _TEXT),  # Scheduled Procedure Step Start DateTime, as folded for matching
     Column("attempt", Integer, nullable=False, default=0),
+    Column("losses", Integer, nullable=False, default=0),  # attempts whose worker or process was lost
+    Column("failing_since", Double),  # first failure of a row of failures whose cause may pass
     Column("lease_token", _TEXT),
     Column("lease_until", Double),
     Column("worker", _TEXT),
@@ -216,7 +218,12 @@ workitem = Table(
     Column("reason", _TEXT),
     Column("cancel_requested", Integer, nullable=False, default=0),
     Column("not_before", Double),
+    Column("expires_at", Double),  # Scheduled Procedure Step Expiration DateTime: not begun after it
     Column("offered_at", Double),
+    Column("rule", _TEXT),  # which rule made it; NULL = a request
+    Column("request_key", _TEXT, index=True),  # same plug-in, parameters and inputs as they were named
+    Column("ended", _TEXT),  # why it is in its final state: a word of `pacs.leases.ENDS`
+    Column("superseded_by", _TEXT),  # the Workitem whose results replace its own
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("revision", BigInteger, nullable=False, default=0),
@@ -226,6 +233,8 @@ workitem = Table(
     Index("workitem_lease", "state", "lease_until"),
     Index("workitem_updated", "updated_at"),
     Index("workitem_newest", "created_at", "uid"),
+    Index("workitem_ended", "ended", "updated_at"),
+    *_rare("workitem_expiry", "expires_at"),
 )
 
 credential = Table(

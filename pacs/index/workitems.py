@@ -62,7 +62,8 @@ t = schema.workitem.c
 _v = workitem_value.c
 
 _SUMMARY = (
-    t.uid, t.state, t.label, t.plugin, t.study_instance_uid, t.progress, t.message, t.reason, t.updated_at,
+    t.uid, t.state, t.label, t.plugin, t.study_instance_uid, t.progress, t.message, t.reason, t.updated_at, t.ended,
+    t.superseded_by,
 )  # fmt: skip
 
 
@@ -91,6 +92,13 @@ class WorkitemRow:
     updated_at: float
     principal: str
     scope: str
+    losses: int = 0
+    failing_since: float | None = None
+    not_before: float | None = None
+    rule: str | None = None
+    request_key: str | None = None
+    ended: str | None = None
+    superseded_by: str | None = None
 
     @cached_property
     def attributes(self) -> Attributes:
@@ -98,10 +106,13 @@ class WorkitemRow:
         kept: Attributes = orjson.loads(self.raw)
         if self.worker is not None and self.state is State.IN_PROGRESS:
             kept = ups.with_progress(kept, round(self.progress), self.message)
+        if self.superseded_by is not None and self.state is State.COMPLETED:
+            kept = ups.with_progress(kept, 100, f"superseded by {self.superseded_by}")
         return kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", self.state.value)}
 
 
-def _row(found: Row[Any]) -> WorkitemRow:
+def row(found: Row[Any]) -> WorkitemRow:
+    """A row of the whole table as a value."""
     m = found._mapping
     return WorkitemRow(
         uid=m["uid"],
@@ -125,6 +136,13 @@ def _row(found: Row[Any]) -> WorkitemRow:
         updated_at=m["updated_at"],
         principal=m["principal"],
         scope=m["scope"],
+        losses=m["losses"] or 0,
+        failing_since=m["failing_since"],
+        not_before=m["not_before"],
+        rule=m["rule"],
+        request_key=m["request_key"],
+        ended=m["ended"],
+        superseded_by=m["superseded_by"],
     )
 
 
@@ -137,7 +155,7 @@ def get(conn: Connection, uid: str, *, lock: bool = False) -> WorkitemRow | None
     """The row of that Workitem UID; with `lock` nobody else can change it until the transaction ends."""
     wanted = select(schema.workitem).where(t.uid == uid)
     found = conn.execute(wanted.with_for_update() if lock else wanted).first()
-    return None if found is None else _row(found)
+    return None if found is None else row(found)
 
 
 def of_task(conn: Connection, task_key: str) -> str | None:
@@ -151,7 +169,32 @@ def of_plugin(conn: Connection, plugin: str, study_instance_uid: str) -> list[Wo
     wanted = select(schema.workitem).where(
         t.plugin == plugin, t.study_instance_uid == study_instance_uid, t.task_key.is_not(None)
     )
-    return [_row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid))]
+    return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid))]
+
+
+def same_request(conn: Connection, request_key: str, scope: str, state: State) -> list[WorkitemRow]:
+    """Workitems in that state that ask for the same: plug-in, parameters, and inputs as they are named."""
+    wanted = select(schema.workitem).where(t.request_key == request_key, t.scope == scope, t.state == state)
+    return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid).with_for_update())]
+
+
+def mark_superseded(conn: Connection, uids: Sequence[str], by: str, now: float) -> list[WorkitemRow]:
+    """Note that `by` made the results that replace those of these COMPLETED Workitems; the ones that were marked."""
+    if not uids:
+        return []
+    marked = (
+        update(schema.workitem)
+        .where(t.uid.in_(uids), t.state == State.COMPLETED, t.superseded_by.is_(None), t.uid != by)
+        .values(superseded_by=by, updated_at=now)
+        .returning(schema.workitem)
+    )
+    return [row(found) for found in conn.execute(marked)]
+
+
+def expiring(conn: Connection, now: float, limit: int = 100) -> list[str]:
+    """UIDs of Workitems that nobody began before their Expiration DateTime."""
+    wanted = select(t.uid).where(t.expires_at.is_not(None), t.expires_at <= now, t.state == State.SCHEDULED)
+    return list(conn.execute(wanted.order_by(t.expires_at).limit(limit)).scalars())
 
 
 def save(conn: Connection, uid: str, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> bool:
@@ -198,7 +241,7 @@ def claim(
         )
         .returning(schema.workitem)
     ).first()
-    return None if found is None else _row(found)
+    return None if found is None else row(found)
 
 
 def leased(token: str) -> ColumnElement[bool]:
@@ -211,7 +254,7 @@ def expired(conn: Connection, now: float) -> list[WorkitemRow]:
     wanted = select(schema.workitem).where(
         t.state == State.IN_PROGRESS, t.lease_token.is_not(None), t.lease_until < now
     )
-    return [_row(found) for found in conn.execute(wanted.order_by(t.lease_until).limit(100))]
+    return [row(found) for found in conn.execute(wanted.order_by(t.lease_until).limit(100))]
 
 
 def offer(conn: Connection, now: float, offered_before: float, limit: int = 500) -> list[tuple[str, str, int]]:
@@ -277,10 +320,10 @@ def search(
     if len(known) - bool(scope) == len(conditions) and all(_is_single(key.criterion) for key in wanted.keys):
         total = conn.execute(select(func.count()).select_from(schema.workitem).where(*known)).scalar_one()
         page = found.offset(offset) if limit is None else found.offset(offset).limit(limit)
-        return [_row(row) for row in conn.execute(page)], int(total)
+        return [row(each) for each in conn.execute(page)], int(total)
     checked = tuple(key for key in wanted.keys if key.attribute.tag not in _OWN)
     exact = ups_match.Search((), checked)
-    matching = [row for row in map(_row, conn.execute(found)) if exact.fits(row.attributes)]
+    matching = [each for each in map(row, conn.execute(found)) if exact.fits(each.attributes)]
     return (matching[offset:] if limit is None else matching[offset : offset + limit]), len(matching)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -42,10 +43,13 @@ def worklist(index: Index, clock: Clock) -> Worklist:
     return Worklist(index, Events(), clock=clock)
 
 
+_SERIES = itertools.count(4)
+
+
 def asked(plugin: str = "count", **changes: Any) -> dict[str, Any]:
     built = ups_task.build(
         plugin=plugin, title=plugin, label="Count", now=T0, parameters=[],
-        inputs=[ups_task.References("1.2.1", "1.2.1.4")],
+        inputs=[ups_task.References("1.2.1", f"1.2.1.{next(_SERIES)}")],  # nobody asks for the same twice
         patient={"00100020": {"vr": "LO", "Value": ["SYN"]}},
     )  # fmt: skip
     return {**built, **changes}

@@ -80,7 +80,7 @@ def reason_of(worklist: Worklist, uid: str) -> str:
 
 def test_create_and_retrieve(worklist: Worklist, index: Index) -> None:
     uid = worklist.create(asked(), None, USER)
-    named = worklist.create(asked(), "1.2.3.9", USER)
+    named = worklist.create(asked(study="1.2.4"), "1.2.3.9", USER)
     assert named == "1.2.3.9"
     found = worklist.retrieve(uid, USER)
     assert Dataset.from_json(found).SOPInstanceUID == uid
@@ -270,8 +270,8 @@ def test_a_search_reads_only_what_matches(
     for n in range(12):
         worklist.create(asked(study=f"1.2.{n}"), None, USER)
     read: list[object] = []
-    original = workitems._row
-    monkeypatch.setattr(workitems, "_row", lambda found: read.append(found) or original(found))
+    original = workitems.row
+    monkeypatch.setattr(workitems, "row", lambda found: read.append(found) or original(found))
     rows, remaining = worklist.search(keys, 4, 0, USER)
     assert len(rows) + remaining == matching
     assert len(read) == min(matching, 4)
@@ -315,7 +315,7 @@ def test_claim_takes_the_most_urgent_then_the_oldest_of_its_plugins(worklist: Wo
         [("a", "LOW"), ("a", "MEDIUM"), ("b", "HIGH"), ("a", "MEDIUM"), ("a", "HIGH")]
     ):
         clock.now = T0 + n
-        order.append(worklist.create(asked(plugin, priority=priority), None, USER))
+        order.append(worklist.create(asked(plugin, study=f"1.2.{n}", priority=priority), None, USER))
     claims = [worklist.claim(["a"], "w", T0 + 9, 30) for _ in range(5)]
     assert [order.index(c.uid) if c else None for c in claims] == [4, 1, 3, 0, None]
     last = worklist.claim(["a", "b"], "w", T0 + 9, 30)
@@ -344,7 +344,8 @@ def test_progress_is_seen_while_it_runs(worklist: Worklist) -> None:
     [moved] = worklist.moved_since(T0 + 1, USER)
     assert moved == {
         "uid": uid, "state": "IN PROGRESS", "label": "Count of 1.2.3", "plugin": "count", "message": "smoothing",
-        "study_instance_uid": "1.2.3", "progress": 25, "reason": "", "updated_at": T0 + 1,
+        "study_instance_uid": "1.2.3", "progress": 25, "reason": "", "updated_at": T0 + 1, "ended": None,
+        "superseded_by": None,
     }  # fmt: skip
     assert worklist.moved_since(T0 + 1.5, USER) == []
 
@@ -484,7 +485,8 @@ def test_hundred_tasks_and_eight_greedy_workers(worklist: Worklist) -> None:
 def test_supersede(worklist: Worklist, clock: Clock) -> None:
     old = worklist.create(asked(), None, SYSTEM, task="old")
     clock.now += 1
-    new = worklist.create(asked(), None, SYSTEM, task="new")
+    grown = ups_task.reference_item(ups_task.References("1.2.3", "1.2.3.4", (("1.2", "1.2.3.4.5"),)))
+    new = worklist.create(asked(**{ups.INPUT_INFORMATION_SEQUENCE: ups.element("SQ", grown)}), None, SYSTEM, task="new")
     assert [row.uid for row in worklist.of_plugin("count", "1.2.3")] == [old, new]
     worklist.supersede(old, new)
     assert reason_of(worklist, old) == f"superseded by {new}"

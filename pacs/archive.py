@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pacs import behind, recovery
+from pacs.accesses import Accesses
 from pacs.ahead import ReadAhead
 from pacs.audit import Audit
 from pacs.commitment import Commitments
@@ -50,6 +51,7 @@ class Archive:
     changes: Changes
     removal: Removal
     audit: Audit
+    accesses: Accesses
     commitments: Commitments
     corrections: Corrections
     keeping: Keeping
@@ -74,6 +76,7 @@ class Archive:
         if self.decoding is not None:
             self.decoding.close()
         self.retrieve.close()
+        self.accesses.close()
         self.index.close()
         self.store.close()
 
@@ -102,6 +105,7 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
         store.close()
         raise
     removal = Removal(store, index, events)
+    accesses = Accesses(index)
     return Archive(
         settings=settings,
         store=store,
@@ -109,11 +113,12 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
         events=events,
         ingest=ingest,
         query=QueryService(index),
-        retrieve=Retrieve(store, index, ReadAhead() if settings.objects.startswith("s3://") else None),
+        retrieve=Retrieve(store, index, ReadAhead() if settings.objects.startswith("s3://") else None, accesses),
         settle=Settle(index, settings),
         changes=Changes(index),
         removal=removal,
         audit=Audit(index),
+        accesses=accesses,
         commitments=Commitments(index),
         corrections=Corrections(store, index, events),
         keeping=Keeping(store, index, events, removal),

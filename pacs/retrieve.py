@@ -18,6 +18,7 @@ from itertools import chain, islice
 import orjson
 from sqlalchemy import bindparam, select
 
+from pacs.accesses import Accesses
 from pacs.ahead import ReadAhead
 from pacs.auth import Principal, Right
 from pacs.budget import Budget
@@ -124,9 +125,12 @@ class InstanceLocation:
 class Retrieve:
     """Reading from index and store. Safe from any thread."""
 
-    def __init__(self, store: ObjectStore, index: Index, ahead: ReadAhead | None = None) -> None:
-        """`ahead` is for a store that takes its time to answer."""
+    def __init__(
+        self, store: ObjectStore, index: Index, ahead: ReadAhead | None = None, accesses: Accesses | None = None
+    ) -> None:
+        """`ahead` is for a store that takes its time to answer; `accesses` is told who reads what."""
         self._store = store
+        self._accesses = accesses
         self._ahead = ahead
         self._index = index
         self.held = Budget(HELD_BYTES)
@@ -183,6 +187,8 @@ class Retrieve:
         found = self._index.fetch(statement, {name: value for name, value in values.items() if value})
         if not found:
             raise NotFound("nothing is stored here", about=instance or series or study)
+        if self._accesses is not None:
+            self._accesses.note(principal, study)
         return found
 
     def part10(self, location: InstanceLocation, *, as_received: bool = False, piece: int = PIECE) -> Iterator[bytes]:

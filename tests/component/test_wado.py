@@ -297,6 +297,22 @@ def test_rights(web: Web, study: list[Dataset]) -> None:
         assert web.get(path(study[0]) + below, headers={"X-Test-Rights": "query store"}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    "path", ["", "/metadata", "/series/{series}", "/series/{series}/metadata", "/rendered", "/thumbnail", "/bulkdata"]
+)
+def test_who_reads_is_in_the_audit(tmp_path: Path, path: str) -> None:
+    ds = dicom_data.image(1)
+    with serving(tmp_path) as web:
+        assert web.store(ds).status_code == 200
+        for _ in range(2):
+            where = f"/studies/{ds.StudyInstanceUID}{path.format(series=ds.SeriesInstanceUID)}"
+            assert web.get(where, "*/*").status_code == 200
+        assert web.get("/studies/1.2.3/metadata").status_code == 404
+        web.archive.accesses.flush()
+        told = [(e.principal, e.study_instance_uid) for e in web.archive.audit.query("DICOM Instances Accessed")]
+        assert told == [("tests", ds.StudyInstanceUID)]
+
+
 def test_damage_on_the_disk_is_an_error(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as web:
         ds = instance("damaged")

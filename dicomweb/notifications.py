@@ -17,10 +17,10 @@ import orjson
 from starlette.types import Scope
 
 from dicomweb.calls import Web
-from dicomweb.websocket import CERTAIN_S, Door, Feed, again, news
+from dicomweb.websocket import CERTAIN_S, POLICY, Door, Ended, Feed, again, news
 from pacs.auth import Principal
 from pacs.dicom.ups import element
-from pacs.errors import ArchiveError
+from pacs.errors import ArchiveError, Forbidden
 from pacs.index.subscriptions import Event
 
 log = logging.getLogger("m3dicom.dicomweb")
@@ -61,14 +61,18 @@ class Notifications(Door):
         """One connection more for the AE."""
         self._serving[receiver] += 1
 
-    def waiting(self, receiver: str, after: int, scope: str = "") -> list[Event]:
-        """Events for the AE beyond `after`, within the scope; none while somebody else sends to it. Blocks."""
+    def waiting(self, receiver: str, after: int, principal: Principal) -> list[Event]:
+        """Events for the AE beyond `after`, within the principal's scope; none while somebody else sends to it. Blocks.
+
+        Raises Forbidden where the AE has become somebody else's since the connection was opened.
+        """
+        self.archive.worklist.listen(receiver, principal)
         now = time.time()
         if now - self._renewed.get(receiver, 0.0) > RENEW_S:
             if not self.archive.worklist.begin_delivery(receiver, OWNER, now, LEASE_S):
                 return []
             self._renewed[receiver] = now
-        return self.archive.worklist.events_for(receiver, after, PAGE, scope=scope)
+        return self.archive.worklist.events_for(receiver, after, PAGE, scope=principal.scope)
 
     def leave(self, receiver: str) -> None:
         """One connection less; after the last one the AE's own door may be used again. Blocks."""
@@ -106,12 +110,17 @@ class WorkitemEvents(Feed):
                 if receiver not in self._upto:
                     self._upto[receiver] = 0
                     self._door.join(receiver)
-                scope = self._principal.scope
-                while events := await self._door.io(self._door.waiting, receiver, self._upto[receiver], scope):
+                while events := await self._waiting(receiver):
                     for event in events:
                         yield report(event)
                         self._upto[receiver] = event.seq
                         self._on_their_way.append((time.monotonic(), receiver, event.seq))
+
+    async def _waiting(self, receiver: str) -> list[Event]:
+        try:
+            return await self._door.io(self._door.waiting, receiver, self._upto[receiver], self._principal)
+        except Forbidden:
+            raise Ended(POLICY) from None
 
     async def _receivers(self) -> list[str]:
         return [self._receiver] if self._receiver else await self._door.io(self._worklist.receivers_of, self._principal)

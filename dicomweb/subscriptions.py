@@ -35,8 +35,8 @@ async def subscribe(call: Call) -> Answer:
                     key, _, text = pair.partition("=")
                     if not add_key(keys, key.strip(), text):
                         raise InvalidQuery("the filter names no attribute that can be matched")
-            elif name != "deletionlock":
-                add_key(keys, name, value)
+            elif name != "deletionlock" and not add_key(keys, name, value):
+                raise InvalidQuery("the query names no attribute that can be matched")
         if len(keys) > MAX_KEYS:
             raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
     address = socket_address(call.service_root, receiver)

@@ -100,7 +100,8 @@ class Subscriptions:
     def unsubscribe(self, uid: str, receiver: str, principal: Principal) -> bool:
         """Whether anything ended: report nothing more of a Workitem, or with a global UID of any.
 
-        PS3.4 CC.2.3, PS3.18 11.11. Raises NotFound, and Forbidden for an AE that is somebody else's.
+        With its last subscription the AE is nobody's again. PS3.4 CC.2.3, PS3.18 11.11. Raises NotFound, and Forbidden
+        for an AE that is somebody else's.
         """
         principal.require(Right.QUERY)
 
@@ -108,10 +109,13 @@ class Subscriptions:
             _check_owner(conn, receiver, principal)
             if uid not in _GLOBAL:
                 self._visible(conn, uid, principal)
-                return subscriptions.unsubscribe(conn, uid, receiver) > 0
-            was = subscriptions.is_global(conn, receiver)
-            subscriptions.set_global(conn, receiver, subscriptions.NONE, None, "")
-            return subscriptions.unsubscribe(conn, None, receiver) > 0 or was
+                ended = subscriptions.unsubscribe(conn, uid, receiver) > 0
+            else:
+                was = subscriptions.is_global(conn, receiver)
+                subscriptions.set_global(conn, receiver, subscriptions.NONE, None, "")
+                ended = subscriptions.unsubscribe(conn, None, receiver) > 0 or was
+            subscriptions.disown(conn, receiver)
+            return ended
 
         return self._index.transact(work)
 
@@ -133,16 +137,19 @@ class Subscriptions:
         return self._index.transact(work)
 
     def listen(self, receiver: str, principal: Principal) -> None:
-        """Nothing, where the principal may hear the events of the AE; an AE that nobody knew is theirs from now on.
+        """Nothing, where the principal may hear the events of the AE, or where that is nobody's yet.
 
-        Raises Forbidden, and InvalidInput for an AE title that is none.
+        To listen makes nobody an owner, so that whoever comes first cannot keep an AE from those whose it is: only a
+        subscription does. Who listens on is to be asked again. Raises Forbidden, and InvalidInput for an AE title that
+        is none.
         """
         principal.require(Right.QUERY)
         _check_title(receiver)
-        self._index.transact(lambda conn: _own(conn, receiver, principal))
+        with self._index.read() as conn:
+            _check_owner(conn, receiver, principal)
 
     def receivers_of(self, principal: Principal) -> list[str]:
-        """The AE titles for which the principal subscribed first, or opened a connection first."""
+        """The AE titles for which the principal subscribed first."""
         with self._index.read() as conn:
             return subscriptions.owned_by(conn, principal.name)
 

@@ -122,6 +122,13 @@ def owner_of(conn: Connection, ae_title: str) -> str | None:
     return found
 
 
+def disown(conn: Connection, ae_title: str) -> None:
+    """Forget a receiver that is subscribed to nothing and for which nothing waits."""
+    held = [exists().where(table.c.ae_title == _r.ae_title) for table in (subscription, event)]
+    idle = [~has for has in held]
+    conn.execute(delete(receiver).where(_r.ae_title == ae_title, _r.global_state == NONE, *idle))
+
+
 def owned_by(conn: Connection, owner: str) -> list[str]:
     """The receivers for which a principal may listen."""
     return list(conn.execute(select(_r.ae_title).where(_r.owner == owner).order_by(_r.ae_title)).scalars())

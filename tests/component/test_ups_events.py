@@ -290,6 +290,22 @@ def test_the_events_of_an_ae_belong_to_who_subscribed_it(web: Web) -> None:
     worklist.listen("MODALITY", Principal("MODALITY", "token", frozenset({Right.QUERY})))
 
 
+def test_who_listens_first_owns_nothing(web: Web) -> None:
+    squatter, clinic = (Principal(name, "token", frozenset({Right.QUERY})) for name in ("tests", "clinic"))
+    worklist, uid = web.archive.worklist, created(web)
+    address = subscribed(web, created(web)).replace("VIEWER", "CONSOLE")
+    with connect(address, additional_headers={"X-Test-Rights": "query"}) as socket:
+        worklist.listen("CONSOLE", squatter)
+        assert "CONSOLE" not in worklist.receivers_of(squatter)
+        worklist.subscribe(uid, "CONSOLE", clinic)  # and the connection hears nothing of it
+        with pytest.raises(ConnectionClosed) as caught:
+            socket.recv(timeout=PATIENCE_S)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == websocket.POLICY
+    assert worklist.unsubscribe(uid, "CONSOLE", clinic)
+    worklist.subscribe(uid, "CONSOLE", squatter)  # it was nobody's again
+
+
 def test_the_end_of_the_server_ends_the_connections(web: Web) -> None:
     with connect(subscribed(web, created(web))) as socket:
         read(socket)

@@ -44,14 +44,7 @@ class Answer:
 
     async def send(self, receive: Receive, send: Send, *, head: bool = False) -> None:
         """Send it, or only its headers where `head`. Raises BrokenAnswer."""
-        headers = [*COMMON_HEADERS, *((n.lower().encode("ascii"), v.encode("latin-1")) for n, v in self.headers)]
-        if self.content_type:
-            headers.append((b"content-type", self.content_type.encode("latin-1")))
-        if self.more is None and self.status not in (204, 304):
-            headers.append((b"content-length", b"%d" % sum(map(len, self.body))))
-        elif self.length is not None:
-            headers.append((b"content-length", b"%d" % self.length))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.fields()})
         try:
             if head:
                 await send({"type": "http.response.body", "body": b""})
@@ -61,6 +54,17 @@ class Answer:
                 await self._streamed(self.more, receive, send)
         finally:
             await self.close()
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Its header fields, names in lower case."""
+        headers = [*COMMON_HEADERS, *((n.lower().encode("ascii"), v.encode("latin-1")) for n, v in self.headers)]
+        if self.content_type:
+            headers.append((b"content-type", self.content_type.encode("latin-1")))
+        if self.more is None and self.status not in (204, 304):
+            headers.append((b"content-length", b"%d" % sum(map(len, self.body))))
+        elif self.length is not None:
+            headers.append((b"content-length", b"%d" % self.length))
+        return headers
 
     async def close(self) -> None:
         """Give back what the body still holds."""

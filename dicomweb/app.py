@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 from starlette.routing import BaseRoute, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from dicomweb import capabilities, errors, links
 from dicomweb.answers import Answer
-from dicomweb.calls import Call, Rendition, Web
-from dicomweb.dispatch import Service
+from dicomweb.calls import MADE, Call, Rendition, Waits, Web
+from dicomweb.dispatch import Prompt, Service
 from dicomweb.media_types import NotAcceptable
 from dicomweb.routes import SOCKETS, TABLE, UNSUPPORTED, Row
 from dicomweb.websocket import Door
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pacs.archive import Archive
 
 DEFAULT_ROOT = "/dicom-web"
+
+AT_ONCE = ("QIDO-RS", "WADO-RS")
+"""The services whose handlers change nothing before they first wait: they may be begun, and begun again."""
 
 
 def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[str, Rendition]) -> list[BaseRoute]:
@@ -52,7 +55,7 @@ def _sockets(web: Web) -> Sequence[BaseRoute]:
     return made
 
 
-class Endpoint:
+class Endpoint(Prompt):
     """The ASGI application of one path: its methods, HEAD for GET, OPTIONS, 405 with Allow for the others."""
 
     def __init__(self, web: Web, path: str, rows: Mapping[str, Row]) -> None:
@@ -62,19 +65,42 @@ class Endpoint:
         self.allow = capabilities.allowed(self.rows)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        made: Answer | None = scope.get("state", {}).pop(MADE, None)
         method = scope["method"]
         head = method == "HEAD"
+        answer = made or await self._answered("GET" if head else method, Call(self.web, scope, receive))
+        await answer.send(receive, send, head=head)
+
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The answer to a GET where that can be made without waiting for anything; None where it cannot.
+
+        It is what `__call__` would have sent: the handler is the same, and runs here to its end or not at all.
+        """
+        row = self.rows.get("GET")
+        if row is None or row.service not in AT_ONCE:
+            return None
+        answering = self._answered("GET", Call(self.web, scope, _no_body, prompt=True))
         try:
-            answer = await self._answer("GET" if head else method, Call(self.web, scope, receive))
+            answering.send(None)
+        except StopIteration as ended:
+            answer: Answer = ended.value
+            return answer
+        except Waits:
+            return None
+        answering.close()
+        return None
+
+    async def _answered(self, method: str, call: Call) -> Answer:
+        try:
+            return await self._answer(method, call)
         except ArchiveError as error:
             code = errors.status(error)
             if code >= 500:
                 errors.report(error, method, self.path)
-            answer = _problem(code, error.reason, error.about, errors.extra_headers(error))
+            return _problem(code, error.reason, error.about, errors.extra_headers(error))
         except Exception as error:
             errors.report(error, method, self.path)
-            answer = _problem(500, "the server failed; its log says where")
-        await answer.send(receive, send, head=head)
+            return _problem(500, "the server failed; its log says where")
 
     async def _answer(self, method: str, call: Call) -> Answer:
         row = self.rows.get(method)
@@ -107,6 +133,10 @@ class Nothing(Endpoint):
 
     async def _answer(self, method: str, call: Call) -> Answer:
         return _problem(404, "there is no such resource")
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _problem(code: int, detail: str, about: str = "", headers: list[tuple[str, str]] | None = None) -> Answer:

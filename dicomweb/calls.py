@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
@@ -34,6 +35,15 @@ HERE = b"\xff"
 MADE_OF = "made of"
 """In the ASGI state: the version of the index (`Index.version`) that with the request alone makes the answer."""
 
+SEEN = "seen"
+"""In the ASGI state: that version as it was seen just now, by who looked for a ready answer."""
+
+MADE = "made"
+"""In the ASGI state: the answer, where it was made before the application was asked and only has to be sent."""
+
+REMEMBERED_ACCEPT = 400
+"""Clients ask in few ways, each of them many times: what a longer way means is found out each time."""
+
 MAX_QUERY_FIELDS = 256
 MAX_JSON_BYTES = 16 << 20
 
@@ -59,16 +69,30 @@ class Web:
     pace: Pace = field(default_factory=Pace)
 
 
-class Call:
-    """One request. `params` are the parts of its path, `query` its query parameters in order, decoded once."""
+@lru_cache(maxsize=1024)
+def _chosen(offers: tuple[Offer, ...], header: str | None, asked: tuple[str, ...]) -> Offer:
+    return negotiate(offers, header, asked)
 
-    def __init__(self, web: Web, scope: Scope, receive: Receive) -> None:
+
+class Waits(BaseException):
+    """A call that may not wait came to where it would have to. No error: nobody but `Endpoint.at_once` catches it."""
+
+
+class Call:
+    """One request. `params` are the parts of its path, `query` its query parameters in order, decoded once.
+
+    A call that is `prompt` is answered without waiting or not at all: where it would have to, it raises Waits.
+    """
+
+    def __init__(self, web: Web, scope: Scope, receive: Receive, *, prompt: bool = False) -> None:
         self.web = web
+        self.prompt = prompt
         self.archive = web.archive
         self.scope = scope
         self.receive = receive
         self.headers = Headers(scope=scope)
         self.params: Mapping[str, str] = scope["path_params"]
+        self._root: str | None = None
         self._query: list[tuple[str, str]] | None = None
 
     @property
@@ -111,12 +135,17 @@ class Call:
 
         Raises InvalidInput for a Host header that could carry anything but a host into links.
         """
-        public = self.archive.settings.public_url
-        return (public.rstrip("/") or links.base(self.scope, self.headers, self.web.proxies)) + self.web.root
+        if self._root is None:
+            public = self.archive.settings.public_url.rstrip("/")
+            self._root = (public or links.base(self.scope, self.headers, self.web.proxies)) + self.web.root
+        return self._root
 
     def choose(self, offers: Sequence[Offer]) -> Offer:
         """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""
-        return negotiate(offers, *self.accept)
+        header, asked = self.accept
+        if sum(map(len, asked), len(header or "")) > REMEMBERED_ACCEPT:
+            return negotiate(offers, header, asked)
+        return _chosen(tuple(offers), header, asked)
 
     @property
     def accept(self) -> tuple[str | None, tuple[str, ...]]:
@@ -127,6 +156,8 @@ class Call:
 
     async def io(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread where it may wait for disk, network or database."""
+        if self.prompt:
+            raise Waits
         return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.web.io)
 
     async def quickly(self, kind: Hashable, work: Callable[[], T]) -> T:
@@ -145,14 +176,17 @@ class Call:
         Work that sees that there is more to do returns what does it, which a thread then runs. The version of the index
         that the answer was made of is left in the ASGI state, for those who keep answers.
         """
-        version = self.archive.index.version()
+        state = self.scope.setdefault("state", {})
+        version = state.pop(SEEN, None) or self.archive.index.version()
         made = await self.quickly(kind, work)
         answer = made if isinstance(made, Answer) else await self.io(made)
-        self.scope.setdefault("state", {})[MADE_OF] = version
+        state[MADE_OF] = version
         return answer
 
     async def cpu(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread under the limit on decoding and rendering."""
+        if self.prompt:
+            raise Waits
         return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.web.cpu)
 
     def text(self, body: bytes, content_type: str, headers: list[tuple[str, str]] | None = None) -> Answer:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from dicomweb.answers import Answer
 
 REST = ":path}"
 """Ends the name of a parameter that takes all that follows, slashes too."""
@@ -70,6 +74,14 @@ def _segments(path: str) -> list[str]:
     return path.split("/") if path else []
 
 
+class Prompt:
+    """An application that may know an answer without waiting for anything."""
+
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The answer to a GET, None where it has to be waited for."""
+        raise NotImplementedError
+
+
 class Service(BaseRoute):
     """All resources below `root` as one route, which can also be called without Starlette's router before it."""
 
@@ -83,6 +95,15 @@ class Service(BaseRoute):
         """What answers at a path below the root, None where there is nothing."""
         found = self._tree.find(path)
         return None if found is None else found[0]
+
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The answer to a GET where that can be made without waiting for anything; None where it cannot."""
+        found = self._tree.find(scope["path"][len(self.root) :])
+        if found is None:
+            return None
+        application, scope["path_params"] = found
+        answer: Answer | None = application.at_once(scope) if isinstance(application, Prompt) else None
+        return answer
 
     def covers(self, path: str) -> bool:
         """Whether a path is below the root."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from pacs.dicom import dictionary
@@ -24,6 +25,7 @@ from pacs.dicom.matching import (
 from pacs.errors import InvalidQuery
 
 MAX_KEYS = 64
+REMEMBERED_NAME = 64  # characters; a longer name is looked up each time
 MAX_DIGITS = 9
 MAX_RESULTS = 20_000  # of one answer; what remains is told in a Warning
 MAX_WARNINGS = 16
@@ -67,8 +69,7 @@ def query(
                 raise InvalidQuery("a parameter is given more than once", about=name)
             once[name] = value
         else:
-            path = _path(name)
-            attribute = None if path is None else _matched(path, level)
+            path, attribute = _known_key(name, level) if len(name) <= REMEMBERED_NAME else _key(name, level)
             if attribute is None or path is None:
                 warnings += ignored(name, _tag(name) if path is None else path)
             elif path in seen:
@@ -110,6 +111,15 @@ def ignored(name: str, path: str | None) -> list[str]:
         return []
     shown = f"The parameter {name}" if _PLAIN.fullmatch(name) else "A parameter"
     return [f"{shown} is nothing that can be matched here and has been ignored."]
+
+
+def _key(name: str, level: Level) -> tuple[str | None, Attribute | None]:
+    """The path of tags that a name stands for, and the attribute as it is matched; None for what it is not."""
+    path = _path(name)
+    return path, None if path is None else _matched(path, level)
+
+
+_known_key = lru_cache(maxsize=2048)(_key)
 
 
 def _matched(path: str, level: Level) -> Attribute | None:

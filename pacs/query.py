@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, select
 
 from pacs.auth import Principal, Right
 from pacs.dicom.attributes import LEVELS, Level, Returned, by_tag, level_of
-from pacs.dicom.matching import ALL, MatchKey, Query, UIDList, Universal, matches_in
+from pacs.dicom.matching import ALL, All, MatchKey, Query, UIDList, Universal, matches_in
 from pacs.errors import TooLarge
 from pacs.index import rows, schema
 from pacs.index.engine import Index
@@ -144,9 +144,8 @@ class _Maker:
     def __init__(self, query: Query) -> None:
         self.level = query.level
         self._parts = _parts(query)
-        self._plain = not self._parts[-1].reads_more and not any(part.reads_row for part in self._parts[:-1])
+        self.shape, self._plain = _shape(self._parts)
         self._parsed: dict[bytes, dict[str, Any]] = {}  # those of upper levels repeat from row to row
-        self.shape = tuple((part.level, part.reads_row, part.reads_more) for part in self._parts)
 
     @property
     def columns(self) -> tuple[ColumnElement[Any], ...]:
@@ -196,6 +195,10 @@ class _Maker:
         return parsed
 
 
+_Include = frozenset[str] | Literal[All.ALL]
+_REMEMBERED = 64
+"""Of searches that name more attributes nothing is remembered."""
+
 _Shape = tuple[tuple[Level, bool, bool], ...]
 """For each level whether its row, and whether more of it is read."""
 _Compared = tuple[tuple[str, Ends], ...]
@@ -223,22 +226,45 @@ def _statements(level: Level, compared: _Compared, scoped: bool, shape: _Shape) 
     return kept(level, compared, scoped=scoped, columns=_columns(shape))
 
 
-def _parts(query: Query) -> list[_Part]:
-    single = {
-        key.attribute.tag for key in query.keys if isinstance(key.criterion, UIDList) and len(key.criterion.values) == 1
-    }
+@lru_cache(maxsize=256)
+def _shape(parts: tuple[_Part, ...]) -> tuple[_Shape, bool]:
+    """What has to be read for rows of these parts, and whether they are ready as they are read."""
+    plain = not parts[-1].reads_more and not any(part.reads_row for part in parts[:-1])
+    return tuple((part.level, part.reads_row, part.reads_more) for part in parts), plain
+
+
+def _parts(query: Query) -> tuple[_Part, ...]:
+    tags = tuple([key.attribute.tag for key in query.keys])
+    single = frozenset(
+        [
+            key.attribute.tag
+            for key in query.keys
+            if isinstance(key.criterion, UIDList) and len(key.criterion.values) == 1
+        ]
+    )
+    given = query.include
+    if given is ALL or len(given) <= _REMEMBERED:
+        return _remembered_parts(query.level, tags, single, given, query.with_upper)
+    return _made_parts(query.level, tags, single, given, query.with_upper)
+
+
+def _made_parts(
+    level: Level, tags: tuple[str, ...], single: frozenset[str], include: _Include, with_upper: bool | None
+) -> tuple[_Part, ...]:
+    """The parts of a row: for a search by keys of these tags, of which `single` name one UID each."""
     # PS3.18 10.6.3.3: results of a search beyond one study (or series) carry the attributes of the levels above.
     named_parent = {Level.STUDY: "0020000D", Level.SERIES: "0020000E"}
-    asked = _asked(query)
+    asked = _asked(tags, include)
     parts = []
-    for level in LEVELS[1 : LEVELS.index(query.level) + 1]:
-        default = level is query.level or (
-            named_parent[level] not in single if query.with_upper is None else query.with_upper
-        )
-        own = {level, Level.PATIENT} if level is Level.STUDY else {level}
+    for each in LEVELS[1 : LEVELS.index(level) + 1]:
+        default = each is level or (named_parent[each] not in single if with_upper is None else with_upper)
+        own = {each, Level.PATIENT} if each is Level.STUDY else {each}
         named = frozenset(tag for tag in asked if level_of(tag) in own and not _there_anyway(tag, default=default))
-        parts.append(_Part(level, default, named, default and query.include is ALL))
-    return parts
+        parts.append(_Part(each, default, named, default and include is ALL))
+    return tuple(parts)
+
+
+_remembered_parts = lru_cache(maxsize=512)(_made_parts)
 
 
 def _there_anyway(tag: str, *, default: bool) -> bool:
@@ -248,9 +274,9 @@ def _there_anyway(tag: str, *, default: bool) -> bool:
     return always or tag in ("0020000D", "0020000E")
 
 
-def _asked(query: Query) -> set[str]:
-    asked = {key.attribute.tag.partition(".")[0] for key in query.keys}
-    return asked if query.include is ALL else asked | query.include
+def _asked(tags: Iterable[str], include: _Include) -> set[str]:
+    asked = {tag.partition(".")[0] for tag in tags}
+    return asked if include is ALL else asked | include
 
 
 def _more_column(level: Level) -> ColumnElement[Any]:
@@ -277,7 +303,8 @@ def _empty(tags: frozenset[str]) -> dict[str, Any]:
 
 def _patient(found: Found, query: Query) -> Row:
     held, more = rows.loads(found.row), rows.loads(found.extra)
-    asked = frozenset(tag for tag in _asked(query) if level_of(tag) is Level.PATIENT)
+    tags = [key.attribute.tag for key in query.keys]
+    asked = frozenset(tag for tag in _asked(tags, query.include) if level_of(tag) is Level.PATIENT)
     wanted = more.keys() if query.include is ALL else asked
     attributes = {tag: value for tag, value in held.items() if level_of(tag) is Level.PATIENT}
     attributes |= {tag: more[tag] for tag in wanted if tag in more and level_of(tag) is Level.PATIENT}

@@ -29,18 +29,20 @@ import uvicorn
 import uvloop
 
 from dicomweb import websocket
+from dicomweb.dispatch import Service
 from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.server import api_mount, collector, compose, doors, http, wire
+from pacs.server.prompt import Prompt
 from pacs.server.shelf import Shelf, Shelving
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.dimse.acceptor import Acceptor
+    from pacs.json_api import Row
     from pacs.settings import Settings
 
-    from pacs.json_api import Row
 log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
@@ -201,9 +203,9 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
                 each.close(max(0.0, deadline - time.monotonic()))
 
         app_routes = compose.routes(archive, parts)
+        json_api = partial(compose.json_api, archive, parts)
         collector.settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        json_api = partial(compose.json_api, archive, parts)
             runner.run(_serve_http(archive, app_routes, json_api, http_socket, health, announce, close_doors))
         return 0
 
@@ -275,9 +277,9 @@ def _open_dimse(
 async def _serve_http(
     archive: Archive,
     app_routes: compose.Routes,
+    json_api: Callable[[anyio.Event], list[Row]],
     listener: object,
     health: Callable[[], http.Health],
-    json_api: Callable[[anyio.Event], list[Row]],
     announce: Callable[[], None],
     close_doors: Callable[[], None],
 ) -> None:
@@ -289,6 +291,8 @@ async def _serve_http(
 
     routes = [*http.health_routes(health_now), *api_mount.mount(json_api(stopping)), *app_routes]
     shelf = Shelf(archive.index, archive.auth)
+    services = [route for route in routes if isinstance(route, Service)]
+    prompt = None if archive.settings.cors_origins else Prompt(services, archive.auth, shelf)
     server = _Http(
         uvicorn.Config(
             Shelving(http.application(archive.auth, routes, archive.settings.cors_origins), shelf),
@@ -297,7 +301,7 @@ async def _serve_http(
             server_header=False,
             lifespan="off",
             proxy_headers=False,
-            http=wire.protocol(shelf),
+            http=wire.protocol(shelf, prompt),
             ws="websockets-sansio",
             ws_ping_interval=websocket.PING_S,
             ws_ping_timeout=websocket.PONG_S,

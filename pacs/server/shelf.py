@@ -7,14 +7,15 @@ just been looked up.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dicomweb.calls import MADE_OF
+from dicomweb.calls import MADE_OF, SEEN
 from dicomweb.kept import Kept
 from pacs.errors import ArchiveError
 
@@ -49,12 +50,19 @@ class Shelf:
         self._auth = auth
         self._ready: Kept[_Ready] = Kept()
 
-    def find(self, request: Hashable, common: Fields) -> list[bytes] | None:
-        """The answer to a request as it goes over the wire, with the header fields that all answers have; or None."""
+    def find(
+        self, request: Hashable, common: Fields, state: MutableMapping[str, Any] | None = None
+    ) -> list[bytes] | None:
+        """The answer to a request as it goes over the wire, with the header fields that all answers have; or None.
+
+        What version of the index was looked at is left in the request's ASGI `state`.
+        """
         try:
             version = self._index.version()
         except ArchiveError:  # let the application say so
             return None
+        if state is not None:
+            state[SEEN] = version
         found = None if version is None else self._ready.get(request, version)
         if found is None or self._auth.remembered(*found.credential) != found.principal:
             return None
@@ -63,15 +71,22 @@ class Shelf:
 
     def put(self, scope: Scope, start: Message, body: bytes) -> None:
         """Keep an answer that was sent, if it was made of the index alone and its request came over the wire."""
+        self.keep(scope, start["status"], b"".join([b"%b: %b\r\n" % field for field in start["headers"]]), body)
+
+    def keep(self, scope: Scope, status: int, fields: bytes, body: bytes) -> None:
+        """The same, with the header fields as they go over the wire."""
         state = scope.get("state", {})
         request, version, credential = state.get(REQUEST), state.get(MADE_OF), state.get(CREDENTIAL)
         if request is None or version is None or credential is None:
             return
-        status = HTTPStatus(start["status"])
-        fields = b"".join([b"%b: %b\r\n" % field for field in start["headers"]])
-        line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode("ascii")
-        ready = _Ready(line, fields, body, credential, state["principal"])
+        ready = _Ready(status_line(status), fields, body, credential, state["principal"])
         self._ready.put(request, version, ready, _asked_bytes(scope) + len(fields) + len(body))
+
+
+@cache
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
 
 
 def _asked_bytes(scope: Scope) -> int:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dicomweb.answers import Buffer
+from dicomweb.calls import MADE
+from pacs.server.prompt import Prompt
 from pacs.server.shelf import REQUEST, Shelf
 
 log = logging.getLogger("m3dicom.http")
@@ -73,6 +79,9 @@ class BoundedHttp(HttpToolsProtocol):
     shelf: Shelf | None = None
     """Where answers may be ready; see `protocol`."""
 
+    prompt: Prompt | None = None
+    """Who may know an answer without waiting."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -119,28 +128,57 @@ class BoundedHttp(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         if self.shelf is not None and idle and self.parser.get_method() == b"GET":
             request = (self.url, tuple(self.headers), self.client and self.client[0])
-            if self._at_once(request):
+            plain = self._is_plain()
+            if plain and self._is_ready(request):
                 return
             self.scope["state"][REQUEST] = request
+            if plain and self.prompt is not None and self._is_made(self.prompt):
+                return
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.transport = self._gathering  # type: ignore[assignment]
 
-    def _at_once(self, request: tuple[Any, ...]) -> bool:
-        """Whether the answer was ready, and went out."""
-        assert self.shelf is not None
+    def _is_plain(self) -> bool:
+        """Whether the answer may go out here: nothing else is asked for than to have it and to go on."""
         if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive() or self._has_body():
             return False
-        if self.flow.write_paused or self.parser.should_upgrade():
-            return False
-        ready = self.shelf.find(request, self.server_state.default_headers)
+        return not (self.flow.write_paused or self.parser.should_upgrade())
+
+    def _is_ready(self, request: tuple[Any, ...]) -> bool:
+        """Whether the answer was ready, and went out."""
+        assert self.shelf is not None
+        ready = self.shelf.find(request, self.server_state.default_headers, self.scope["state"])
         if ready is None:
             return False
-        for piece in ready:
+        self._send(ready)
+        return True
+
+    def _is_made(self, prompt: Prompt) -> bool:
+        """Whether the answer could be made without waiting, and went out."""
+        asked = httptools.parse_url(self.url)
+        path = asked.path.decode("ascii")
+        scope: Any = self.scope
+        scope.update(
+            method="GET", raw_path=asked.path, path=unquote(path) if "%" in path else path,
+            query_string=asked.query or b"",
+        )  # fmt: skip
+        answer = prompt.answer(scope)
+        if answer is None:
+            return False
+        if answer.more is not None:  # it is only begun: sent as it is made, by those who can wait
+            scope["state"][MADE] = answer
+            return False
+        pieces = prompt.written(scope, answer, self.server_state.default_headers)
+        if pieces is None:
+            return False
+        self._send(pieces)
+        return True
+
+    def _send(self, pieces: Sequence[Buffer]) -> None:
+        for piece in pieces:
             self._gathering.write(piece)
         self._gathering.flush()
         self._answered = True
-        return True
 
     def _has_body(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding", b"expect") for name, _ in self.headers)
@@ -195,6 +233,6 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol(shelf: Shelf) -> type[BoundedHttp]:
-    """The protocol of connections whose answers may be ready on a shelf."""
-    return type("ShelvedHttp", (BoundedHttp,), {"shelf": shelf})
+def protocol(shelf: Shelf, prompt: Prompt | None = None) -> type[BoundedHttp]:
+    """The protocol of connections whose answers may be ready on a shelf, or made at once."""
+    return type("ShelvedHttp", (BoundedHttp,), {"shelf": shelf, "prompt": prompt})

@@ -18,9 +18,11 @@ import uvicorn
 from dicomweb_server import multipart
 
 import dicomweb.app
+from dicomweb.dispatch import Service
 from pacs.archive import Archive
 from pacs.auth import CLINICAL_RIGHTS
 from pacs.server import compose, http, shelf, wire
+from pacs.server.prompt import Prompt
 from pacs.settings import Settings
 
 
@@ -56,14 +58,21 @@ class Server:
         assert httpx.post(url, content=body, headers=fields, timeout=60).status_code == 200
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(params=["long way", "at once"])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     archive = compose.build(Settings(data=tmp_path, decoders=1))
     ready = Counted(archive.index, archive.auth)
-    app = http.application(archive.auth, dicomweb.app.create(archive, renditions={}))
+    routes = dicomweb.app.create(archive, renditions={})
+    app = http.application(archive.auth, routes)
+    services = [route for route in routes if isinstance(route, Service)]
+    quick = Prompt(services, archive.auth, ready) if request.param == "at once" else None
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        shelf.Shelving(app, ready), log_level="warning", lifespan="off", http=wire.protocol(ready), server_header=False
+        shelf.Shelving(app, ready),
+        log_level="warning",
+        lifespan="off",
+        http=wire.protocol(ready, quick),
+        server_header=False,
     )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)

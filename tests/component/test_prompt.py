@@ -1,0 +1,222 @@
+"""Answers that are made where the request was read: the very bytes of those that go the long way."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import dicom_data
+import httpx
+import pytest
+import uvicorn
+from dicomweb_server import multipart
+from starlette.types import Scope
+
+import dicomweb.app
+from dicomweb.answers import Answer
+from dicomweb.dispatch import Service
+from pacs.archive import Archive
+from pacs.auth import CLINICAL_RIGHTS, Right
+from pacs.server import compose, http, shelf, wire
+from pacs.server.prompt import Prompt
+from pacs.settings import Settings
+
+JSON = "application/dicom+json"
+FRAMES = 'multipart/related; type="application/octet-stream"'
+
+
+class Counted(Prompt):
+    """One that counts what it answered."""
+
+    given = 0
+
+    def answer(self, scope: Scope) -> Answer | None:
+        found = super().answer(scope)
+        self.given += found is not None
+        return found
+
+
+@dataclass
+class Servers:
+    """The same archive behind two doors, one of which answers at once where it can."""
+
+    archive: Archive
+    prompt: Counted
+    long_way: int
+    at_once: int
+    token: str
+
+
+@contextmanager
+def listening(protocol: type[wire.BoundedHttp], app: object) -> Iterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", http=protocol, server_header=False)  # type: ignore[arg-type]
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not running.started:
+        assert time.monotonic() < until, "the server did not start"
+        time.sleep(0.01)
+    yield listener.getsockname()[1]
+    running.should_exit = True
+    thread.join(30)
+    listener.close()
+
+
+class Nothing(shelf.Shelf):
+    """A shelf on which nothing stays, so that every answer is made."""
+
+    def keep(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    archive = compose.build(Settings(data=tmp_path_factory.mktemp("data"), decoders=1))
+    routes = dicomweb.app.create(archive, renditions={})
+    app = http.application(archive.auth, routes)
+    ready = Nothing(archive.index, archive.auth)
+    prompt = Counted([each for each in routes if isinstance(each, Service)], archive.auth, ready)
+    token = archive.auth.create_token("tests", CLINICAL_RIGHTS)
+    with ExitStack() as stack:
+        stack.callback(archive.close)
+        far = stack.enter_context(listening(wire.protocol(ready), shelf.Shelving(app, ready)))
+        near = stack.enter_context(listening(wire.protocol(ready, prompt), shelf.Shelving(app, ready)))
+        body = multipart([dicom_data.part10(each) for each in dicom_data.series(3, study=1, PatientID="P1")], "b")
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        stored = httpx.post(
+            f"http://127.0.0.1:{near}/dicom-web/studies", content=body, timeout=60,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
+        )  # fmt: skip
+        assert stored.status_code == 200
+        yield Servers(archive, prompt, far, near, token)
+
+
+def get(servers: Servers, port: int, path: str, accept: str, **headers: str) -> httpx.Response:
+    fields = {"Authorization": f"Bearer {servers.token}", "Host": "archive.example", "Accept": accept, **headers}
+    return httpx.get(f"http://127.0.0.1:{port}/dicom-web{path}", headers=fields, timeout=60)
+
+
+def made_at_once(servers: Servers, path: str, accept: str, *, like: str = "", **headers: str) -> httpx.Response:
+    """The answer, once it came at once: what has not proven quick yet goes the long way, and so may every one.
+
+    `like` is an address of the same kind that has an answer.
+    """
+    until = time.monotonic() + 60
+    while True:
+        if like:
+            assert get(servers, servers.at_once, like, FRAMES if "frames" in like else JSON).status_code < 300
+        before = servers.prompt.given
+        answer = get(servers, servers.at_once, path, accept, **headers)
+        if servers.prompt.given > before:
+            return answer
+        assert time.monotonic() < until, "never at once"
+
+
+def as_sent(answer: httpx.Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, header fields in their order, and body; without the clock and the random boundary."""
+    boundary = re.search(rb"boundary=([0-9a-f]{32})", b"".join(value for _, value in answer.headers.raw))
+    random = boundary[1] if boundary else b"\0"
+    fields = [(name.lower(), value.replace(random, b"")) for name, value in answer.headers.raw if name != b"date"]
+    return answer.status_code, fields, answer.content.replace(random, b"")
+
+
+FIRST = next(dicom_data.series(1, study=1))
+STUDY = f"/studies/{FIRST.StudyInstanceUID}"
+SERIES = f"{STUDY}/series/{FIRST.SeriesInstanceUID}"
+INSTANCE = f"{SERIES}/instances/{FIRST.SOPInstanceUID}"
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("/studies", JSON),
+        ("/studies?PatientID=P1", JSON),
+        ("/studies?PatientID=P%2A", JSON),
+        ("/studies?00100020=P1&includefield=all", "application/json"),
+        ("/studies?StudyDate=20000101-20301231&limit=1", JSON),
+        ("/studies?PatientID=nobody", JSON),
+        ("/studies?NoSuchThing=1&AccessionNumber=", "*/*"),
+        ("/instances?limit=1&offset=1", JSON),
+        (f"{STUDY}/series", "application/dicom+xml"),
+        (f"{SERIES}/instances?includefield=Rows,PatientName", 'multipart/related; type="application/dicom+xml"'),
+        (f"{SERIES}/metadata", JSON),
+        (f"{INSTANCE}/frames/1", FRAMES),
+        (f"{INSTANCE}/frames/1", "application/octet-stream"),
+        (INSTANCE, 'multipart/related; type="application/dicom"'),
+        (INSTANCE, "application/dicom"),
+    ],
+)  # fmt: skip
+def test_the_same_answer_either_way(servers: Servers, path: str, accept: str) -> None:
+    long_way = get(servers, servers.long_way, path, accept)
+    assert as_sent(made_at_once(servers, path, accept)) == as_sent(long_way)
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "like"),
+    [
+        ("/studies?limit=x", JSON, "/studies?limit=1"),
+        ("/studies?StudyDate=tomorrow", JSON, "/studies?StudyDate=20200101"),
+        ("/studies/not-a-uid/series", JSON, f"{STUDY}/series"),
+        ("/studies", "text/plain", "/studies"),
+        ("/studies/1.2.3.4.5/metadata", JSON, f"{STUDY}/metadata"),
+        (f"{INSTANCE}/frames/2", FRAMES, f"{INSTANCE}/frames/1"),
+        (f"{INSTANCE}/frames/0", FRAMES, f"{INSTANCE}/frames/1"),
+    ],
+)
+def test_the_same_refusal_either_way(servers: Servers, path: str, accept: str, like: str) -> None:
+    long_way = get(servers, servers.long_way, path, accept)
+    assert 400 <= long_way.status_code < 500
+    assert as_sent(made_at_once(servers, path, accept, like=like)) == as_sent(long_way)
+
+
+def test_metadata_that_the_client_has(servers: Servers) -> None:
+    tag = get(servers, servers.long_way, f"{SERIES}/metadata", JSON).headers["etag"]
+    answer = made_at_once(servers, f"{SERIES}/metadata", JSON, **{"If-None-Match": tag})
+    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+
+
+def test_compressed_where_that_is_taken(servers: Servers) -> None:
+    path = f"{SERIES}/metadata"
+    plain = made_at_once(servers, path, JSON, **{"Accept-Encoding": "identity"})
+    small = made_at_once(servers, path, JSON, **{"Accept-Encoding": "gzip"})
+    assert small.headers["content-encoding"] == "gzip"
+    assert small.content == plain.content
+
+
+def test_rights_and_scopes_hold(servers: Servers) -> None:
+    made_at_once(servers, "/studies", JSON)
+    auth = servers.archive.auth
+    storing = {"Authorization": f"Bearer {auth.create_token('modality', frozenset({Right.STORE}))}"}
+    elsewhere = {"Authorization": f"Bearer {auth.create_token('other', CLINICAL_RIGHTS, scope='elsewhere')}"}
+    assert made_at_once(servers, "/studies", JSON, **storing).status_code == 403
+    assert made_at_once(servers, "/studies", JSON, **elsewhere).status_code == 204
+    assert made_at_once(servers, f"{SERIES}/metadata", JSON, **elsewhere).status_code == 404
+    assert made_at_once(servers, f"{INSTANCE}/frames/1", FRAMES, **elsewhere).status_code == 404
+
+
+def test_who_is_not_known_goes_the_long_way(servers: Servers) -> None:
+    before = servers.prompt.given
+    for wrong in ("Bearer nobody", "Basic eDp5", "Bearer"):
+        answer = get(servers, servers.at_once, "/studies", JSON, Authorization=wrong)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert servers.prompt.given == before
+
+
+def test_what_changes_something_is_not_begun(servers: Servers) -> None:
+    made_at_once(servers, "/studies", JSON)
+    before = servers.prompt.given
+    url = f"http://127.0.0.1:{servers.at_once}/dicom-web"
+    fields = {"Authorization": f"Bearer {servers.token}"}
+    assert httpx.head(f"{url}/studies", headers=fields, timeout=60).content == b""
+    assert httpx.options(f"{url}/studies", headers=fields, timeout=60).status_code == 200
+    assert httpx.delete(f"{url}{STUDY}", headers=fields, timeout=60).status_code == 403
+    assert httpx.get(f"{url}/workitems", headers=fields, timeout=60).status_code == 204
+    assert servers.prompt.given == before

@@ -45,16 +45,11 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_HEADERS = [
-    (name.lower().encode("ascii"), value.encode("ascii"))
-    for name, value in SECURITY_HEADERS.items()
-]
+_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS.items()]
 _GUARDED_HEADERS = [*_HEADERS, (b"cache-control", b"no-store")]
 
 
-def problem(
-    status: int, title: str, detail: str, headers: dict[str, str] | None = None
-) -> JSONResponse:
+def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem+json answer (RFC 9457)."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return JSONResponse(body, status, headers, "application/problem+json")
@@ -113,45 +108,27 @@ class Authentication:
         try:
             credential = credential_of(scope, headers)
             by_cookie = credential[1] == "session"
-            if (
-                by_cookie
-                and scope.get("method", "GET") not in SAFE_METHODS
-                and not from_same_origin(headers)
-            ):
-                await problem(403, "Forbidden", "the request comes from another site")(
-                    scope, receive, send
-                )
+            if by_cookie and scope.get("method", "GET") not in SAFE_METHODS and not from_same_origin(headers):
+                await problem(403, "Forbidden", "the request comes from another site")(scope, receive, send)
                 return
             principal = self.auth.remembered(*credential)
             if principal is None:
-                principal = await anyio.to_thread.run_sync(
-                    self.auth.authenticate, *credential
-                )
+                principal = await anyio.to_thread.run_sync(self.auth.authenticate, *credential)
         except Unauthenticated as error:
             challenge = {"WWW-Authenticate": 'Bearer realm="m3dicom"'}
-            await problem(401, "Unauthorized", error.reason, challenge)(
-                scope, receive, send
-            )
+            await problem(401, "Unauthorized", error.reason, challenge)(scope, receive, send)
             return
         except Unavailable as error:  # nobody can be known while the index is away
-            await problem(
-                503, "Service Unavailable", error.reason, {"Retry-After": "5"}
-            )(scope, receive, send)
+            await problem(503, "Service Unavailable", error.reason, {"Retry-After": "5"})(scope, receive, send)
             return
         known(scope, self.auth, principal, credential)
         await self.app(scope, receive, send)
 
 
-def known(
-    scope: Scope, auth: Auth, principal: Principal, credential: tuple[str, str]
-) -> None:
+def known(scope: Scope, auth: Auth, principal: Principal, credential: tuple[str, str]) -> None:
     """Say in the ASGI state who asks, and by what."""
-    again = partial(
-        auth.authenticate, *credential
-    )  # for answers that outlive a revocation
-    scope.setdefault("state", {}).update(
-        principal=principal, authenticate=again, credential=credential
-    )
+    again = partial(auth.authenticate, *credential)  # for answers that outlive a revocation
+    scope.setdefault("state", {}).update(principal=principal, authenticate=again, credential=credential)
 
 
 def credential_of(scope: Scope, headers: Headers) -> tuple[str, str]:
@@ -174,24 +151,18 @@ def credential_of(scope: Scope, headers: Headers) -> tuple[str, str]:
 
 def _socket_token(scope: Scope) -> tuple[str, str] | None:
     """The token that a page gives as a subprotocol, since it cannot set header fields of a WebSocket."""
-    offered = (
-        name for name in scope.get("subprotocols", ()) if name.startswith(BEARER)
-    )
+    offered = (name for name in scope.get("subprotocols", ()) if name.startswith(BEARER))
     return next((("bearer", name.removeprefix(BEARER)) for name in offered), None)
 
 
 def _guarded(path: str) -> bool:
-    return path not in OPEN_PATHS and any(
-        path == p or path.startswith(p + "/") for p in GUARDED_PREFIXES
-    )
+    return path not in OPEN_PATHS and any(path == p or path.startswith(p + "/") for p in GUARDED_PREFIXES)
 
 
 Fields = Sequence[tuple[bytes, bytes]]
 
 
-def secured(
-    held: Fields, wanted: Fields = _GUARDED_HEADERS
-) -> list[tuple[bytes, bytes]]:
+def secured(held: Fields, wanted: Fields = _GUARDED_HEADERS) -> list[tuple[bytes, bytes]]:
     """The header fields of an answer, by default of one that only a principal gets, with those of ours it lacks."""
     given = {name.lower() for name, _ in held}
     return [*held, *(field for field in wanted if field[0] not in given)]
@@ -237,9 +208,7 @@ def health_routes(health: Callable[[], Health]) -> list[BaseRoute]:
         body: dict[str, object] = {"status": "not ready" if found.problems else "ready"}
         body |= {"problems": found.problems} if found.problems else {}
         body |= {"warnings": found.warnings} if found.warnings else {}
-        return JSONResponse(
-            body, 503 if found.problems else 200, {"Cache-Control": "no-store"}
-        )
+        return JSONResponse(body, 503 if found.problems else 200, {"Cache-Control": "no-store"})
 
     return [Route("/health/live", live), Route("/health/ready", ready)]
 
@@ -260,9 +229,7 @@ class _Front:
         await self.app(scope, receive, send)
 
 
-def application(
-    auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[str] = ()
-) -> ASGIApp:
+def application(auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[str] = ()) -> ASGIApp:
     """The whole application: `routes` behind authentication, every answer with the security headers.
 
     Pages of `cors_origins` may use the DICOMweb service from elsewhere.
@@ -272,17 +239,13 @@ def application(
         return problem(404, "Not Found", "there is nothing at this address")
 
     async def failed(request: Request, _: Exception) -> JSONResponse:
-        return problem(
-            500, "Internal Server Error", "the server failed; its log says where"
-        )
+        return problem(500, "Internal Server Error", "the server failed; its log says where")
 
     app = _Front(
         [route for route in routes if isinstance(route, Service)],
         Starlette(routes=routes, exception_handlers={404: not_found, 500: failed}),
     )
-    return SecurityHeaders(
-        Cors(Authentication(app, auth), cors_origins, GUARDED_PREFIXES[0])
-    )
+    return SecurityHeaders(Cors(Authentication(app, auth), cors_origins, GUARDED_PREFIXES[0]))
 
 
 def dumps(value: object) -> str:

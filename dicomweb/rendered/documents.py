@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dicomweb import frames
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb.bulkdata import byte_range
 from dicomweb.calls import Call
 from dicomweb.media_types import Offer
 from dicomweb.places import syntax_of
@@ -82,23 +83,52 @@ async def given(call: Call, document: Document) -> Answer:
     raw = a2b_base64(entry["InlineBinary"]) if isinstance(entry, dict) and "InlineBinary" in entry else b""
     if not raw:
         raise NotFound("the document is empty", about=location.sop_instance_uid)
-    return Answer(200, document.media_type, [raw[:length] if 0 < length <= len(raw) else raw], _headers(document))
+    raw = raw[:length] if 0 < length <= len(raw) else raw
+    answer, start, end = _asked(call, document, len(raw))
+    answer.body = [raw[start:end]]
+    return answer
 
 
 def _headers(document: Document) -> list[tuple[str, str]]:
     return list(_SAFE) if document.media_type.startswith("text/") else []
 
 
+def _asked(call: Call, document: Document, length: int) -> tuple[Answer, int, int]:
+    """The head of an answer, and which bytes of the whole are its body: players and readers of PDF ask for ranges.
+
+    Raises RangeNotSatisfiable.
+    """
+    tag = f'"{document.location.digest[:32]}-{length:x}"'
+    found = byte_range(call.headers.get("range") if call.headers.get("if-range", tag) == tag else None, length)
+    start, end = found or (0, length)
+    headers = [*_headers(document), ("ETag", tag), ("Accept-Ranges", "bytes")]
+    if found is None:
+        return Answer(200, document.media_type, headers=headers), start, end
+    headers.append(("Content-Range", f"bytes {start}-{end - 1}/{length}"))
+    return Answer(206, document.media_type, headers=headers), start, end
+
+
 async def _streamed(call: Call, document: Document, spans: tuple[tuple[int, int], ...]) -> Answer:
-    pieces = _read(call.archive, document.location, spans)
-    answer = Answer(200, document.media_type, await call.io(pull, pieces), _headers(document))
-    total = sum(length for _, length in spans)
+    answer, start, end = _asked(call, document, sum(length for _, length in spans))
+    pieces = _read(call.archive, document.location, cut(spans, start, end))
+    answer.body = await call.io(pull, pieces)
     if sum(map(len, answer.body)) >= BATCH_BYTES:
-        answer.more, answer.length, answer.limiter = pieces, total, call.web.io
+        answer.more, answer.length, answer.limiter = pieces, end - start, call.web.io
     return answer
 
 
-def _read(archive: Archive, location: InstanceLocation, spans: tuple[tuple[int, int], ...]) -> Iterator[Buffer]:
+def cut(spans: Iterable[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    """The parts of spans (offset, length) that hold the bytes from `start` to `end`, not included, of all together."""
+    found, at = [], 0
+    for offset, length in spans:
+        first, last = max(start - at, 0), min(end - at, length)
+        if first < last:
+            found.append((offset + first, last - first))
+        at += length
+    return found
+
+
+def _read(archive: Archive, location: InstanceLocation, spans: Iterable[tuple[int, int]]) -> Iterator[Buffer]:
     for offset, length in spans:
         for at in range(0, length, PIECE_BYTES):
             yield archive.retrieve.read(location, offset + at, min(PIECE_BYTES, length - at))

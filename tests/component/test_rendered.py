@@ -422,9 +422,25 @@ def test_documents_as_they_were_put_in(web: Web, sop_class: str, media_type: str
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, media_type, content)
     assert ("content-security-policy" in answer.headers) == media_type.startswith("text/")
     assert web.get(where + "/rendered", media_type).content == content
+    expect_ranges(web, where + "/rendered", content)
     refused = web.get(where + "/rendered", "image/jpeg")
     assert (refused.status_code, media_type in refused.json()["detail"]) == (406, True)
     assert opened(web.get(where + "/thumbnail"), "image/jpeg").size == (128, 128)
+
+
+def expect_ranges(web: Web, where: str, whole: bytes) -> None:
+    """Players and readers of documents ask for parts (RFC 9110 14)."""
+    size, tag = len(whole), web.get(where).headers["etag"]
+    for asked, first, last in (
+        ("0-0", 0, 0), ("3-", 3, size - 1), (f"{size // 2}-{size // 2 + 5}", size // 2, size // 2 + 5),
+        ("-7", size - 7, size - 1), (f"5-{size * 2}", 5, size - 1),
+    ):  # fmt: skip
+        part = web.get(where, headers={"Range": f"bytes={asked}", "If-Range": tag})
+        assert (part.status_code, part.headers["content-range"]) == (206, f"bytes {first}-{last}/{size}")
+        assert part.content == whole[first : last + 1]
+    assert web.get(where, headers={"Range": f"bytes={size}-"}).status_code == 416
+    changed = web.get(where, headers={"Range": "bytes=0-3", "If-Range": '"another"'})
+    assert (changed.status_code, changed.content) == (200, whole)
 
 
 def test_video_as_it_is(web: Web) -> None:
@@ -439,6 +455,7 @@ def test_video_as_it_is(web: Web) -> None:
     shown = web.get(path(ds) + "/rendered", "video/mp4")
     assert (shown.status_code, shown.headers["content-type"]) == (200, "video/mp4")
     assert shown.content.rstrip(b"\0") == stream.rstrip(b"\0")
+    expect_ranges(web, path(ds) + "/rendered", shown.content)
     assert web.get(path(ds) + "/rendered").headers["content-type"] == "video/mp4"
     assert web.get(path(ds) + "/rendered", "image/jpeg").status_code == 406
     assert opened(web.get(path(ds) + "/thumbnail"), "image/jpeg").size == (128, 128)

@@ -8,6 +8,7 @@ from dicomweb.bulkdata import byte_range
 from dicomweb.errors import RangeNotSatisfiable
 from dicomweb.frames import numbers
 from dicomweb.rendered import WHOLE, parse_quality, parse_viewport, parse_window
+from dicomweb.rendered.documents import cut
 from pacs.errors import InvalidInput
 
 
@@ -82,3 +83,12 @@ def test_ranges_beyond_the_end() -> None:
     for header in ("bytes=100-", "bytes=1000-1001", "bytes=-0"):
         with pytest.raises(RangeNotSatisfiable):
             byte_range(header, 100)
+
+
+def test_parts_of_fragments_are_those_of_the_whole() -> None:
+    spans, whole = [(10, 4), (100, 0), (200, 7), (300, 1)], list(range(12))
+    places = [offset + at for offset, length in spans for at in range(length)]
+    for start in whole:
+        for end in range(start, 13):
+            found = [offset + at for offset, length in cut(spans, start, end) for at in range(length)]
+            assert found == places[start:end]

@@ -35,6 +35,7 @@ class Right(StrEnum):
     DELETE = "delete"
     PROCESS = "process"
     ADMIN = "admin"
+    METRICS = "metrics"
 
 
 ALL_RIGHTS = frozenset(Right)

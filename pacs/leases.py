@@ -23,12 +23,15 @@ from pacs.dicom.ups import Attributes, State
 from pacs.dicom.ups_events import Report
 from pacs.errors import StateConflict
 from pacs.events import Events
-from pacs.index import changes, subscriptions, workitems
+from pacs.index import changes, subscriptions, waiting, workitems
 from pacs.index.engine import Index
 from pacs.index.workitems import WorkitemRow
 from pacs.subscriptions import Subscriptions
 
 T = TypeVar("T")
+
+AHEAD = 64
+"""Workitems of a plug-in that are announced before they are taken: more than a plug-in has workers, as a rule."""
 
 RETRY_AFTER_S = 2.0
 """The wait after each lost worker but the first, times their number: a task that kills must not take all along."""
@@ -101,7 +104,7 @@ class Leases(Subscriptions):
         token, transaction_uid = secrets.token_hex(16), uids.new()
 
         def work(conn: Connection) -> WorkitemRow | None:
-            row = workitems.claim(conn, plugins, worker, token, transaction_uid, now, now + lease_s)
+            row = waiting.claim(conn, plugins, worker, token, transaction_uid, now, now + lease_s)
             if row is not None:
                 first = row.transaction_uid == transaction_uid  # a later attempt goes on where it was IN PROGRESS
                 reports = [ups_events.state_report(row.attributes)] if first else []
@@ -246,8 +249,14 @@ class Leases(Subscriptions):
         return reaped
 
     def due_offers(self, now: float, again_after_s: float = 10.0) -> list[Offer]:
-        """Workitems that wait for a worker and were not announced for `again_after_s`; they now count as announced."""
-        found = self._index.transact(lambda conn: workitems.offer(conn, now, now - again_after_s))
+        """Workitems that wait for a worker and were not announced for `again_after_s`; they now count as announced.
+
+        The first `AHEAD` of each plug-in alone: whoever hears one takes what is behind it as well.
+        """
+        before = now - again_after_s
+        with self._index.read() as conn:
+            due = waiting.unannounced(conn, now, before, AHEAD)
+        found = self._index.transact(lambda conn: waiting.announced(conn, due, now, before)) if due else []
         return [Offer(uid, plugin, attempt, int(now * 1000)) for uid, plugin, attempt in found]
 
     def expire(self, now: float) -> int:

@@ -205,43 +205,14 @@ def save(conn: Connection, uid: str, values: Mapping[str, Any], *conditions: Col
 # The lease -----------------------------------------------------------------------------------------------------------
 
 
-def _claimable(now: float) -> ColumnElement[bool]:
+def claimable(now: float) -> ColumnElement[bool]:
+    """Whether a worker of ours may take it."""
     free = and_(t.state == State.IN_PROGRESS, t.worker.is_not(None), t.lease_token.is_(None))
     return and_(
         or_(t.state == State.SCHEDULED, free),
         t.cancel_requested == 0,
         or_(t.not_before.is_(None), t.not_before <= now),
     )
-
-
-def claim(
-    conn: Connection, plugins: Sequence[str], worker: str, token: str, transaction_uid: str, now: float, until: float
-) -> WorkitemRow | None:
-    """The most urgent, then oldest, Workitem that is free, now leased to `worker`: one conditional UPDATE."""
-    wanted = (
-        select(t.uid)
-        .where(t.plugin.in_(plugins), _claimable(now))
-        .order_by(t.priority, t.created_at, t.uid)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # PostgreSQL: two claims at once take different rows
-    )
-    found = conn.execute(
-        update(schema.workitem)
-        .where(t.uid == wanted.scalar_subquery(), _claimable(now))
-        .values(
-            state=State.IN_PROGRESS,
-            attempt=t.attempt + 1,
-            lease_token=token,
-            lease_until=until,
-            worker=worker,
-            transaction_uid=func.coalesce(t.transaction_uid, transaction_uid),
-            progress=0.0,
-            message="",
-            updated_at=now,
-        )
-        .returning(schema.workitem)
-    ).first()
-    return None if found is None else row(found)
 
 
 def leased(token: str) -> ColumnElement[bool]:
@@ -255,26 +226,6 @@ def expired(conn: Connection, now: float) -> list[WorkitemRow]:
         t.state == State.IN_PROGRESS, t.lease_token.is_not(None), t.lease_until < now
     )
     return [row(found) for found in conn.execute(wanted.order_by(t.lease_until).limit(100))]
-
-
-def offer(conn: Connection, now: float, offered_before: float, limit: int = 500) -> list[tuple[str, str, int]]:
-    """(UID, plug-in, attempt) of free Workitems of plug-ins that were not offered since; marks them as offered."""
-    wanted = (
-        select(t.uid)
-        .where(t.plugin.is_not(None), _claimable(now), or_(t.offered_at.is_(None), t.offered_at <= offered_before))
-        .order_by(t.priority, t.created_at)
-        .limit(limit)
-    )
-    uids = list(conn.execute(wanted).scalars())
-    if not uids:
-        return []
-    marked = (
-        update(schema.workitem)
-        .where(t.uid.in_(uids), or_(t.offered_at.is_(None), t.offered_at <= offered_before))
-        .values(offered_at=now)
-        .returning(t.uid, t.plugin, t.attempt)
-    )
-    return [(uid, plugin, attempt) for uid, plugin, attempt in conn.execute(marked)]
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

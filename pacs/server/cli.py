@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     create = token.add_parser("create", help="print a new token, as the last line")
     common(create)
     create.add_argument("--name", required=True, help="whose it is; recorded with all that is done with it")
-    create.add_argument("--rights", default="", metavar="R,R", help="query,read,store,delete,process,admin")
+    create.add_argument("--rights", default="", metavar="R,R", help="query,read,store,delete,process,admin,metrics")
     create.add_argument("--days", type=float, help="expires after so many days; default: never")
     create.set_defaults(run=_token_create)
     revoke = token.add_parser("revoke", help="end every token and session of a name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from starlette.routing import BaseRoute
 import analysis.routes
 import dicomweb.app
 import viewer
+from analysis import workforce_routes
+from analysis.metrics import exposition
 from analysis.queue import Dispatcher, open_queue
 from analysis.registry import Registry
 from analysis.results import renditions
@@ -27,8 +30,9 @@ from pacs.dimse import identity, tls
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.forward import Forward
 from pacs.known_aes import KnownAEs
-from pacs.server import api, api_corrections, api_deliveries, doors, openapi
+from pacs.server import api, api_corrections, api_deliveries, doors, metrics, openapi
 from pacs.stow_client import StowCourier
+from pacs.workforce import Attendance, Workforce
 from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
@@ -67,6 +71,11 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
     if not doors_open:
         if settings.index == "sqlite" or settings.objects == "files":
             raise InvalidInput("workers of their own need what all can reach: PostgreSQL as index and S3 for objects")
+        if settings.worker_metrics and not settings.behind_tls_proxy:
+            door = doors.parse(settings.worker_metrics, "worker_metrics")
+            if not door.is_loopback:
+                raise InvalidInput(f"setting worker_metrics: {door} is open to the network without TLS; keep to a "
+                                   "loopback address, or put a TLS proxy in front and set behind_tls_proxy")  # fmt: skip
         return
     if not doors.parse(settings.http, "http").is_loopback and not settings.behind_tls_proxy:
         raise InvalidInput(
@@ -98,7 +107,9 @@ def build(settings: Settings, *, events: Events | None = None, alone: bool = Tru
         archive.removal.sweep()  # what a crash cut short
     return archive.with_services(
         auth=Auth(archive.index, settings.aes),
-        worklist=Worklist(archive.index, archive.events, max_attempts=settings.max_attempts),
+        worklist=Worklist(
+            archive.index, archive.events, max_attempts=settings.max_attempts, retry_hours=settings.retry_hours
+        ),
         decoding=DecodingPool(settings.decoders),
     )
 
@@ -115,13 +126,15 @@ class Parts:
             raise InvalidInput(
                 f"no plug-in named {', '.join(sorted(unknown))}; installed: {', '.join(self.registry.ids)}"
             )
-        self.plugin_ids = plugins or self.registry.ids
         self._trigger = Trigger(archive, self.registry)
         self._queue = open_queue(settings.queue, archive.events)
         known = self.registry.ids if settings.queue == "local" else None  # on Redis, workers elsewhere may know others
         self._dispatcher = Dispatcher(archive, self._queue, known=known)
-        self._worker = Worker(archive, self.registry, self._queue, plugins=self.plugin_ids, slots=slots)
+        self._worker = Worker(archive, self.registry, self._queue, plugins=plugins, slots=slots)
+        self.plugin_ids = self._worker.plugins
         self._worker.start()
+        self.workforce = Workforce(archive.index, shared=settings.index != "sqlite")
+        self._attendance = Attendance(self.workforce, lambda: self._worker.post)
         self._committing = committing(archive)
         self._events = event_courier(archive)
         self.forward = Forward(archive, partial(courier, archive))
@@ -147,8 +160,13 @@ class Parts:
         wrong = self._queue.health()
         return {"queue": wrong} if wrong else {}
 
+    def metrics(self) -> str:
+        """What Prometheus reads. Raises Unavailable."""
+        return exposition(self.workforce, self._worker, time.time())
+
     def close(self) -> None:
         """Give leases back and let go of the queue."""
+        self._attendance.close()
         self._care.close()
         self.forward.close()
         self._events.close()
@@ -184,22 +202,24 @@ def courier(archive: Archive, destination: Destination) -> Courier:
     return StoreCourier(archive, destination.to)
 
 
-def routes(archive: Archive, parts: Parts) -> Routes:
-    """Everything that is mounted besides health and the JSON API."""
 def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None) -> list[Row]:
     """The whole table of the JSON API, and the document that is made from it."""
     return openapi.rows(
         [
             *api.rows(archive, stopping),
             *analysis.routes.rows(archive, parts.registry),
+            *workforce_routes.rows(parts.workforce),
             *api_deliveries.rows(parts.forward),
             *api_corrections.rows(archive),
         ]
     )
 
 
+def routes(archive: Archive, parts: Parts) -> Routes:
+    """Everything that is mounted besides health and the JSON API."""
     return [
         *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
+        metrics.route(parts.metrics),
         *viewer.routes(),
     ]
 

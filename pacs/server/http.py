@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE = "m3dicom_session"
 OPEN_PATHS = ("/api", "/api/openapi.json", "/api/login", "/api/logout")
-GUARDED_PREFIXES = ("/dicom-web", "/api")
+GUARDED_PREFIXES = ("/dicom-web", "/api", "/metrics")
 SMALL_BODY_BYTES = 64 << 10
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 

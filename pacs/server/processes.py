@@ -34,6 +34,7 @@ from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput
 from pacs.server import api_mount, collector, compose, doors, http, wire
+from pacs.server.metrics import MetricsDoor
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import Shelf, Shelving
 
@@ -352,6 +353,7 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
         signal.signal(number, lambda *_: asked.set())
     with contextlib.closing(compose.build(settings)) as archive:
         parts = compose.Parts(archive, plugins=plugins, slots=max(1, settings.workers))
+        door = _metrics_door(archive, parts)
         try:
             log.info("worker: plug-ins %s", ", ".join(parts.plugin_ids) or "none")
             while not asked.wait(SCHEDULER_PERIOD_S):
@@ -359,5 +361,20 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
                     log.error("worker: a thread has stopped")
                     return 1
         finally:
+            if door is not None:
+                door.close()
             parts.close()
     return 0
+
+
+def _metrics_door(archive: Archive, parts: compose.Parts) -> MetricsDoor | None:
+    settings = archive.settings
+    if not settings.worker_metrics:
+        return None
+    door = doors.parse(settings.worker_metrics, "worker_metrics")
+    try:
+        opened = MetricsDoor(door, archive.auth, parts.metrics)
+    except OSError as error:
+        raise InvalidInput(f"setting worker_metrics: cannot listen on {door}: {error.strerror}") from error
+    log.info("worker: metrics at http://%s/metrics", opened.address)
+    return opened

@@ -275,4 +275,51 @@ class ImageFindings:
     spacing: tuple[float, float] = (1.0, 1.0)  # mm (rows, columns) that the analysis used
 
 
-Emitted = LabelMap | Surface | VolumeReport | ImageFindings
+Emitted = LabelMap | Surface | VolumeRendering | Turntable | VolumeReport | ImageFindings
+
+
+# What a batch hands to a plug-in that reduces it ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding or measured segment as the report of a task says it. `identifier` is its id in picture and report."""
+
+    tracking_uid: str
+    identifier: str
+    finding: Code | None
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task of a batch gave; no patient data. `target`: UID of the study, series or instance it worked on."""
+
+    study_instance_uid: str
+    target: str
+    label: str
+    workitem_uid: str
+    completed: bool
+    reason: str  # why it was not completed
+    version: str
+    parameters: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    conclusion: str
+    sop_instance_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a batch comes to: becomes CSV, and an SR in the archive. Cells are texts, numbers or None."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+    summary: str = ""  # in words, a sentence or two
+
+
+class Reducing(Plugin, Protocol):
+    """A plug-in with a word to say on a whole batch."""
+
+    def reduce(self, ctx: Context, results: Sequence[TaskResult], params: Any) -> Table:
+        """One table of all results; `ctx` has no inputs and emits nothing."""

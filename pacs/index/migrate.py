@@ -7,6 +7,7 @@ from sqlalchemy import Connection, delete, insert, inspect, select, text
 from pacs.errors import Unavailable
 from pacs.index import (
     aside,
+    batches,
     commitments,
     corrections,
     damage,
@@ -14,11 +15,15 @@ from pacs.index import (
     journal,
     schema,
     subscriptions,
+    verdicts,
     workers,
     workitems,
 )
 
-TOPICS = (schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions, workers)
+TOPICS = (
+    schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions, workers, batches,
+    verdicts,
+)  # fmt: skip
 """Modules whose import puts their tables on the one metadata."""
 
 HALF_BUILT = "rebuilding"

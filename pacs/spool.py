@@ -21,6 +21,9 @@ from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 
 IN_MEMORY_BYTES = 1 << 20
+MOST_LEAD_BYTES = mmap.PAGESIZE
+"""Memory beyond that: for a store's own bytes in front of the object, and zeros behind it."""
+
 SUFFIX = ".part"
 
 
@@ -81,23 +84,26 @@ class TemporaryFile:
 
 
 class Buffers:
-    """Memory for spools, used again and again: fresh memory costs a page fault every 4 KiB. Safe from any thread."""
+    """Memory for spools, used again and again: fresh memory costs a page fault every 4 KiB. Safe from any thread.
+
+    It begins on a page, so that a disk can take it as it is, past the kernel's cache.
+    """
 
     def __init__(self, kept: int = 8) -> None:
         """At most `kept` are kept while nobody uses them."""
-        self._free: deque[bytearray] = deque(maxlen=kept)
+        self._free: deque[mmap.mmap] = deque(maxlen=kept)
 
-    def take(self) -> bytearray:
-        """`IN_MEMORY_BYTES` of memory with anything in it."""
+    def take(self) -> mmap.mmap:
+        """`IN_MEMORY_BYTES` of memory with anything in it, and room for a lead and the rest of its last page."""
         try:
             return self._free.pop()
         except IndexError:
-            return bytearray(IN_MEMORY_BYTES)
+            return mmap.mmap(-1, IN_MEMORY_BYTES + MOST_LEAD_BYTES)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: mmap.mmap) -> None:
         """Have it back, unless somebody still looks at it."""
         with suppress(BufferError):
-            buffer.append(buffer.pop())  # impossible under a view
+            buffer.resize(len(buffer))  # impossible under a view
             self._free.append(buffer)
 
 
@@ -109,23 +115,26 @@ class Spool:
         folder: Path,
         *,
         reserve: int = 0,
+        lead: int = 0,
         limit: int | None = None,
         backing: Callable[[], Backing] | None = None,
         buffers: Buffers | None = None,
     ) -> None:
         """`reserve` bytes are left free in front; more than `limit` bytes behind them raise TooLarge.
 
-        `backing` is asked for a place once the bytes are too many for memory; by default a file in `folder`.
+        `backing` is asked for a place once the bytes are too many for memory; by default a file in `folder`. In memory
+        `lead` bytes come before the reserve, for the store alone (`blocks`).
         """
         self._new_backing = backing or (lambda: TemporaryFile(folder))
         self._buffers = buffers or Buffers()
-        self._buffer: bytearray | None = self._buffers.take()
-        self._buffer[:reserve] = bytes(reserve)
+        self._buffer: mmap.mmap | None = self._buffers.take()
+        self._buffer[lead : lead + reserve] = bytes(reserve)
         self._limit = limit
         self._hash = Digest()
         self._map: mmap.mmap | None = None
         self._mapped_from = 0
         self.backing: Backing | None = None
+        self.lead = lead
         self.reserve = reserve
         self.size = reserve
 
@@ -141,7 +150,8 @@ class Spool:
         if self.size + wanted > IN_MEMORY_BYTES:
             self._leave_memory()
             return memoryview(self._buffer)[:wanted]
-        return memoryview(self._buffer)[self.size : self.size + wanted]
+        at = self.lead + self.size
+        return memoryview(self._buffer)[at : at + wanted]
 
     def filled(self, count: int) -> None:
         """The next `count` bytes are where `room` said. Raises TooLarge, OutOfResources or Unavailable."""
@@ -149,7 +159,8 @@ class Spool:
         self._admit(count)
         with memoryview(self._buffer) as whole:
             if self.backing is None:
-                with whole[self.size : self.size + count] as view:
+                at = self.lead + self.size
+                with whole[at : at + count] as view:
                     self._hash.update(view)
                 self.size += count
             else:
@@ -165,7 +176,8 @@ class Spool:
         if self.backing is None:
             assert self._buffer is not None
             if self.size + len(view) <= IN_MEMORY_BYTES:
-                self._buffer[self.size : self.size + len(view)] = view
+                at = self.lead + self.size
+                self._buffer[at : at + len(view)] = view
                 self.size += len(view)
                 return
             self._leave_memory()
@@ -182,7 +194,7 @@ class Spool:
         except OSError as error:
             raise failed(error, "spool an object") from error
         size, self.size = self.size, 0
-        with memoryview(self._buffer) as whole, whole[:size] as held:
+        with memoryview(self._buffer) as whole, whole[self.lead : self.lead + size] as held:
             self._append(held)
 
     def _append(self, view: memoryview) -> None:
@@ -215,7 +227,7 @@ class Spool:
         assert len(header) == self.reserve
         if self.backing is None:
             assert self._buffer is not None
-            self._buffer[: self.reserve] = header
+            self._buffer[self.lead : self.lead + self.reserve] = header
             return
         try:
             os.pwrite(self.backing.fd, header, self.backing.base)
@@ -226,13 +238,25 @@ class Spool:
         """All bytes, the reserve included, without a copy; release it before `discard`."""
         if self.backing is None:
             assert self._buffer is not None
-            return memoryview(self._buffer)[: self.size].toreadonly()
+            return memoryview(self._buffer)[self.lead : self.lead + self.size].toreadonly()
         base = self.backing.base
         if self._map is None or len(self._map) != base - self._mapped_from + self.size:
             self._mapped_from = base // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             length = base - self._mapped_from + self.size
             self._map = mmap.mmap(self.backing.fd, length, prot=mmap.PROT_READ, offset=self._mapped_from)
         return memoryview(self._map)[base - self._mapped_from :]
+
+    def blocks(self, size: int) -> memoryview:
+        """Lead and all bytes, and zeros up to a multiple of `size`, beginning on a page; release it before `discard`.
+
+        Only for what is in memory.
+        """
+        assert self._buffer is not None
+        assert self.backing is None
+        end = self.lead + self.size
+        whole = -(-end // size) * size
+        self._buffer[end:whole] = bytes(whole - end)
+        return memoryview(self._buffer)[:whole]
 
     def taken(self) -> None:
         """Told by a store that has made the backing its own: it is no longer ours to drop."""

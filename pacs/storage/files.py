@@ -24,6 +24,7 @@ from pacs.spool import Backing, Buffers, Spool
 from pacs.storage import records, segments
 from pacs.storage.base import CHUNK, Locator, Placed, Recorded, Unproven, small_name, span
 from pacs.storage.records import ALIVE, BLOCK, HEADER_BYTES, Record
+from pacs.storage.room import Ahead
 from pacs.storage.segments import MARKER, Region, Segment, SegmentClosed, sync_folder
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,13 @@ class _File:
 class FileStore:
     """Objects under `root/objects`, small ones under `root/small`, arriving bytes under `root/spool`."""
 
-    def __init__(self, root: Path, segment_bytes: int = SEGMENT_BYTES, *, alone: bool = True) -> None:
-        """With `alone` what a crash left in the spool is swept away: nobody else may be using it."""
+    def __init__(
+        self, root: Path, segment_bytes: int = SEGMENT_BYTES, *, alone: bool = True, direct: bool = True
+    ) -> None:
+        """With `alone` what a crash left in the spool is swept away: nobody else may be using it.
+
+        Without `direct` everything goes through the page cache, as on a file system that has nothing else.
+        """
         self._objects, self._small, self._spool = (root / name for name in ("objects", "small", "spool"))
         self._segment_bytes = segment_bytes
         try:
@@ -107,6 +113,8 @@ class FileStore:
             spooling.sweep(self._spool)
         self._lock = threading.Lock()
         self._buffers = Buffers()
+        self._direct = direct
+        self._ahead = Ahead()
         self._make_durable: Callable[[], None] = lambda: None
         self._shared: Segment | None = None
         self._lanes: deque[Segment] = deque()
@@ -126,7 +134,9 @@ class FileStore:
 
     def spool(self, reserve: int, limit: int | None) -> Spool:
         """A spool that writes straight to a segment once it is too large for memory."""
-        return Spool(self._spool, reserve=reserve, limit=limit, backing=self._lane, buffers=self._buffers)
+        return Spool(
+            self._spool, reserve=reserve, lead=HEADER_BYTES, limit=limit, backing=self._lane, buffers=self._buffers
+        )
 
     @property
     def arriving(self) -> int:
@@ -138,9 +148,11 @@ class FileStore:
             segment = self._lanes.popleft() if self._lanes else None
         return Lane(self, segment or self._new_segment())
 
-    def _new_segment(self) -> Segment:
+    def _new_segment(self, *, eager: bool = False, direct: bool = False) -> Segment:
         try:
-            segment = Segment(self._objects, lambda: self._make_durable())
+            segment = Segment(
+                self._objects, lambda: self._make_durable(), direct=direct, end=self._segment_bytes, eager=eager
+            )
         except OSError as error:
             raise spooling.failed(error, "store an object") from error
         self._active[segment.name] = segment
@@ -183,14 +195,13 @@ class FileStore:
         if isinstance(spool.backing, Lane) and spool.backing.segment.name in self._active:
             segment, (record, ticket) = self._finish(spool, spool.backing, redo)
         else:
-            with spool.view() as view, view[: spool.reserve] as head, view[spool.reserve :] as rest:
-                segment, (record, ticket) = self._append(head, rest, spool.plain_digest(), redo)
+            assert spool.lead == HEADER_BYTES, "a spool of this store"
+            with spool.blocks(BLOCK) as blocks:
+                segment, (record, ticket) = self._append(blocks, spool, redo)
             spool.discard()
         return InSegment(Locator(segment.name, record.offset, record.length), self, segment, ticket)
 
-    def _append(
-        self, head: memoryview, rest: memoryview, digest: bytes, redo: bool
-    ) -> tuple[Segment, tuple[Record, int]]:
+    def _append(self, blocks: memoryview, spool: Spool, redo: bool) -> tuple[Segment, tuple[Record, int]]:
         while True:
             with self._lock:
                 segment = self._shared
@@ -198,9 +209,11 @@ class FileStore:
                     if segment is not None:
                         self._retired.append(segment)
                     self._shared = None
-                    segment = self._shared = self._new_segment()
+                    segment = self._shared = self._new_segment(eager=segment is not None, direct=self._direct)
+                if segment.wants_room:
+                    self._ahead.look(segment)
             try:
-                return segment, segment.append(head, rest, digest, redo=redo)
+                return segment, segment.append(blocks, spool.size, spool.reserve, spool.plain_digest(), redo=redo)
             except SegmentClosed:
                 continue
 
@@ -509,6 +522,7 @@ class FileStore:
 
     def close(self) -> None:
         """Seal every segment: what was put is durable then."""
+        self._ahead.close()
         with self._lock:
             self._shared = None
             self._lanes.clear()

@@ -7,6 +7,7 @@ known to be on the disk. A marker that nobody holds is what a crash left: the re
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -24,17 +25,12 @@ from pacs.errors import OutOfResources, Unavailable
 from pacs.storage import kernel, records
 from pacs.storage.base import Unproven
 from pacs.storage.records import BLOCK, HEADER_BYTES, Record
+from pacs.storage.room import STEP_BYTES, Room
 
 log = logging.getLogger(__name__)
 
 SUFFIX, MARKER, NEW_MARKER = ".seg", ".open", ".new"
-STEP_BYTES = 16 << 20
-"""How much is set aside at a time: syncing into blocks that a file already has is quicker."""
-
-ROOMY_BYTES = 1 << 30
-"""With less than that free on the disk nothing is set aside: the index needs its last blocks, too."""
-
-MARK_BYTES = 4 << 20
+MARK_BYTES = 32 << 20
 """How much may be durable without the marker saying so: what a start after a crash reads again."""
 
 WORTH_STARTING = 128 << 10
@@ -50,8 +46,20 @@ class SegmentClosed(Exception):
 class Segment:
     """One segment that is being written. Several threads may append; a region of unknown length wants it alone."""
 
-    def __init__(self, folder: Path, make_durable: Callable[[], None] = lambda: None) -> None:
-        """A new one, its name durable; `make_durable` is called before the marker moves. Raises OSError."""
+    def __init__(
+        self,
+        folder: Path,
+        make_durable: Callable[[], None] = lambda: None,
+        *,
+        direct: bool = False,
+        end: int = 0,
+        eager: bool = False,
+    ) -> None:
+        """A new one, its name durable; `make_durable` is called before the marker moves. Raises OSError.
+
+        With `direct` objects are written past the page cache, where the file system can; nothing is written ahead
+        beyond `end` then, and as far as can be for who is `eager` (`pacs.storage.room`).
+        """
         self._make_durable = make_durable
         self.nonce = secrets.token_bytes(records.NONCE_BYTES)
         self.name = f"{time.time_ns():016x}-{self.nonce.hex()[:8]}{SUFFIX}"
@@ -67,6 +75,7 @@ class Segment:
                 _write_all(self.fd, [records.first_block(self.nonce)], 0)
                 os.fdatasync(self.fd)
                 sync_folder(folder)
+                self._direct = _open_direct(self._path) if direct else None
             except BaseException:
                 os.close(self.fd)
                 self._path.unlink()
@@ -76,9 +85,10 @@ class Segment:
             self._marker_path.unlink()
             raise
         self._changed = threading.Condition()
+        self._room = Room(self.fd, self._direct, end, self._changed, eager=eager)
         self._tail = BLOCK
-        self._set_aside = BLOCK
         self._writing: set[int] = set()  # where records begin that are not written yet
+        self._unsynced: set[int] = set()  # where records begin that are written and wait for a sync
         self._unfiled: set[int] = set()  # where records begin that would have to be filed again
         self._started = self._finished = 0  # syncs, counted
         self._syncing = self._closed = False
@@ -91,45 +101,86 @@ class Segment:
         """Where the next record would begin."""
         return self._tail
 
-    def append(self, head: memoryview, rest: memoryview, digest: bytes, *, redo: bool = False) -> tuple[Record, int]:
-        """The record of an object in two parts, readable now, and the ticket to `wait` for its durability with.
+    @property
+    def wants_room(self) -> bool:
+        """Whether something should be written ahead."""
+        return not self._closed and self._room.lacks(self._tail)
 
-        Raises SegmentClosed, OutOfResources or Unavailable; nothing is left then.
+    def write_ahead(self) -> float:
+        """How many seconds it took to write a piece of zeros behind the records."""
+        return self._room.write_ahead(lambda: self._tail)
+
+    def append(
+        self, blocks: memoryview, length: int, reserve: int, digest: bytes, *, redo: bool = False
+    ) -> tuple[Record, int]:
+        """The record of an object, readable now, and the ticket to `wait` for its durability with.
+
+        `blocks` are whole ones that begin on a page of memory: room for a header, the object of that `length`, zeros.
+        Who puts with `redo`, and so alone, waits at once: the record may be durable already. Raises SegmentClosed,
+        OutOfResources or Unavailable; nothing is left then.
         """
-        length = len(head) + len(rest)
         with self._changed:
-            at = self._begin(length)
+            at = self._begin(len(blocks))
             if redo:
                 self._unfiled.add(at)
-            self._tail = records.aligned(at + HEADER_BYTES + length)
-        try:
+            self._tail = at + len(blocks)
+        with blocks[HEADER_BYTES : HEADER_BYTES + reserve] as head:
             header = records.header(self.nonce, at, length, head, digest, redo=redo)
-            _write_all(self.fd, [header, head, rest], at)
-            if length >= WORTH_STARTING:
-                kernel.start_writing(self.fd, at, HEADER_BYTES + length)
+        blocks[:HEADER_BYTES] = header
+        try:
+            durable = self._write(blocks, at, HEADER_BYTES + length, durable=redo)
         except OSError as error:
             self._spoil(at, length)
             raise spooling.failed(error, "store an object") from error
-        return Record(at, length, len(head), 0, digest), self._written(at)
+        return Record(at, length, reserve, 0, digest), self._written(at, durable=durable)
+
+    def _write(self, blocks: memoryview, at: int, length: int, *, durable: bool) -> bool:
+        """Whether what has been written is on the disk. Raises OSError."""
+        if self._direct is not None:
+            try:
+                done = os.pwritev(self._direct, [blocks], at, os.RWF_DSYNC if durable else 0)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # this file system wants more than whole blocks
+                    if error.errno == errno.EIO:
+                        self.failure = spooling.failed(error, "store an object")
+                    raise
+                done = 0
+            if done == len(blocks):
+                return durable
+        _write_all(self.fd, [blocks[:length]], at)
+        if length >= WORTH_STARTING:
+            kernel.start_writing(self.fd, at, length)
+        return False
 
     def _begin(self, length: int) -> int:
-        """Where a record begins, with room set aside for it; with the lock held. Raises SegmentClosed."""
-        if self._closed:
-            raise SegmentClosed
-        at = self._tail
-        if at + HEADER_BYTES + length > self._set_aside:
-            wanted = max(STEP_BYTES, records.aligned(HEADER_BYTES + length))
-            self._preallocate(at, wanted)
-            self._set_aside = at + wanted
+        """Where a record of that many bytes begins, with room for it; the lock is held. Raises SegmentClosed."""
+        while True:
+            if self._closed:
+                raise SegmentClosed
+            at = self._tail
+            self._room.have(at, at + length)
+            if at == self._tail:  # nobody was quicker while zeros were waited for
+                break
         self._writing.add(at)
         return at
 
-    def _written(self, at: int) -> int:
-        """The ticket of a record that has been written whole."""
+    def _written(self, at: int, *, durable: bool = False) -> int:
+        """The ticket of a record that has been written whole; what is `durable` waits for nothing."""
         with self._changed:
             self._writing.discard(at)
+            if durable:
+                self._durable = max(self._durable, self._unproven())
+                self._mark()
+                ticket = 0
+            else:
+                self._unsynced.add(at)
+                ticket = self._started + 1  # a sync that runs now may have begun before the last byte
             self._changed.notify_all()
-            return self._started + 1  # a sync that runs now may have begun before the last byte
+            return ticket
+
+    def _unproven(self) -> int:
+        """Where the first record begins that may not be on the disk, or the next one would; with the lock held."""
+        return min(min(self._writing, default=self._tail), min(self._unsynced, default=self._tail))
 
     def _spoil(self, at: int, length: int) -> None:
         """Leave nothing of a record that could not be written; a segment where even that fails is not used again."""
@@ -152,7 +203,7 @@ class Segment:
     def region(self) -> Region:
         """Room for one object of unknown length, with nobody else appending until it is finished or dropped."""
         with self._changed:
-            return Region(self, self._begin(0))
+            return Region(self, self._begin(HEADER_BYTES))
 
     def finish(self, at: int, head: bytes, length: int, digest: bytes, *, redo: bool = False) -> tuple[Record, int]:
         """The record of a region whose object has been written behind its first bytes, and the ticket to wait with."""
@@ -172,23 +223,15 @@ class Segment:
         """Forget a region and what was written to it."""
         with suppress(OSError):
             os.ftruncate(self.fd, at)
-        self._set_aside = at
         with self._changed:
+            self._room.forget(at)
             self._writing.discard(at)
             self._changed.notify_all()
 
     def set_aside(self, end: int) -> None:
         """Have blocks for a region that grows to `end`."""
-        if end > self._set_aside:
-            self._preallocate(self._set_aside, STEP_BYTES)
-            self._set_aside += max(STEP_BYTES, end - self._set_aside)
-
-    def _preallocate(self, at: int, length: int) -> None:
-        """Have blocks for a range, unless the disk is nearly full; the write itself will tell if it is full."""
-        with suppress(OSError):
-            disk = os.fstatvfs(self.fd)
-            if disk.f_bavail * disk.f_frsize >= ROOMY_BYTES:
-                kernel.preallocate(self.fd, at, length)
+        with self._changed:
+            self._room.have(self._tail, end)
 
     def wait(self, ticket: int) -> None:
         """Return once a sync has ended that began after the ticket was given; whoever comes first does it for all.
@@ -206,6 +249,7 @@ class Segment:
                 self._started += 1
                 mine = self._started
                 proven = min(self._writing, default=self._tail)
+                covered = set(self._unsynced)
                 self._changed.release()
                 failure: OutOfResources | Unavailable | None = None
                 try:
@@ -218,6 +262,7 @@ class Segment:
                     self._changed.notify_all()
                 if failure is None:
                     self._finished = mine
+                    self._unsynced -= covered
                     self._durable = max(self._durable, proven)
                     self._mark()
                 else:
@@ -262,14 +307,15 @@ class Segment:
         """
         with self._changed:
             self._closed = True
+            self._room.close()
             if not self._changed.wait_for(lambda: not self._writing and not self._unfiled, patience_s):
                 raise Unavailable("an object is still being written or filed")
             ticket = self._started + 1
         self.wait(ticket)
         self._make_durable()
         try:
-            size = os.fstat(self.fd).st_size
-            os.ftruncate(self.fd, size)  # gives back what was set aside
+            size = min(os.fstat(self.fd).st_size, self._tail)
+            os.ftruncate(self.fd, size)  # gives back what was set aside or written ahead
             if next(walk_records(self.fd, self.nonce, size), None) is None:
                 self._path.unlink()
             self._marker_path.unlink()
@@ -277,6 +323,8 @@ class Segment:
         except OSError as error:
             raise spooling.failed(error, "seal a segment") from error
         os.close(self.fd)
+        if self._direct is not None:
+            os.close(self._direct)
         os.close(self._marker)
 
 
@@ -336,11 +384,24 @@ def walk_records(fd: int, nonce: bytes, end: int, start: int = BLOCK) -> Iterato
                 yield record
             at = record.end
             continue
+        at = _next_data(fd, at + BLOCK, end)
+
+
+def _next_data(fd: int, at: int, end: int) -> int:
+    """The next block at or behind `at` that may hold anything; holes are passed over, and zeros written ahead."""
+    wanted = BLOCK  # most often there is something at once
+    while at < end:
         try:
-            data = os.lseek(fd, at, os.SEEK_DATA) // BLOCK * BLOCK
+            at = max(at, os.lseek(fd, at, os.SEEK_DATA) // BLOCK * BLOCK)
         except OSError:  # no data follows
-            return
-        at = data if data > at else at + BLOCK
+            return end
+        piece = os.pread(fd, wanted, at)
+        if kept := len(piece.lstrip(b"\0")):
+            return at + (len(piece) - kept) // BLOCK * BLOCK
+        if not piece:
+            return end
+        at, wanted = at + len(piece), _READ
+    return end
 
 
 def erase(fd: int, at: int, length: int) -> None:
@@ -399,6 +460,16 @@ def _is_sound(fd: int, record: Record) -> bool:
         check.feed(piece)
         at, left = at + len(piece), left - len(piece)
     return check.passed()
+
+
+def _open_direct(path: Path) -> int | None:
+    """A descriptor that writes past the page cache, None where the file system has none."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def sync_folder(folder: Path) -> None:

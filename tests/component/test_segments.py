@@ -119,7 +119,7 @@ def test_large_objects_are_written_where_they_stay(tmp_path: Path) -> None:
 
 
 def test_many_that_wait_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, direct=False)
     put(store, content(0, 100))
     begun, go_on = threading.Event(), threading.Event()
     syncs = []
@@ -198,7 +198,7 @@ def test_what_is_deleted_gives_its_blocks_back(tmp_path: Path) -> None:
 def test_bytes_that_look_like_a_record_are_none(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         first = put(store, content(1, 6000))
-        raw = (tmp_path / "objects" / first.object_key).read_bytes()
+        raw = (tmp_path / "objects" / first.object_key).read_bytes()[: 3 * BLOCK]
         forged = bytes(BLOCK - HEADER_BYTES) + raw[BLOCK : 3 * BLOCK] + raw[:BLOCK] + raw[BLOCK:]
         second = put(store, forged)  # whole records of this very segment, each on a block boundary
         third = put(store, content(3, 100))
@@ -208,10 +208,11 @@ def test_bytes_that_look_like_a_record_are_none(tmp_path: Path) -> None:
         assert list(store.walk()) == [first, third]
 
 
-def test_a_full_disk_harms_nobody(tmp_path: Path) -> None:
-    with opened(tmp_path) as store:
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_full_disk_harms_nobody(tmp_path: Path, direct: bool) -> None:
+    with opened(tmp_path, segment_bytes=2 << 20, direct=direct) as store:
         here = [put(store, content(n, 400_000)) for n in range(3)]
-        size = (tmp_path / "objects" / here[0].object_key).stat().st_size
+        size = here[-1].offset + here[-1].length
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 150_000, hard))
         try:
@@ -232,22 +233,33 @@ def test_a_full_disk_harms_nobody(tmp_path: Path) -> None:
 
 
 class FailingSync:
-    """`os.fdatasync` of segments, which fails while it is told to."""
+    """Whatever makes segments durable, `os.fdatasync` and synced writes, failing while it is told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failing = False
-        self._real = os.fdatasync
+        self._real = os.fdatasync, os.pwritev
         monkeypatch.setattr(os, "fdatasync", self._sync)
+        monkeypatch.setattr(os, "pwritev", self._write)
+
+    def _fails(self, fd: int) -> bool:
+        return self.failing and os.readlink(f"/proc/self/fd/{fd}").endswith(segments.SUFFIX)
 
     def _sync(self, fd: int) -> None:
-        if self.failing and os.readlink(f"/proc/self/fd/{fd}").endswith(segments.SUFFIX):
+        if self._fails(fd):
             raise OSError(errno.EIO, "broken")
-        self._real(fd)
+        self._real[0](fd)
+
+    def _write(self, fd: int, parts: Any, offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_DSYNC and self._fails(fd):
+            self._real[1](fd, parts, offset)  # it is there, but for how long?
+            raise OSError(errno.EIO, "broken")
+        return self._real[1](fd, parts, offset, flags)
 
 
-def test_a_failed_sync_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_failed_sync_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
     sync = FailingSync(monkeypatch)
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, direct=direct)
     before = put(store, content(0, 5000))
     lost = place(store, content(1, 5000))
     sync.failing = True
@@ -266,6 +278,56 @@ def test_a_failed_sync_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.Mo
     assert names(tmp_path, ".open") == [before.object_key.replace(".seg", ".open")]
 
 
+def test_a_synced_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = FailingSync(monkeypatch)
+    archive = open_archive(Settings(data=tmp_path))
+    send(archive.ingest, 0)
+    sync.failing = True
+    with pytest.raises(Unavailable, match="store an object"):
+        send(archive.ingest, 1)
+    sync.failing = False
+    assert len(list(archive.store.walk())) == 1
+    assert len(instances(archive.index)) == 1
+    send(archive.ingest, 1)  # to another segment: what the first one holds since is not known
+    assert len({each.object_key for each in archive.store.walk()}) == 2
+    archive.close()
+    assert len(names(tmp_path, ".open")) == 1
+    archive = open_archive(Settings(data=tmp_path))
+    found = archive.retrieve.locate(SYSTEM, uids.derived("study", 0))
+    assert [archive.retrieve.dataset(each) for each in found] == [image_bytes(n) for n in range(2)]
+    archive.close()
+
+
+def test_segments_are_written_ahead_and_give_it_back(tmp_path: Path) -> None:
+    """Where this file system lets nobody write past the page cache there is nothing to see, and all else holds."""
+    here: list[Locator] = []
+    with opened(tmp_path, segment_bytes=20 << 20) as store:
+
+        def run(first: int) -> None:
+            for number in range(first, first + 12):
+                with store.spool(10, None) as spool:
+                    spool.write(content(number, 500_000 + 17 * number))
+                    placed = store.put("key", spool, redo=number % 3 != 0)
+                placed.wait()
+                here.append(placed.locator)
+                assert store.read(placed.locator)[10:] == content(number, 500_000 + 17 * number)
+                placed.filed()
+
+        threads = [threading.Thread(target=run, args=(100 * n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert len(here) == 48
+        assert sorted(map(str, store.walk())) == sorted(map(str, here))
+    assert names(tmp_path, ".open") == []
+    for name in names(tmp_path, ".seg"):
+        end = max(each.offset + each.length for each in here if each.object_key == name)
+        assert (tmp_path / "objects" / name).stat().st_size < end + BLOCK
+    with opened(tmp_path) as store:
+        assert sorted(map(str, store.walk())) == sorted(map(str, here))
+
+
 def image_bytes(number: int) -> bytes:
     return bytes(dicom_data.dataset_bytes(dicom_data.image(number)))
 
@@ -280,6 +342,7 @@ def test_a_row_whose_bytes_were_not_synced_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sync = FailingSync(monkeypatch)
+    monkeypatch.setattr(segments, "_open_direct", lambda path: None)
     archive = open_archive(Settings(data=tmp_path))
     send(archive.ingest, 0)
     sync.failing = True
@@ -337,11 +400,12 @@ def dying_at(step: int, half: bool) -> None:
             nonlocal left
             left -= 1
             if left == 0:
-                if half and name == "pwritev":
-                    whole = b"".join(bytes(part) for part in arguments[1])
-                    pwrite(arguments[0], whole[: len(whole) // 2], arguments[2])
-                if half and name == "pwrite":
-                    pwrite(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], arguments[2])
+                if half:
+                    parts = arguments[1] if name == "pwritev" else [arguments[1]]
+                    whole = b"".join(bytes(part) for part in parts)
+                    # Past the page cache only whole blocks could be written.
+                    again = os.open(f"/proc/self/fd/{arguments[0]}", os.O_WRONLY)
+                    pwrite(again, whole[: len(whole) // 2], arguments[2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **options)
 
@@ -478,7 +542,8 @@ def test_who_asks_for_what_a_crash_left_is_not_taken_for_its_writer(tmp_path: Pa
     store.close()
 
 
-def test_only_what_the_mark_does_not_cover_is_read_again(tmp_path: Path) -> None:
+def test_only_what_the_mark_does_not_cover_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "MARK_BYTES", 4 << 20)
     count = segments.MARK_BYTES // 20_000 + 20
     here = crashed(tmp_path, count)
     path = tmp_path / "objects" / here[0].object_key
@@ -561,11 +626,12 @@ def test_processes_write_segments_of_their_own(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_mark_waits_for_what_has_to_be_filed(tmp_path: Path) -> None:
+def test_the_mark_waits_for_what_has_to_be_filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     durable: list[int] = []
     store = FileStore(tmp_path)
     here: list[Placed] = []
     marks: list[int] = []
+    monkeypatch.setattr(segments, "MARK_BYTES", 4 << 20)
 
     def mark() -> int:
         path = tmp_path / "objects" / here[0].locator.object_key

@@ -50,8 +50,17 @@ class Recorder:
             old = b""
             if offset < os.fstat(fd).st_size and length <= OLD_BYTES:
                 old = os.pread(fd, length, offset)
+            synced = len(rest) > 1 and rest[1] & os.RWF_DSYNC
+            number, inode = time.monotonic_ns(), os.fstat(fd).st_ino
+            if synced:  # said before: dying in it, the disk may have any part of it
+                self.say("W", number, inode, offset, length, old.hex() or "-")
+                time.sleep(self._dice.random() ** 4 / 20)
+                done = real(fd, data, *rest)
+                if not self._deaf:
+                    self.say("C", number, inode)
+                return done
             done = real(fd, data, *rest)
-            self.say("W", time.monotonic_ns(), os.fstat(fd).st_ino, offset, done, old.hex() or "-")
+            self.say("W", time.monotonic_ns(), inode, offset, done, old.hex() or "-")
             return done
 
         return write
@@ -93,11 +102,14 @@ def lose(data: Path, record: Path, dice: random.Random, *, spare: Iterable[str] 
     writes: dict[int, list[tuple[int, int, int, bytes]]] = defaultdict(list)
     synced: dict[int, int] = defaultdict(int)
     names: dict[int, set[str]] = defaultdict(set)
+    covered: set[tuple[int, int]] = set()
     for line in record.read_text().split("\n")[:-1]:
         kind, number, inode, *rest = line.split(" ")
         if kind == "W":
             old = b"" if rest[2] == "-" else bytes.fromhex(rest[2])
             writes[int(inode)].append((int(number), int(rest[0]), int(rest[1]), old))
+        elif kind == "C":
+            covered.add((int(inode), int(number)))
         elif kind == "S":
             synced[int(inode)] = max(synced[int(inode)], int(number))
         else:
@@ -110,7 +122,7 @@ def lose(data: Path, record: Path, dice: random.Random, *, spare: Iterable[str] 
             if name.startswith(tuple(spare)):
                 continue
             inode = path.stat().st_ino
-            unsynced = [each for each in writes[inode] if each[0] > synced[inode]]
+            unsynced = [each for each in writes[inode] if each[0] > synced[inode] and (inode, each[0]) not in covered]
             if inode in writes and name not in known and dice.random() < 0.5:
                 path.unlink()
                 gone += 1

@@ -315,18 +315,22 @@ def _reported(answer: bytes) -> tuple[type[ArchiveError], str, str]:
 
 
 def _decoded_and_rendered(data: bytes, info: PixelInfo, metadata: Mapping[str, Any], how: Mapping[str, Any]) -> bytes:
-    stored: bytes | None = data
-    if info.syntax.codec != "native":
-        # Unused bits, in which old overlays lie, are only kept where no codec knows of them.
-        kept = info.syntax.codec in ("rle", "deflate", "uncompressed") and bool(planes.tags(metadata))
-        stored = transcode.explicit_le_frame(data, info) if kept else None
-    return render(decode_frame(data, info), info, metadata, stored=stored, **how)
+    return render(decode_frame(data, info), info, metadata, stored=_native(data, info, metadata), **how)
+
+
+def _native(data: bytes, info: PixelInfo, metadata: Mapping[str, Any]) -> bytes | None:
+    """The frame's native bytes, where overlays may lie in their unused bits: only kept where no codec knows of them."""
+    if info.syntax.codec == "native":
+        return data
+    kept = info.syntax.codec in ("rle", "deflate", "uncompressed") and bool(planes.tags(metadata))
+    return transcode.explicit_le_frame(data, info) if kept else None
 
 
 def _decoded_and_presented(
     data: bytes, info: PixelInfo, metadata: Mapping[str, Any], state: Mapping[str, Any], how: Mapping[str, Any]
 ) -> bytes:
-    return presentation.render(decode_frame(data, info), info, metadata, state, **how)
+    stored = _native(data, info, metadata)
+    return presentation.render(decode_frame(data, info), info, metadata, state, stored=stored, **how)
 
 
 def _serve(connection: Connection, memory_bytes: int, deadline_s: float) -> None:

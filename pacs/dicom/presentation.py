@@ -1,7 +1,7 @@
 """Softcopy presentation states: what they say of an image, and the picture with it (PS3.3 A.33, C.10, C.11; PS3.4 N).
 
-A state takes the place of the image's own modality, VOI and presentation steps; then come shutter, turning and
-mirroring, displayed area and graphics. Overlays that a state activates, masks and blending are not drawn.
+A state takes the place of the image's own modality, VOI and presentation steps; then come shutter, the overlays that it
+activates, turning and mirroring, displayed area and graphics. Masks and blending are not drawn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pacs.dicom import graphics, icc, labels, pictures
+from pacs.dicom import graphics, icc, labels, pictures, planes
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.grayscale import modality
 from pacs.dicom.json_model import text
 from pacs.dicom.lookup import Metadata, items, number, values
-from pacs.dicom.render import Extras, pixels
+from pacs.dicom.render import Extras, overlaid, pixels
 from pacs.dicom.viewport import Placement, fitting, region, scaled
 from pacs.errors import InvalidInput, Undecodable
 
@@ -57,7 +57,22 @@ def referenced(state: Metadata) -> list[Referenced]:
 
 def needed(state: Metadata) -> dict[str, Any]:
     """The part of a state's metadata that pictures depend on."""
-    return {tag: entry for tag, entry in state.items() if tag[:4] in _GROUPS}
+    active = activated(state)
+    return {tag: entry for tag, entry in state.items() if tag[:4] in _GROUPS or tag[:4] in active}
+
+
+def activated(state: Metadata) -> list[str]:
+    """The overlay groups that a state shows (PS3.3 C.11.7): those for which it names a layer, and no others."""
+    return [group for group in planes.GROUPS if text(state, f"{group}1001")]
+
+
+def overlays(image: Metadata, state: Metadata) -> dict[str, Any]:
+    """The planes to draw: the state's own of an activated group, where it has one in place of the image's."""
+    out: dict[str, Any] = {}
+    for group in activated(state):
+        source = state if f"{group}3000" in state else image
+        out |= {tag: entry for tag, entry in source.items() if tag[:4] == group}
+    return out
 
 
 def concerns(item: Metadata, sop_instance_uid: str, frame_number: int) -> bool:
@@ -96,10 +111,12 @@ def render(
     quality: int = 90,
     media_type: str = "image/jpeg",
     extras: Extras,
+    stored: bytes | None = None,
 ) -> bytes:
     """The picture of one decoded frame as a state presents it. Raises InvalidInput and Undecodable.
 
     Without a viewport a pixel stays a pixel, but where pixels are no squares or the state asks for a magnification.
+    `stored` are native bytes, in which old overlays lie.
     """
     if viewport is not None and len(viewport) != 2:
         raise InvalidInput("a presentation state names the region itself (PS3.18 8.3.5.1.3.2)", about="viewport")
@@ -113,6 +130,7 @@ def render(
     picture = pixels(frame, info, shown)
     picture, profile = icc.coloured(picture, extras.iccprofile, extras.profile)
     picture = _shuttered(picture, state)
+    picture = overlaid(picture, info, overlays(image, state), frame_number, stored)
     area = _displayed_area(state, sop_instance_uid, frame_number, picture.shape)
     picture, placement = _placed(picture, area, state, viewport)
     picture = graphics.drawn(picture, placement, list(_graphics(state, sop_instance_uid, frame_number)))

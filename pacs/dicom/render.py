@@ -71,7 +71,7 @@ def render(
     picture = pixels(frame, info, metadata, frame_number=frame_number, window=window)
     picture, profile = icc.coloured(picture, extras.iccprofile, extras.profile)
     if extras.overlays:
-        picture = _overlaid(picture, info, metadata, extras.number, stored)
+        picture = overlaid(picture, info, metadata, extras.number, stored)
     if viewport is not None:
         picture = fitted(picture, viewport)
     picture = labels.burnt_in(picture, extras.top, extras.bottom)
@@ -129,9 +129,8 @@ def relevant(
     return wanted, 1
 
 
-def _overlaid(
-    picture: Picture, info: PixelInfo, metadata: Metadata, frame_number: int, stored: bytes | None
-) -> Picture:
+def overlaid(picture: Picture, info: PixelInfo, metadata: Metadata, frame_number: int, stored: bytes | None) -> Picture:
+    """The picture with the overlay planes of the metadata in white; pixels still are those of the image."""
     if not planes.tags(metadata):
         return picture
     mask = planes.drawn(metadata, info, frame_number, stored)

@@ -314,6 +314,38 @@ def test_a_state_presents_its_image(web: Web) -> None:
     assert np.abs(shown(SoftcopyVOILUTSequence=None) - GRAY).max() <= 1
 
 
+def plane(ds: Dataset, group: int, rows: slice) -> None:
+    """An overlay plane that covers some rows of an image of 64 by 64 (PS3.3 C.9.2)."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[rows] = 1
+    for element, vr, value in (
+        (0x10, "US", 64), (0x11, "US", 64), (0x40, "CS", "G"), (0x50, "SS", [1, 1]), (0x100, "US", 1), (0x102, "US", 0),
+        (0x3000, "OW", np.packbits(mask.ravel(), bitorder="little").tobytes()),
+    ):  # fmt: skip
+        ds.add_new(group << 16 | element, vr, value)
+
+
+def test_a_state_shows_the_overlays_that_it_activates(web: Web) -> None:
+    image = ramp("overlaid", PixelData=bytes(8192))
+    plane(image, 0x6000, np.s_[0:4])
+    plane(image, 0x6002, np.s_[10:14])
+    plane(image, 0x6004, np.s_[20:24])
+    assert png(web, stored(web, image) + "/rendered")[:24].max(axis=1).astype(bool).sum() == 12
+
+    def rows(name: str, *layers: tuple[int, str], own: bool = False) -> list[int]:
+        ds = state(image, ContentLabel=name)
+        for group, layer in layers:
+            ds.add_new(group << 16 | 0x1001, "CS", layer)
+        if own:
+            plane(ds, 0x6004, np.s_[40:44])
+        return list(np.flatnonzero(png(web, stored(web, ds) + "/rendered").min(axis=1) == 255))
+
+    assert rows("NONE") == []
+    assert rows("SECOND", (0x6000, ""), (0x6002, "LAYER")) == [10, 11, 12, 13]
+    # A plane of the state's own takes the place of the image's of the same group.
+    assert rows("OWN", (0x6002, "LAYER"), (0x6004, "LAYER"), own=True) == [10, 11, 12, 13, 40, 41, 42, 43]
+
+
 def test_graphics_of_a_state(web: Web) -> None:
     image = ramp("graphics", PixelData=bytes(8192))
     stored(web, image)

@@ -147,11 +147,11 @@ class Spool:
             return None
         if self.backing is not None:
             return memoryview(self._buffer)[:wanted]
-        if self.size + wanted > IN_MEMORY_BYTES:
+        if self.size == IN_MEMORY_BYTES:
             self._leave_memory()
             return memoryview(self._buffer)[:wanted]
         at = self.lead + self.size
-        return memoryview(self._buffer)[at : at + wanted]
+        return memoryview(self._buffer)[at : min(at + wanted, self.lead + IN_MEMORY_BYTES)]
 
     def filled(self, count: int) -> None:
         """The next `count` bytes are where `room` said. Raises TooLarge, OutOfResources or Unavailable."""

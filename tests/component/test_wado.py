@@ -319,10 +319,11 @@ def test_damage_on_the_disk_is_an_error(tmp_path: Path) -> None:
         where = stored(web, ds)
         [kept] = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and ds.PixelData in p.read_bytes()]
         raw = kept.read_bytes()
+        end = raw.index(ds.PixelData) + len(ds.PixelData)
         kept.chmod(0o600)
-        kept.write_bytes(raw[:-10] + b"\xaa" * 10)
+        kept.write_bytes(raw[: end - 10] + b"\xaa" * 10)
         assert web.get(where, OBJECTS).status_code == 500
-        kept.write_bytes(raw[:-10])
+        kept.write_bytes(raw[: end - 10])
         assert web.get(where, OBJECTS).status_code == 500
         assert web.get(f"{where}/frames/1", BYTES).status_code == 500
 

@@ -41,7 +41,8 @@ SEEN = "seen"
 MADE = "made"
 """In the ASGI state: the answer, where it was made before the application was asked and only has to be sent."""
 
-REMEMBERED_ACCEPT = 400
+REMEMBERED_BYTES = 400
+REMEMBERED_BASES = 256
 """Clients ask in few ways, each of them many times: what a longer way means is found out each time."""
 
 MAX_QUERY_FIELDS = 256
@@ -67,6 +68,18 @@ class Web:
     cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
     kept: Kept[Answer] = field(default_factory=Kept)
     pace: Pace = field(default_factory=Pace)
+    bases: dict[Hashable, str] = field(default_factory=dict)
+    """Where the service was reached, by what requests told of it."""
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """Name and value pairs, in order. Raises ValueError for too many, or text that is not UTF-8."""
+    if "%" not in query and "+" not in query:  # as `parse_qsl` would, which takes ten times as long
+        fields = query.split("&") if query else []
+        if len(fields) > MAX_QUERY_FIELDS:
+            raise ValueError("too many fields")
+        return [(name, value) for name, _, value in [each.partition("=") for each in fields if each]]
+    return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
 
 
 @lru_cache(maxsize=1024)
@@ -100,12 +113,7 @@ class Call:
         """Name and value pairs. Raises InvalidInput for too many or text that is not UTF-8."""
         if self._query is None:
             try:
-                self._query = parse_qsl(
-                    self.scope["query_string"].decode("ascii"),
-                    keep_blank_values=True,
-                    errors="strict",
-                    max_num_fields=MAX_QUERY_FIELDS,
-                )
+                self._query = _pairs(self.scope["query_string"].decode("ascii"))
             except ValueError:
                 raise InvalidInput("the query cannot be read: too many fields, or no UTF-8") from None
         return self._query
@@ -137,13 +145,28 @@ class Call:
         """
         if self._root is None:
             public = self.archive.settings.public_url.rstrip("/")
-            self._root = (public or links.base(self.scope, self.headers, self.web.proxies)) + self.web.root
+            self._root = (public or self._base()) + self.web.root
         return self._root
+
+    def _base(self) -> str:
+        """The same root for requests that say the same of where they were sent."""
+        scope = self.scope
+        told = [field for field in scope["headers"] if field[0] in links.TOLD]
+        key = (scope.get("scheme"), scope.get("server"), scope.get("root_path"), tuple(told))
+        if self.web.proxies or sum(len(value) for _, value in told) > REMEMBERED_BYTES:
+            return links.base(scope, self.headers, self.web.proxies)
+        found = self.web.bases.get(key)
+        if found is None:
+            found = links.base(scope, self.headers)
+            if len(self.web.bases) >= REMEMBERED_BASES:
+                self.web.bases.clear()
+            self.web.bases[key] = found
+        return found
 
     def choose(self, offers: Sequence[Offer]) -> Offer:
         """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""
         header, asked = self.accept
-        if sum(map(len, asked), len(header or "")) > REMEMBERED_ACCEPT:
+        if sum(map(len, asked), len(header or "")) > REMEMBERED_BYTES:
             return negotiate(offers, header, asked)
         return _chosen(tuple(offers), header, asked)
 

@@ -42,7 +42,11 @@ def is_url(setting: str) -> bool:
     return not setting or (known and _PREFIX.fullmatch(slash + path) is not None)
 
 
-def base(scope: Scope, headers: Headers, proxies: Sequence[Network]) -> str:
+TOLD = (b"host", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host")
+"""The header fields on which the address depends where no proxy is trusted."""
+
+
+def base(scope: Scope, headers: Headers, proxies: Sequence[Network] = ()) -> str:
     """Scheme, host, port and path prefix under which the caller reached the server.
 
     Raises InvalidInput for a Host header, or what a trusted proxy gives for it, that could carry anything but a host.

@@ -191,7 +191,11 @@ def parse(attribute: Attribute, text: str, options: Options = PLAIN) -> Criterio
     if text == "*":
         # PS3.4 C.2.2.2.4: equivalent to universal matching. Other VRs have no wildcards, but no value "*" either.
         return Universal()
-    if any(unicodedata.category(c) == "Cc" for c in text) and attribute.vr not in ("LT", "ST", "UT"):
+    if (
+        not text.isprintable()
+        and any(unicodedata.category(c) == "Cc" for c in text)
+        and attribute.vr not in ("LT", "ST", "UT")
+    ):
         raise _invalid(attribute, "control characters")
     if attribute.vr == "UI":
         uids = tuple(dict.fromkeys(part for each in re.split(r"[\\,]", text) if (part := each.strip(" \0"))))

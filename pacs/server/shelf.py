@@ -27,6 +27,9 @@ REQUEST, CREDENTIAL = "request", "credential"
 """In the ASGI state: what a request is on the shelf by, and who asks, as `Auth.authenticate` takes it."""
 
 OVERHEAD_BYTES = 1000
+REMEMBERED = 4096
+"""Requests that are known to have been asked."""
+
 FIELD_BYTES = 160
 """What a header field of a request takes besides its text."""
 
@@ -49,6 +52,7 @@ class Shelf:
         self._index = index
         self._auth = auth
         self._ready: Kept[_Ready] = Kept()
+        self._asked: dict[int, None] = {}  # by hash: what was asked for lately, and is worth keeping the next time
 
     def find(
         self, request: Hashable, common: Fields, state: MutableMapping[str, Any] | None = None
@@ -77,10 +81,20 @@ class Shelf:
         """The same, with the header fields as they go over the wire."""
         state = scope.get("state", {})
         request, version, credential = state.get(REQUEST), state.get(MADE_OF), state.get(CREDENTIAL)
-        if request is None or version is None or credential is None:
+        if request is None or version is None or credential is None or not self._asked_again(request):
             return
         ready = _Ready(status_line(status), fields, body, credential, state["principal"])
         self._ready.put(request, version, ready, _asked_bytes(scope) + len(fields) + len(body))
+
+    def _asked_again(self, request: Hashable) -> bool:
+        """Whether a request was answered lately: of what is asked once, keeping costs more than it saves."""
+        asked = hash(request)
+        if asked in self._asked:
+            return True
+        if len(self._asked) >= REMEMBERED:
+            self._asked.clear()
+        self._asked[asked] = None
+        return False
 
 
 @cache

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope
 from dicomweb import links
 from dicomweb.answers import GZIP_FROM_BYTES, Answer, compressed
 from dicomweb.kept import Kept, Pace
-from dicomweb.media_types import Offer, UnsupportedMediaType, accepts_gzip, negotiate
+from dicomweb.media_types import Offer, UnsupportedEncoding, accepts_gzip, negotiate
 from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.errors import InvalidInput, TooLarge, Unauthenticated
@@ -220,9 +220,9 @@ class Call:
         return Answer(200, content_type, [body], fields)
 
     def refuse_encoding(self) -> None:
-        """Nothing, or UnsupportedMediaType for a compressed request body: a few bytes could become any number."""
+        """Nothing, or UnsupportedEncoding for a compressed request body: a few bytes could become any number."""
         if self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            raise UnsupportedMediaType("request bodies with a Content-Encoding are not taken")
+            raise UnsupportedEncoding("request bodies with a Content-Encoding are not taken")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The request body as it arrives. Raises InvalidInput where the client leaves before its end."""

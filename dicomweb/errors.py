@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import orjson
 
-from dicomweb.media_types import NotAcceptable, UnsupportedMediaType
+from dicomweb.media_types import NotAcceptable, UnsupportedEncoding, UnsupportedMediaType
 from pacs.commitment import Failure
 from pacs.errors import (
     ArchiveError,
@@ -120,6 +120,8 @@ def extra_headers(error: ArchiveError) -> list[tuple[str, str]]:
             return [("Retry-After", str(RETRY_AFTER_S))]
         case Unauthenticated():
             return [("WWW-Authenticate", 'Bearer realm="m3dicom"')]
+        case UnsupportedEncoding():
+            return [("Accept-Encoding", "identity")]  # RFC 9110 12.5.3
         case RangeNotSatisfiable():
             return [("Content-Range", f"bytes */{error.about}")]
         case _:

@@ -35,6 +35,10 @@ class UnsupportedMediaType(ArchiveError):
     """The body is of a type that this resource does not take, or is encoded."""
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body has a Content-Encoding."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """One representation we can make: of `media_type`, as parts of a multipart/related or as the body itself.

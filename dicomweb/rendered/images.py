@@ -19,7 +19,7 @@ from pacs.dicom import render as drawing
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.lookup import items, number
 from pacs.dicom.transcode import little_endian_value
-from pacs.errors import InvalidInput
+from pacs.errors import InvalidInput, Undecodable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -111,7 +111,7 @@ def drawn(
     needed, _ = drawing.relevant(metadata, number, overlays=overlays)
     return archive.decoding.render(
         archive.retrieve.frame(location, number),
-        PixelInfo.from_metadata(metadata, location.transfer_syntax_uid),
+        described(metadata, location),
         filled(archive, location, needed),
         frame_number=1,  # of the one that `needed` is for
         window=how.window,
@@ -120,6 +120,17 @@ def drawn(
         media_type=media_type,
         extras=replace(extras(archive, location, metadata, number, how), overlays=overlays, number=number),
     )
+
+
+def described(metadata: Mapping[str, Any], location: InstanceLocation) -> PixelInfo:
+    """How an image's pixels lie. Raises NotAcceptable where they do in a way of which no picture is made here.
+
+    Twelve bits allocated, which only editions before 2014 had, or what no frame can be, are no failure of the server's.
+    """
+    try:
+        return PixelInfo.from_metadata(metadata, location.transfer_syntax_uid)
+    except Undecodable as error:
+        raise NotAcceptable(f"this cannot be rendered: {error.reason}", about=error.about) from error
 
 
 def extras(
@@ -142,7 +153,7 @@ def animated(call: Call, location: InstanceLocation, how: Rendering) -> bytes:
     assert location.frames is not None
     count = location.frames.number_of_frames
     metadata = frames.attributes(call.archive, location)
-    info = PixelInfo.from_metadata(metadata, location.transfer_syntax_uid)
+    info = described(metadata, location)
     size = how.viewport[0] * how.viewport[1] if how.viewport else info.rows * info.columns
     if count > MAX_ANIMATED_FRAMES or count * size > MAX_ANIMATED_PIXELS:
         raise NotAcceptable(f"{count} frames are too many for one GIF: ask for some of them, or for a smaller viewport")

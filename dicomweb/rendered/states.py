@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from dicomweb import frames
 from dicomweb.calls import Call
-from dicomweb.rendered.images import extras, filled, is_image
+from dicomweb.rendered.images import described, extras, filled, is_image
 from dicomweb.rendered.parameters import Rendering
 from pacs.auth import Right
 from pacs.dicom import presentation
 from pacs.dicom import render as drawing
-from pacs.dicom.decode import PixelInfo
 from pacs.dicom.presentation import SOP_CLASSES
 from pacs.errors import InvalidInput, NotFound
 
@@ -63,7 +62,7 @@ def drawn(
     said = filled(archive, state, presentation.needed(frames.attributes(archive, state)))
     return archive.decoding.present(
         archive.retrieve.frame(location, number),
-        PixelInfo.from_metadata(metadata, location.transfer_syntax_uid),
+        described(metadata, location),
         filled(archive, location, needed),
         said,
         sop_instance_uid=location.sop_instance_uid,

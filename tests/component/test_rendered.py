@@ -460,6 +460,16 @@ def test_documents_as_they_were_put_in(web: Web, sop_class: str, media_type: str
     assert opened(web.get(where + "/thumbnail"), "image/jpeg").size == (128, 128)
 
 
+def test_twelve_bits_allocated_are_not_rendered(web: Web) -> None:
+    ds = ramp("packed", BitsAllocated=12, BitsStored=12, HighBit=11, PixelData=bytes(6144))
+    where = stored(web, ds)
+    for below in ("/rendered", "/frames/1/rendered", "/thumbnail"):
+        refused = web.get(where + below)
+        assert (refused.status_code, refused.json()["about"]) == (406, "00280100")
+    assert web.get(where + "/metadata").status_code == 200
+    assert web.get(stored(web, state(ds)) + "/rendered").status_code == 406
+
+
 def expect_ranges(web: Web, where: str, whole: bytes) -> None:
     """Players and readers of documents ask for parts (RFC 9110 14)."""
     size, tag = len(whole), web.get(where).headers["etag"]

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import InvalidInput, Unavailable
+from pacs.index.checkpoint import LAST_RESORT_PAGES, Checkpointer
 from pacs.index.migrate import migrate
 from pacs.index.statement import Found, Statement, Values
 from pacs.index.turn import Turn
@@ -181,12 +182,12 @@ def _open_sqlite(url: URL) -> Index:
         return made
 
     # FULL: a commit is on the disk when it returns, also after a power failure.
-    # A checkpoint writes each page once, however often it is in the log: 32 MB of it are some hundreds of instances.
-    log = ("journal_mode=WAL", "journal_size_limit=67108864", "wal_autocheckpoint=8000")
+    log = ("journal_mode=WAL", "journal_size_limit=67108864", f"wal_autocheckpoint={LAST_RESORT_PAGES}")
     durable = (*log, "synchronous=FULL", "cache_size=-65536")
     writing = engine("BEGIN IMMEDIATE", durable, pool_size=1, max_overflow=0)
+    lock = Path(f"{url.database}-turn")
     try:
-        turn = Turn(Path(f"{url.database}-turn"))
+        turn = Turn(lock)
     except OSError as error:
         raise Unavailable(f"the index cannot be opened: {error.strerror}") from error
     try:
@@ -197,7 +198,8 @@ def _open_sqlite(url: URL) -> Index:
         raise
     fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
     reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
-    return Index(reading, GroupCommit(writing, Path(f"{url.database}-wal"), turn), (reading, writing))
+    checkpoints = Checkpointer(Path(url.database), lock)
+    return Index(reading, GroupCommit(writing, Path(f"{url.database}-wal"), turn, checkpoints), (reading, writing))
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import OutOfResources, Unavailable
+from pacs.index.checkpoint import Checkpointer
 from pacs.index.turn import Turn
 
 T = TypeVar("T")
@@ -129,11 +130,12 @@ class GroupCommit:
     committed with NORMAL, without it. Nothing is visible to readers before the commit.
     """
 
-    def __init__(self, engine: Engine, wal: Path, turn: Turn) -> None:
+    def __init__(self, engine: Engine, wal: Path, turn: Turn, checkpoints: Checkpointer) -> None:
         """`wal` is the write-ahead log of the database, `turn` what other processes that write to it have, too."""
         self._engine = engine
         self._wal = wal
         self._turn = turn
+        self._checkpoints = checkpoints
         self._full = True  # how the connection was opened
         self._queue: deque[_Waiting] = deque()
         self._lock = threading.Lock()
@@ -184,6 +186,7 @@ class GroupCommit:
                         self._conn = self._engine.connect()
                     with self._turn:
                         self._commit(self._conn, batch)
+                    self._checkpoints.committed(len(batch))
                 if not self._queue or any(pending.awaited for _, pending, _ in list(self._queue)):
                     break
         except Exception as error:
@@ -223,6 +226,7 @@ class GroupCommit:
             self._closed = True
             self._queue.append((lambda _: None, last, True))
         last.result()
+        self._checkpoints.close()
         if self._conn is not None:
             self._conn.close()
         self._turn.close()

@@ -1,4 +1,4 @@
-"""Builds the viewer: hatchling's custom hook, and `python viewer/hatch_build.py` for the Makefile.
+"""Builds the viewer: for the project's build hook (hatch_build.py), and as a script for the Makefile.
 
 npm runs only where the sources in viewer/web differ from those that viewer/static was built from. Set
 M3DICOM_SKIP_VIEWER=1 to install a server without a viewer.
@@ -12,15 +12,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    Interface = object
-else:
-    try:
-        from hatchling.builders.hooks.plugin.interface import BuildHookInterface as Interface
-    except ImportError:  # run as a script, where hatchling need not be installed
-        Interface = object
 
 HERE = Path(__file__).resolve().parent
 WEB = HERE / "web"
@@ -96,17 +87,12 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         raise ViewerNotBuilt(f"`{words}` in viewer/web failed:\n{ran.stdout[-4000:]}")
 
 
-class ViewerBuildHook(Interface):
-    """Builds the viewer before a wheel, an editable install or an sdist is made."""
-
-    PLUGIN_NAME = "custom"
-
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build, unless the environment says not to."""
-        if os.environ.get(SKIP, "") not in ("", "0"):
-            print(f"The viewer is left out: {SKIP} is set.", file=sys.stderr)
-            return
-        build()
+def build_wanted() -> None:
+    """Build, unless the environment says not to: what the build hook of the project does first."""
+    if os.environ.get(SKIP, "") not in ("", "0"):
+        print(f"The viewer is left out: {SKIP} is set.", file=sys.stderr)
+        return
+    build()
 
 
 def main() -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pacs.dimse import identity, negotiation, status
+from pacs.dimse.fragments import PDU_S, Released, incoming
 from pacs.dimse.link import Piece, message_parts, send_message
 from pacs.dimse.messages import (
-    MAX_COMMAND_LENGTH,
     MAX_SENT_LENGTH,
     NO_DATASET,
     RESPONSE,
@@ -28,19 +26,15 @@ from pacs.dimse.operation import Fields, Operation, Peer, Request
 from pacs.dimse.outgoing import Outgoing
 from pacs.dimse.repeated import Reader, Replies
 from pacs.dimse.services import begin
-from pacs.dimse.states import Action, State, on_pdu
 from pacs.dimse.store_scp import StoreOperation
-from pacs.dimse.transport import MIN_BYTES_PER_S, TICK_S, Disconnected, Stalled, Transport
+from pacs.dimse.transport import TICK_S, Disconnected, Stalled, Transport
 from pacs.dimse.upper_layer import (
-    HEADER_LENGTH,
     RELEASE_RESPONSE,
     AbortReason,
     AbortSource,
     AssociateRequest,
     ProtocolError,
     Rejection,
-    check_length,
-    decode_header,
     encode_abort,
     encode_accept,
     encode_reject,
@@ -52,26 +46,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PDU_S = 15.0
-"""How long a PDU may take from its header to its last byte; longer ones get the time that the minimum rate gives."""
-
-SILENCE_S = 30.0
-"""How long a peer may pause between two PDUs of one message."""
-
 ARTIM_S = 2.0
 """How long the peer has to close the connection after its association has ended (PS3.8 9.1.5)."""
 
 ANSWER_S = 120.0
 """How long a peer may take to answer a request that it asked for itself, such as a sub-operation of C-GET."""
 
-LARGE_FRAGMENT = 64 << 10
-
 BATCH_LENGTH = 32 << 10
 """Pending responses are sent together once they are this long; between two sends a C-CANCEL is looked for."""
-
-
-class _Released(Exception):
-    """The peer asked for the release of the association."""
 
 
 class Association(threading.Thread):
@@ -103,7 +85,7 @@ class Association(threading.Thread):
         self._on_end = on_end
         self._draining = False
         self._contexts: dict[int, Context] = {}
-        self._pdu_left = 0
+        self._incoming = incoming(transport, policy.max_length)
         self._operation: Operation | None = None
         self._outgoing = Outgoing()
         self._reader, self._replies = Reader(), Replies(request.user.max_length)
@@ -159,7 +141,7 @@ class Association(threading.Thread):
         last: bytes | None = None
         try:
             self._converse()
-        except _Released:
+        except Released:
             last = RELEASE_RESPONSE
         except _Refused as refused:
             calling, called = self._request.calling_ae_title, self._request.called_ae_title
@@ -238,7 +220,7 @@ class Association(threading.Thread):
     def _send_offered(self) -> None:
         """Send what others want to be asked here, until the peer says something itself or is silent for too long."""
         deadline = time.monotonic() + self._idle_s
-        while not self._pdu_left:
+        while not self._incoming.within:
             self._outgoing.expire()
             if (request := self._outgoing.next()) is not None:
                 self.busy = True
@@ -261,20 +243,10 @@ class Association(threading.Thread):
         operation = self._operation = begin(peer, context, command)
         self._running, self._cancel_seen = command, False
         if command.has_dataset:
-            take: Callable[[int], None] = partial(self._transport.pump, sink=operation.write)
             if isinstance(operation, StoreOperation):
-                take = partial(self._transport.pour, sink=operation)
-            self._transport.meter(True)
-            last, length = False, 0
-            while not last:
-                # Between large fragments no more than headers is read, so that what follows is received where it stays
-                ahead = 2 * HEADER_LENGTH if length >= LARGE_FRAGMENT else None
-                context_id, control, length = self._next_fragment(SILENCE_S, ahead)
-                if context_id != context.id or control & 1:
-                    raise ProtocolError("a data set fragment was due", AbortReason.UNEXPECTED_PARAMETER)
-                take(length)
-                last = bool(control & 2)
-            self._transport.meter(False)
+                self._incoming.into(context.id, operation)
+            else:
+                self._incoming.dataset(context.id, operation.write)
         out = bytearray()
         batch = 1 if context.service is not None and context.service.eager else BATCH_LENGTH
         for response in operation.finish(self._cancelled):
@@ -300,33 +272,15 @@ class Association(threading.Thread):
         return self._last_message_id
 
     def _read_command(self, wait_s: float) -> tuple[Context, Command]:
-        raw = bytearray()
-        first, last = 0, False
-        while not last:
-            context_id, control, length = self._next_fragment(SILENCE_S if first else wait_s)
-            self.busy = True
-            if context_id not in self._contexts or (first and context_id != first):
-                raise ProtocolError(f"presentation context {context_id} is not the one, or none that was accepted")
-            if not control & 1:
-                raise ProtocolError("data set before its command set", AbortReason.UNEXPECTED_PARAMETER)
-            if len(raw) + length > MAX_COMMAND_LENGTH:
-                raise ProtocolError("command set too long")
-            if not first:
-                first = context_id
-                self._transport.meter(True)
-            self._transport.pump(length, raw.extend)
-            last = bool(control & 2)
-        self._transport.meter(False)
-        return self._contexts[first], self._reader.decode(raw)
+        context_id, raw = self._incoming.command(self._contexts, wait_s, self._begun)
+        return self._contexts[context_id], self._reader.decode(raw)
+
+    def _begun(self) -> None:
+        self.busy = True
 
     def _drop_dataset(self, context: Context, command: Command) -> None:
-        last = not command.has_dataset
-        while not last:
-            context_id, control, length = self._next_fragment(SILENCE_S)
-            if context_id != context.id or control & 1:
-                raise ProtocolError("a data set fragment was due", AbortReason.UNEXPECTED_PARAMETER)
-            self._transport.pump(length, len)
-            last = bool(control & 2)
+        if command.has_dataset:
+            self._incoming.dataset(context.id, len)
 
     def _take_response(self, context: Context, command: Command) -> None:
         self._drop_dataset(context, command)
@@ -343,35 +297,9 @@ class Association(threading.Thread):
         elif self._running is not None and command.responded_to == self._running.message_id:
             self._cancel_seen = True
 
-    def _next_fragment(self, wait_s: float, ahead: int | None = None) -> tuple[int, int, int]:
-        """The context, control header and length of the next fragment; its bytes are the next to be taken."""
-        transport = self._transport
-        if not self._pdu_left:
-            transport.expect(wait_s)
-            kind, length = decode_header(transport.take(HEADER_LENGTH, ahead))
-            check_length(kind, length, self._policy.max_length)
-            transport.expect(max(PDU_S, length / MIN_BYTES_PER_S))
-            match on_pdu(State.ESTABLISHED, kind)[0]:
-                case Action.DATA:
-                    self._pdu_left = length
-                case Action.RELEASE:
-                    transport.take(length)
-                    raise _Released
-                case Action.ABORTED:
-                    raise Disconnected
-                case _:
-                    raise ProtocolError(f"PDU type {kind} within an association", AbortReason.UNEXPECTED_PDU)
-        if self._pdu_left < HEADER_LENGTH:
-            raise ProtocolError("P-DATA-TF with bytes that are no fragment")
-        length, context_id, control = struct.unpack(">IBB", transport.take(HEADER_LENGTH, ahead))
-        if not 2 <= length <= self._pdu_left - 4:
-            raise ProtocolError("fragment is longer than its PDU")
-        self._pdu_left -= length + 4
-        return context_id, control, length - 2
-
     def _cancelled(self) -> bool:
         """Whether the peer has sent a C-CANCEL for what runs; little else may come now."""
-        while not self._cancel_seen and (self._pdu_left or self._transport.pending()):
+        while not self._cancel_seen and (self._incoming.within or self._transport.pending()):
             self._take_while_running(*self._read_command(PDU_S))
         return self._cancel_seen
 

@@ -12,7 +12,10 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ctypes import addressof, c_char
 from typing import Protocol
+
+from pacs.native import Wire
 
 TICK_S = 1.0
 """How late a deadline may be noticed."""
@@ -63,6 +66,7 @@ class Transport:
         self._sock = sock
         self._buffer = bytearray(SMALL_BUFFER)
         self._view = memoryview(self._buffer)
+        self._pinned: c_char | None = None  # the buffer's first byte, while the library knows where it is
         self._start = self._end = 0
         self._spoiled = False
         self._deadline = 0.0
@@ -70,6 +74,22 @@ class Transport:
         self._waited = 0.0
         self._received = 0
         self._interrupted = False
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the bytes on the socket are others than those that `take` gives."""
+        return isinstance(self._sock, ssl.SSLSocket)
+
+    def lend(self, wire: Wire) -> None:
+        """Have the library read from the socket and out of the buffer, until `returned` is called."""
+        if self._pinned is None:
+            self._pinned = c_char.from_buffer(self._buffer)
+            wire.buffer, wire.size = addressof(self._pinned), len(self._buffer)
+        wire.fd, wire.start, wire.end, wire.deadline = self._sock.fileno(), self._start, self._end, self._deadline
+
+    def returned(self, wire: Wire) -> None:
+        """Take over how far the library has come."""
+        self._start, self._end, self._deadline = wire.start, wire.end, wire.deadline
 
     def expect(self, within_s: float) -> None:
         """From now on, what is waited for has to come within this time."""
@@ -249,7 +269,7 @@ class Transport:
         grown = bytearray(size)
         held = self._end - self._start
         grown[:held] = self._view[self._start : self._end]
-        self._buffer, self._view = grown, memoryview(grown)
+        self._buffer, self._view, self._pinned = grown, memoryview(grown), None
         self._start, self._end = 0, held
 
     def _receive(self, at_most: int | None = None) -> None:

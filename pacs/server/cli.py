@@ -131,11 +131,14 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 
 def _welcome(running: Running, settings: Settings) -> None:
+    from pacs import native
+
     host, _, port = running.dimse.rpartition(":")
     site = running.dicomweb.removesuffix("/dicom-web")
     command = f"{os.path.relpath(sys.argv[0])}" if os.path.isfile(sys.argv[0]) else "m3dicom"
     data = f"--data {settings.data}"
     secure = f"\n  with TLS   {running.aet} at {running.dimse_tls}" if running.dimse_tls else ""
+    slower = "" if native.load() is not None else "\nThe part in C is not compiled: `m3dicom doctor` says what to do.\n"
     to = f"-aec {running.aet} {host.strip('[]')} {port}"
     send = f"dcmsend --no-halt {to} +sd +r FOLDER" if running.dimse else "(no DIMSE door)"  # a licence may lie there
     print(
@@ -153,7 +156,7 @@ Try:
   {command} demo {data}     # synthetic studies, if you have no data at hand
 
 Ctrl-C stops it.
-""",
+{slower}""",
         flush=True,
     )
 

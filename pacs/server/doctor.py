@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pacs import native
 from pacs.errors import ArchiveError, NotFound
 from pacs.server import beside, compose, doors
 from pacs.settings import AE, Settings
@@ -82,6 +83,11 @@ def settings_(settings: Settings) -> Findings:
             "settings", "advice", "any AE title may call on the DIMSE door",
             "configure the AEs that may: [[aes]] tables in the settings file",
         )  # fmt: skip
+    if native.load() is None:
+        yield Finding("server", "advice", "the part in C is not compiled: Python does its work, slower",
+                      "make install with a C compiler; or pip install ziglang, python -m pacs.native.make")  # fmt: skip
+    else:
+        yield Finding("server", "ok", "the part in C is compiled")
     zone = datetime.now().astimezone().tzname()
     now = datetime.now(UTC)
     yield Finding("clock", "ok" if now.year >= 2024 else "wrong", f"{now:%Y-%m-%d %H:%M:%S} UTC, time zone {zone}",

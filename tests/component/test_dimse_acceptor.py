@@ -36,7 +36,7 @@ from dimse_client import (
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
 from pacs.dimse import acceptor as acceptor_module
-from pacs.dimse import association as association_module
+from pacs.dimse import fragments as fragments_module
 from pacs.dimse import transport as transport_module
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.settings import AE, Settings
@@ -200,7 +200,7 @@ def test_broken_conversations_are_aborted(
 
 
 def test_truncated_fragment_then_silence(door: Door, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(association_module, "PDU_S", 0.3)
+    monkeypatch.setattr(fragments_module, "PDU_S", 0.3)
     monkeypatch.setattr(transport_module, "TICK_S", 0.1)
     with Association(door().address, contexts=CONTEXTS) as assoc:
         assoc.send(pdu(4, pdv(1, 3, STORE)) + pdu(4, pdv(1, 2, bytes(1000)))[:500])
@@ -243,7 +243,8 @@ def test_many_fragments_in_one_pdu(door: Door) -> None:
 
 
 def test_too_slow_a_message(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "RATE_WINDOW_S", 0.5)
+    for module in (transport_module, fragments_module):
+        monkeypatch.setattr(module, "RATE_WINDOW_S", 0.5)
     with Association(door().address, contexts=CONTEXTS) as assoc:
         assoc.send(pdu(4, pdv(1, 3, STORE)))
         began = time.monotonic()

@@ -17,7 +17,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pacs.digest": (),
     "pacs.events": (),
     "pacs.settings": ("pacs.errors",),
-    "pacs.dicom": ("pacs.errors", "pacs.uids"),
+    "pacs.native": (),  # knows bytes only
+    "pacs.dicom": ("pacs.errors", "pacs.uids", "pacs.native"),
     "pacs.spool": ("pacs.errors", "pacs.digest", "pacs.dicom"),
     "pacs.storage": ("pacs.errors", "pacs.uids", "pacs.digest", "pacs.dicom", "pacs.spool"),
     "pacs.index": ("pacs.errors", "pacs.uids", "pacs.dicom", "pacs.events"),

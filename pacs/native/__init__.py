@@ -1,0 +1,70 @@
+"""The hot path in C: one shared library without a line of CPython's, used where it was built.
+
+Everything in it has a reference in Python that gives the same answers (docs/adr/0005-hot-path-in-c.md). Calls release the
+interpreter lock. `pacs.native.make` builds it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_double, c_int, c_size_t, c_uint32, c_void_p
+from functools import cache
+from typing import Any
+
+from pacs.native.make import library
+
+ABI = 1
+DONE, MORE, ODD, CLOSED, STALLED, FAILED = range(6)
+
+
+class Wire(ctypes.Structure):
+    """`struct m3_wire` of native.h."""
+
+    _fields_ = (
+        ("buffer", c_void_p),
+        ("deadline", c_double),
+        ("waited", c_double),
+        ("received", ctypes.c_uint64),
+        ("filled", ctypes.c_uint64),
+        ("fd", ctypes.c_int32),
+        ("size", c_uint32),
+        ("start", c_uint32),
+        ("end", c_uint32),
+        ("max_pdu", c_uint32),
+        ("pdu_left", c_uint32),
+        ("piece_left", c_uint32),
+        ("context", c_uint32),
+        ("last", c_uint32),
+    )
+
+
+class Patience(ctypes.Structure):
+    """`struct m3_patience` of native.h."""
+
+    _fields_ = (("silence", c_double), ("pdu", c_double), ("window", c_double), ("rate", c_double))
+
+
+@cache
+def load() -> Any | None:
+    """The library, or None where it was not built from these sources or cannot be loaded."""
+    path = library()
+    if path is None:
+        return None
+    try:
+        found = ctypes.CDLL(str(path))
+        found.m3_abi.restype = c_uint32
+        if found.m3_abi() != ABI:
+            return None
+    except (OSError, AttributeError):
+        return None
+    wire = (POINTER(Wire), POINTER(Patience))
+    found.m3_command.argtypes = (*wire, c_double, c_void_p, c_size_t)
+    found.m3_dataset.argtypes = (*wire, c_uint32, c_void_p, c_size_t)
+    for name in ("m3_command", "m3_dataset"):
+        getattr(found, name).restype = c_int
+    return found
+
+
+def state() -> str:
+    """What does the work here, in words for a person."""
+    return "compiled" if load() is not None else "Python (the compiled part was not built; `make install` builds it)"

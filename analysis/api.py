@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CODE_SCHEME = "99M3DICOM"
 """Coding Scheme Designator of our own codes: plug-in ids and parameter names."""
@@ -27,9 +27,17 @@ class When(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    attribute: str
-    op: Literal["eq", "in", "ge", "le", "exists", "contains"] = "eq"
+    attribute: str  # a keyword of PS3.6, or several joined by dots into sequences
+    op: Literal["eq", "ne", "in", "lt", "le", "gt", "ge", "like", "matches", "exists", "contains"] = "eq"
     value: Any = None
+
+
+class AnyOf(BaseModel):
+    """Holds when one of its tests does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tests: tuple[When, ...] = Field(min_length=1)
 
 
 class Input(BaseModel):
@@ -39,9 +47,12 @@ class Input(BaseModel):
 
     name: str
     level: Literal["study", "series", "instance"] = "series"  # one task per match on this level
-    load: Literal["volume", "images"] = "volume"
-    where: tuple[When, ...] = ()  # what the rule on arrival takes; a request by a user may name anything that loads
+    load: Literal["volume", "images", "datasets"] = "volume"
+    where: tuple[When | AnyOf, ...] = ()  # what the rule on arrival takes; a request may name anything that loads
     min_instances: int = 1
+    results_of: str = ""  # results of the plug-in with this id: the rule runs when one of its tasks is COMPLETED
+    prior: bool = False  # of an earlier study of the same patient, which the rule looks for
+    optional: bool = False  # the task runs without it, and finds None under its name
 
 
 class Output(BaseModel):
@@ -89,6 +100,17 @@ class Manifest(BaseModel):
     outputs: tuple[Output, ...]
     resources: Resources = Resources()
     auto: bool = True  # runs by itself when a study that matches has become stable
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        names = [each.name for each in self.inputs]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("a plug-in has inputs, each with a name of its own")
+        if self.inputs[0].prior or self.inputs[0].optional:
+            raise ValueError("the first input is what the task is about: neither prior nor optional")
+        if any(each.results_of == self.id for each in self.inputs):
+            raise ValueError("a plug-in does not take its own results")
+        return self
 
 
 # What a plug-in is given ---------------------------------------------------------------------------------------------
@@ -139,7 +161,7 @@ class Context(Protocol):
     xp: Any  # numpy or cupy
     nd: Any  # scipy.ndimage or cupyx.scipy.ndimage
     backend: str  # "numpy …" or "cupy … on <device>", as written into the results
-    inputs: Mapping[str, Any]  # per Input.name a Volume, or a tuple of Image
+    inputs: Mapping[str, Any]  # per Input.name a Volume, or a tuple of Image or pydicom Dataset; None = not there
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Report 0 to 1 and a few words; raises Cancelled when the task was cancelled."""
@@ -214,6 +236,36 @@ class Surface:
     vertices: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int32]
     error_mm: float
+
+
+@dataclass(frozen=True)
+class VolumeRendering:
+    """A volume made ready to be looked at: uint8 (slices, rows, columns) on a cubic grid along +z, +y, +x (LPS).
+
+    origin: mm (x, y, z) of the centre of the first voxel; pitch: mm from voxel to voxel; low, high: the HU that 0 and
+    255 stand for; threshold: the HU from which things are solid. Becomes a multi-frame Secondary Capture in the frame
+    of reference of `volume`, and an X3D volume.
+    """
+
+    volume: Volume
+    data: npt.NDArray[np.uint8]
+    origin: npt.NDArray[np.float64]
+    pitch: float
+    low: float
+    high: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Turntable:
+    """Pictures from all sides, the first from anterior and then round by the patient's left, superior up.
+
+    frames: uint8 (views, rows, columns, 3); pitch: mm per pixel. Becomes a multi-frame true colour Secondary Capture.
+    """
+
+    volume: Volume
+    frames: npt.NDArray[np.uint8]
+    pitch: float
 
 
 @dataclass(frozen=True)

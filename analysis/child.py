@@ -106,9 +106,14 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
     loads = {each.name: each.load for each in manifest.inputs}
     given: dict[str, Any] = {}
     sources: dict[str, Any] = {}
+    used: tuple[loading.Instance, ...]
     for entry in task["inputs"]:
         instances = [loading.read(Path(path)) for path in entry["files"]]
-        if loads[entry["name"]] == "volume":
+        if not instances:
+            given[entry["name"]], used = None, ()
+        elif loads[entry["name"]] == "datasets":
+            given[entry["name"]], used = loading.datasets(instances), tuple(instances)
+        elif loads[entry["name"]] == "volume":
             given[entry["name"]], used = loading.volume(instances, _reading(line))
         else:
             given[entry["name"]], used = loading.images(instances, _reading(line)), tuple(instances)

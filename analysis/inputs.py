@@ -73,6 +73,14 @@ def read(path: Path) -> Instance:
         raise NotAnalysable("an instance of the input cannot be read") from error
 
 
+def datasets(instances: Sequence[Instance]) -> tuple[Dataset, ...]:
+    """Each instance as a whole data set, in the order given. Raises NotAnalysable where pydicom cannot read one."""
+    try:
+        return tuple(dcmread(each.path) for each in instances)
+    except Exception as error:
+        raise NotAnalysable("an instance of the input cannot be read") from error
+
+
 # Volumes -------------------------------------------------------------------------------------------------------------
 
 

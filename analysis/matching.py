@@ -1,23 +1,27 @@
 """Which stored instances a plug-in takes: its declared tests on their attributes, from the index alone.
 
-Results of our own never match, so that no analysis is started by another one's output.
+Results of our own are no candidates, so that no analysis is started by another one's output; who asks for results of
+a Workitem by its UID (`results`) gets those.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
-from analysis.api import Input, Manifest, When
+from analysis.api import AnyOf, Input, Manifest, NotAnalysable, When
 from pacs.auth import Principal
-from pacs.dicom import dictionary, json_model, overlay
+from pacs.dicom import dictionary, json_model, overlay, ups
 from pacs.dicom.ups_task import References
+from pacs.errors import InvalidInput
 from pacs.index import corrections, schema
 from pacs.index.engine import Index
 
@@ -38,6 +42,13 @@ class Candidate:
         self.sop_class_uid: str = row.sop_class_uid
         self.digest: str = row.digest
         self.modality: str = row.modality or ""
+        self.source_ae: str = row.source_ae or ""
+        self.result_of: str | None = row.result_of
+
+    @property
+    def identity(self) -> str:
+        """What tells its content: its digest; of a result of ours its UID, which derives from what it was made of."""
+        return self.digest if self.result_of is None else self.sop_instance_uid
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -58,11 +69,14 @@ class Candidate:
         return overlay.applied(self.metadata, overlay.loads(raw))
 
     def values(self, keyword: str) -> list[str]:
-        """The values of an attribute as text."""
+        """The values of an attribute as text; keywords joined by dots lead through the items of sequences."""
         if keyword == "SOPClassUID":
             return [self.sop_class_uid]
-        tag = dictionary.tag(keyword)
-        return json_model.texts(self.metadata, f"{tag:08X}") if tag is not None else []
+        *outer, last = (f"{tag:08X}" for tag in tags_of(keyword))
+        items = [self.metadata]
+        for each in outer:
+            items = [inner for item in items for inner in ups.items(item, each)]
+        return [text for item in items for text in json_model.texts(item, last)]
 
     def text(self, keyword: str) -> str:
         """The first value of an attribute, "" where there is none."""
@@ -78,34 +92,108 @@ class Candidate:
         """Whether it is a scout image (PS3.3 C.8.2.1.1.1)."""
         return "LOCALIZER" in json_model.texts(self.metadata, _IMAGE_TYPE)
 
-    def passes(self, tests: Sequence[When]) -> bool:
+    def passes(self, tests: Sequence[When | AnyOf]) -> bool:
         """Whether all tests hold."""
-        for test in sorted(tests, key=lambda t: t.attribute not in _AT_HAND):
-            values = [self.modality] if test.attribute == "Modality" and self.modality else self.values(test.attribute)
-            if not holds(test, values):
-                return False
-        return True
+        return self.failed(tests) is None
+
+    def failed(self, tests: Sequence[When | AnyOf]) -> When | AnyOf | None:
+        """The first test that does not hold; None where all do."""
+        for test in sorted(tests, key=_cost):
+            if not any(self._holds(each) for each in (test.tests if isinstance(test, AnyOf) else (test,))):
+                return test
+        return None
+
+    def _holds(self, test: When) -> bool:
+        values = [self.modality] if test.attribute == "Modality" and self.modality else self.values(test.attribute)
+        return holds(test, values)
+
+
+def _cost(test: When | AnyOf) -> bool:
+    return isinstance(test, AnyOf) or test.attribute not in _AT_HAND
+
+
+def tags_of(path: str) -> list[int]:
+    """The tags of keywords of PS3.6 (or of eight hexadecimal digits each) joined by dots. Raises InvalidInput."""
+    found = []
+    for word in path.split("."):
+        tag = int(word, 16) if re.fullmatch("[0-9A-Fa-f]{8}", word) else dictionary.tag(word)
+        if tag is None:
+            raise InvalidInput(f"{word!r} is no keyword of PS3.6")
+        found.append(tag)
+    return found
+
+
+LONGEST_MATCHED = 128
+"""Characters of a value that a regular expression is shown: texts come from strangers, and may be long."""
 
 
 def holds(test: When, values: Sequence[str]) -> bool:
-    """Whether the test holds for the values of its attribute; numbers compare as numbers."""
+    """Whether the test holds for the values of its attribute; numbers and ages compare as numbers.
+
+    Besides "contains" (any value) and "exists", what is tested is the first value; without one, nothing holds but "ne"
+    and the absence that "exists" with False asks for.
+    """
     present = [value for value in values if value != ""]
     if test.op == "exists":
         return bool(present) == (test.value is not False)
     if not present:
-        return False
+        return test.op == "ne"
     match test.op:
         case "eq":
             return _equal(present[0], test.value)
+        case "ne":
+            return not _equal(present[0], test.value)
         case "in":
             return any(_equal(present[0], each) for each in test.value)
         case "contains":
             return any(_equal(value, test.value) for value in present)
-    try:
-        number, bound = float(present[0]), float(test.value)
-    except (TypeError, ValueError):
+        case "like":
+            return like(str(test.value), present[0])
+        case "matches":
+            return re.fullmatch(str(test.value), present[0][:LONGEST_MATCHED]) is not None
+    number, bound = _number(present[0]), _number(str(test.value))
+    if number is None or bound is None:
         return False
-    return number >= bound if test.op == "ge" else number <= bound
+    match test.op:
+        case "lt":
+            return number < bound
+        case "le":
+            return number <= bound
+        case "gt":
+            return number > bound
+    return number >= bound
+
+
+_AGE = re.compile("([0-9]{3})([DWMY])")
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+
+def _number(value: str) -> float | None:
+    """The number that a value says: of an age (VR AS, PS3.5 6.2) in years."""
+    age = _AGE.fullmatch(value)
+    try:
+        return float(value) if age is None else int(age[1]) * _YEARS[age[2]]
+    except ValueError:
+        return None
+
+
+def like(pattern: str, value: str) -> bool:
+    """Whether the value matches a pattern with * and ? (PS3.4 C.2.2.2.4), whatever the case; linear in both."""
+    pattern, value = pattern.casefold(), value.casefold()
+    at = in_pattern = 0
+    star, resume = -1, 0
+    while at < len(value):
+        if in_pattern < len(pattern) and pattern[in_pattern] in ("?", value[at]) and pattern[in_pattern] != "*":
+            at, in_pattern = at + 1, in_pattern + 1
+        elif in_pattern < len(pattern) and pattern[in_pattern] == "*":
+            star, resume = in_pattern, at
+            in_pattern += 1
+        elif star >= 0:
+            resume += 1
+            at, in_pattern = resume, star + 1
+        else:
+            return False
+    return all(char == "*" for char in pattern[in_pattern:])
 
 
 def _equal(value: str, wanted: Any) -> bool:
@@ -164,55 +252,90 @@ class Match:
 
 def candidates(index: Index, study_instance_uid: str, principal: Principal) -> list[Candidate]:
     """The study's instances that are no results of ours and that the principal may see, by series and number."""
+    return _candidates(index, study_instance_uid, principal, schema.instance.c.result_of.is_(None))
+
+
+def results(index: Index, study_instance_uid: str, workitem_uid: str, principal: Principal) -> list[Candidate]:
+    """The results of one Workitem in the study, by series and number."""
+    return _candidates(index, study_instance_uid, principal, schema.instance.c.result_of == workitem_uid)
+
+
+def _candidates(
+    index: Index, study_instance_uid: str, principal: Principal, condition: ColumnElement[bool]
+) -> list[Candidate]:
     s, r, i = schema.study.c, schema.series.c, schema.instance.c
     wanted = (
         select(
-            i.id, s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.digest, r.modality
+            i.id, s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.digest,
+            r.modality, i.source_ae, i.result_of,
         )
         .join_from(schema.instance, schema.series, r.id == i.series_key)
         .join(schema.study, s.id == i.study_key)
-        .where(s.study_instance_uid == study_instance_uid, i.result_of.is_(None))
+        .where(s.study_instance_uid == study_instance_uid, condition)
         .order_by(r.series_number.nulls_last(), r.id, i.instance_number.nulls_last(), i.id)
-    )
+    )  # fmt: skip
     if principal.scope:
         wanted = wanted.where(s.scope == principal.scope)
     with index.read() as conn:
         return [Candidate(index, row) for row in conn.execute(wanted)]
 
 
-def matches(wanted: Input, found: Sequence[Candidate]) -> Iterator[Match]:
-    """Every match of one input. A series is judged by its first image that is no localiser."""
+def matches(wanted: Input, found: Sequence[Candidate], more: Sequence[When | AnyOf] = ()) -> Iterator[Match]:
+    """Every match of one input, with `more` tests than its own. A series is judged by its first image that is no scout.
+
+    What is handed over as data sets need not be images.
+    """
+    tests = (*wanted.where, *more)
+    anything = wanted.load == "datasets"
     if wanted.level != "series":
-        passing = [each for each in found if each.passes(wanted.where) and each.is_image]
+        passing = [each for each in found if each.passes(tests) and (anything or each.is_image)]
         groups = [passing] if wanted.level == "study" else [[each] for each in passing]
     else:
         by_series: dict[str, list[Candidate]] = {}
         for each in found:
             by_series.setdefault(each.series_instance_uid, []).append(each)
-        groups = [group for group in by_series.values() if _series_passes(wanted, group)]
+        groups = [group for group in by_series.values() if _series_passes(tests, group, anything)]
     for group in groups:
         if group and len(group) >= wanted.min_instances:
             yield Match(wanted.name, wanted.level, tuple(group))
 
 
-def _series_passes(wanted: Input, group: Sequence[Candidate]) -> bool:
-    if len(group) < wanted.min_instances:
-        return False
-    cheap = [test for test in wanted.where if test.attribute == "SOPClassUID"]
+def judged_by(group: Sequence[Candidate]) -> Candidate:
+    """The instance that a series is judged by: the first of its first few that is no localiser."""
+    return next((each for each in group[:8] if not each.is_localizer), group[0])
+
+
+def _series_passes(tests: Sequence[When | AnyOf], group: Sequence[Candidate], anything: bool) -> bool:
+    cheap = [test for test in tests if isinstance(test, When) and test.attribute == "SOPClassUID"]
     if not group[0].passes(cheap) and not group[-1].passes(cheap):
         return False
-    judged = next((each for each in group[:8] if not each.is_localizer), group[0])
-    return judged.is_image and judged.passes(wanted.where)
+    judged = judged_by(group)
+    return (anything or judged.is_image) and judged.passes(tests)
+
+
+Pool = Callable[[Input], Sequence[Candidate]]
+"""The instances among which an input is looked for."""
 
 
 def tasks(manifest: Manifest, found: Sequence[Candidate]) -> Iterator[tuple[Match, ...]]:
-    """The inputs of every task: one for each match of the first input, with the first match of each other one."""
+    """The inputs of every task among these instances; none where an input that is needed has no match."""
+    with contextlib.suppress(NotAnalysable):
+        yield from tasks_among(manifest, lambda _: found)
+
+
+def tasks_among(manifest: Manifest, pool: Pool, more: Sequence[When | AnyOf] = ()) -> Iterator[tuple[Match, ...]]:
+    """The inputs of every task but the earlier study: one task for each match of the first input.
+
+    `more` tests are asked of the first input. Of each other one the first match is taken. Raises NotAnalysable where
+    one that is needed has none.
+    """
     first, *others = manifest.inputs
     rest = []
     for other in others:
-        match = next(matches(other, found), None)
-        if match is None:
-            return
-        rest.append(match)
-    for match in matches(first, found):
+        match = None if other.prior else next(matches(other, pool(other)), None)
+        if match is not None:
+            rest.append(match)
+        elif not other.optional and not other.prior:
+            raise NotAnalysable(f"nothing fits input {other.name}")
+    for match in matches(first, pool(first), more):
         yield (match, *rest)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import select
 
 from analysis.api import Manifest, NotAnalysable
+from analysis.assign import assigned
 from analysis.devices import Device
 from analysis.process import Child, Limits, TaskFailed, TaskLost, TaskStopped
 from analysis.registry import Installed, Registry, job_key
@@ -195,7 +196,7 @@ class Runner:
             out.mkdir()
             task: dict[str, Any] = {
                 "workitem_uid": claim.uid,
-                "task_key": job_key(manifest, params, digests),
+                "task_key": job_key(manifest, params, self._identities(chosen)),
                 "params": params.model_dump(mode="json"),
                 "input_digests": digests,
                 "when": claim.started,
@@ -227,23 +228,31 @@ class Runner:
     # Inputs
 
     def _choose(self, manifest: Manifest, references: Sequence[References]) -> list[_Chosen]:
-        """The stored instances for each input; with one input it gets all, with several each gets one in order."""
-        if not references:
-            raise NotAnalysable("the Workitem names no input")
-        groups: Iterable[Sequence[References]] = [references]
-        if len(manifest.inputs) > 1:
-            if len(references) != len(manifest.inputs):
-                raise NotAnalysable(f"{len(manifest.inputs)} inputs are needed, {len(references)} are given")
-            groups = [[each] for each in references]
+        """The stored instances for each input, in the order of the manifest; none for one that it does without."""
+        named = [sop for each in references for _, sop in each.instances[:1]]
         chosen = []
-        for wanted, group in zip(manifest.inputs, groups, strict=True):
-            locations = tuple(location for each in group for location in self._locate(each))
-            if len(locations) < 1:
+        for wanted, given in assigned(manifest, references, self._results_among(named)):
+            locations = tuple(location for each in given for location in self._locate(each))
+            if not locations and not wanted.optional:
                 raise NotAnalysable("the input is empty")
             if wanted.load == "volume" and len({location.series_instance_uid for location in locations}) > 1:
                 raise NotAnalysable("the input is more than one series; one is needed")
             chosen.append(_Chosen(wanted.name, locations))
         return chosen
+
+    def _identities(self, chosen: Sequence[_Chosen]) -> list[str]:
+        """What tells inputs apart for the task key: digests; of results of ours their UIDs, which derive from those.
+
+        Of several inputs, all but the first have their name before it: two studies exchanged are another task.
+        """
+        ours = self._results_among(location.sop_instance_uid for each in chosen for location in each.locations)
+        found = []
+        for number, each in enumerate(chosen):
+            for location in each.locations:
+                uid = location.sop_instance_uid
+                told = uid if uid in ours else location.digest
+                found.append(f"{each.name}:{told}" if number else told)
+        return sorted(found)
 
     def _locate(self, references: References) -> list[InstanceLocation]:
         try:
@@ -259,16 +268,19 @@ class Runner:
             raise NotAnalysable(f"{len(named) - len(found)} of {len(named)} input instances are not stored here")
         return found
 
-    def _results_among(self, sop_instance_uids: Iterable[str]) -> set[str]:
-        t = schema.instance.c
+    def _results_among(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
+        """Those of the instances that are results of ours, with the plug-in that made them ("" where nobody knows)."""
+        t, w = schema.instance.c, schema.workitem.c
         uids = list(sop_instance_uids)
-        found: set[str] = set()
+        found: dict[str, str] = {}
         with self._archive.index.read() as conn:
             for start in range(0, len(uids), 500):
-                wanted = select(t.sop_instance_uid).where(
-                    t.sop_instance_uid.in_(uids[start : start + 500]), t.result_of.is_not(None)
+                wanted = (
+                    select(t.sop_instance_uid, w.plugin)
+                    .outerjoin_from(schema.instance, schema.workitem, w.uid == t.result_of)
+                    .where(t.sop_instance_uid.in_(uids[start : start + 500]), t.result_of.is_not(None))
                 )
-                found.update(conn.execute(wanted).scalars())
+                found.update({uid: plugin or "" for uid, plugin in conn.execute(wanted)})
         return found
 
     def _fetch(self, chosen: _Chosen, folder: Path, go_on: Any) -> list[str]:

@@ -1,7 +1,8 @@
-"""From news to work: for each study that has become stable, one Workitem per plug-in, version, parameters and input.
+"""From news to work: rules look at each study that has become stable and at each task that is done, and make Workitems.
 
-Reads `change` from the durable cursor "trigger". Whatever happens twice makes nothing twice: a Workitem's UID and task
-key derive from its inputs. A late instance changes the inputs, so a new Workitem is made that supersedes the old one.
+Reads `change` from the durable cursor "trigger"; what a rule waits for is a row (`pacs.index.rule_waits`), so that
+nothing of it is lost with the process. Whatever happens twice makes nothing twice: a Workitem's UID and task key derive
+from its inputs. What comes late changes the inputs: a new Workitem is made that supersedes the old one.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from analysis.api import Manifest
-from analysis.matching import Match, candidates, tasks
-from analysis.registry import Installed, Registry, job_key
+from sqlalchemy import Connection
+
+from analysis import plans, rules
+from analysis.api import Input, NotAnalysable
+from analysis.matching import Candidate, Match, candidates, results, tasks_among
+from analysis.plans import Study, Verdict
+from analysis.priors import Priors
+from analysis.registry import Registry, job_key
+from analysis.rules import Rule, Rules
 from pacs import uids
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom import ups_task
+from pacs.dicom.ups import State
 from pacs.errors import ArchiveError
+from pacs.index import rule_waits, workitems
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -32,16 +41,29 @@ BATCH = 1000
 
 
 class Trigger:
-    """Turns stable studies into Workitems."""
+    """Turns stable studies, and results that others build on, into Workitems."""
 
-    def __init__(self, archive: Archive, registry: Registry) -> None:
+    def __init__(
+        self, archive: Archive, registry: Registry, *, made: Rules | None = None, priors: Priors | None = None
+    ) -> None:
+        """Raises InvalidInput, naming the rule, for rules of the settings that cannot be."""
         self._archive = archive
-        self._registry = registry
+        self.rules = made or rules.load(archive.settings, registry)
+        self._priors = priors or Priors(archive)
+        self._chained = frozenset(plugin for rule in self.rules for plugin in rule.results_of)
+        self._resumed = False
+
+    def close(self) -> None:
+        """Ask nobody for anything any more."""
+        self._priors.close()
 
     def step(self, now: float | None = None) -> int:
-        """Handle what is new; how many Workitems were made. Safe to run in several processes at once."""
+        """Handle what is new and what is due; how many Workitems were made. Several processes may do so at once."""
         made = 0
         changes = self._archive.changes
+        if not self._resumed:
+            self._archive.index.transact(lambda conn: rule_waits.unanswered(conn, time.time()))
+            self._resumed = True
         more = True
         while more:  # until the end is reached, not until nothing new comes meanwhile
             batch = changes.after(changes.cursor(CURSOR), BATCH)
@@ -51,34 +73,175 @@ class Trigger:
             studies = {c.study_instance_uid: c.scope for c in batch if c.kind == "stable" and c.study_instance_uid}
             for study, scope in studies.items():
                 made += len(self.plan(study, replace(SYSTEM, scope=scope), time.time() if now is None else now))
+            for uid in dict.fromkeys(c.workitem_uid for c in batch if c.kind == "workitem" and c.workitem_uid):
+                made += len(self._build_on(uid, time.time() if now is None else now))
             self._archive.index.transact(partial(changes.advance, name=CURSOR, seq=batch[-1].seq))
-        return made
+        return made + self._look_again(time.time() if now is None else now)
 
     def plan(self, study_instance_uid: str, principal: Principal, now: float) -> list[str]:
         """Make the Workitems that the study's instances ask for and that are not there yet; their UIDs."""
-        made = []
+        with self._archive.index.read() as conn:
+            if rule_waits.is_prior(conn, study_instance_uid):
+                return []
+        about = plans.study(self._archive.index, study_instance_uid)
+        if about is None:
+            return []
         found = candidates(self._archive.index, study_instance_uid, principal)
-        for installed in self._registry:
-            if not installed.manifest.auto:
-                continue
-            for inputs in tasks(installed.manifest, found):
-                try:
-                    uid = self._create(installed, inputs, principal, now)
-                except ArchiveError as error:
-                    log.error("no Workitem for plug-in %s on study %s: %s", installed.id, study_instance_uid, error)
-                    continue
-                if uid is not None:
-                    made.append(uid)
+        made = []
+        for rule in self.rules:
+            if not rule.results_of:
+                made += self._apply(rule, about, "", plans.judge(rule, about, found, now), now)
         return made
 
-    def _create(self, installed: Installed, inputs: Sequence[Match], principal: Principal, now: float) -> str | None:
-        worklist = self._archive.worklist
-        manifest, params = installed.manifest, installed.params({})
-        key = job_key(manifest, params, [each.digest for match in inputs for each in match.instances])
+    # What rules wait for
+
+    def _look_again(self, now: float) -> int:
+        """Let the rules whose time has come look at their studies again; how many Workitems were made."""
+        index = self._archive.index
+        with index.read() as conn:
+            due = rule_waits.due(conn, now)
+        made = 0
+        for wait in due:
+            rule = self.rules.get(wait.rule)
+            about = plans.study(index, wait.study_instance_uid)
+            if rule is None or about is None or (not wait.about and not about.stable):
+                # The rule or the study is gone; or something new came, and the rule looks when it has come to rest.
+                index.transact(
+                    partial(rule_waits.drop, rule=wait.rule, study=wait.study_instance_uid, about=wait.about)
+                )
+            elif wait.about:
+                made += len(self._build_on(wait.about, now))
+            else:
+                found = candidates(index, wait.study_instance_uid, replace(SYSTEM, scope=wait.scope))
+                made += len(self._apply(rule, about, "", plans.judge(rule, about, found, now), now))
+        return made
+
+    def _apply(self, rule: Rule, about: Study, key: str, verdict: Verdict, now: float) -> list[str]:
+        """Make what the rule asks for now, and note what it waits for; the UIDs of new Workitems."""
+        made = []
+        waits = [] if verdict.waits_until is None else [(verdict.waits_until, verdict.why)]
+        ask = False
+        for inputs in verdict.tasks:
+            comments = verdict.comments.get(inputs[0].target, "")
+            try:
+                if rule.prior_input is not None:
+                    earlier = self._earlier(rule, about, key, rule.prior_input, now)
+                    if isinstance(earlier, _Awaited):
+                        waits.append((earlier.until, earlier.why))
+                        ask |= earlier.ask
+                        continue
+                    inputs = (*inputs, *earlier.matches)
+                    comments = "; ".join(filter(None, (comments, earlier.comment)))
+                uid = self._create(rule, inputs, comments, replace(SYSTEM, scope=about.scope), now)
+            except (ArchiveError, NotAnalysable) as error:
+                log.error("rule %s: no Workitem on study %s: %s", rule.name, about.study_instance_uid, error)
+                continue
+            if uid is not None:
+                made.append(uid)
+        self._note(rule, about, key, min(waits, default=None), now)
+        if ask:
+            study = about.study_instance_uid
+            if self._archive.index.transact(lambda conn: rule_waits.ask(conn, rule.name, study, key, now)):
+                self._priors.ask(rule, about, key)
+        return made
+
+    def _note(self, rule: Rule, about: Study, key: str, wait: tuple[float, str] | None, now: float) -> None:
+        study, index = about.study_instance_uid, self._archive.index
+        if wait is not None:
+            due_at, why = wait
+            index.transact(lambda conn: rule_waits.put(conn, rule.name, study, key, about.scope, now, due_at, why))
+            return
+        with index.read() as conn:
+            held = rule_waits.get(conn, rule.name, study, key) is not None
+        if held:
+            index.transact(lambda conn: rule_waits.drop(conn, rule.name, study, key))
+
+    def _earlier(self, rule: Rule, about: Study, key: str, wanted: Input, now: float) -> _Earlier | _Awaited:
+        """The earlier studies for a task, or what is awaited of them. Raises NotAnalysable: it cannot do without."""
+        found = tuple(self._priors.found(rule, about, wanted))
+        with self._archive.index.read() as conn:
+            wait = rule_waits.get(conn, rule.name, about.study_instance_uid, key)
+            arriving = rule_waits.arriving(conn, about.study_instance_uid)
+        said = ""
+        if len(found) < rule.priors and rule.priors_from:
+            if wait is None or wait.asked_at is None:
+                names = ", ".join(rule.priors_from)
+                return _Awaited(now + rule.wait_s, f"{names}: asked for earlier studies", ask=True)
+            until = wait.asked_at + rule.wait_s
+            if now < until and wait.answer is None:
+                return _Awaited(until, wait.why)
+            if now < until and arriving:
+                return _Awaited(min(until, now + 1.0), "earlier studies are arriving")
+            said = wait.answer or f"{', '.join(rule.priors_from)}: no answer within {rule.wait_s:g} s"
+        if not found:
+            said = f"no earlier study fits{f' ({said})' if said else ''}"
+            if not wanted.optional:
+                raise NotAnalysable(said)
+        return _Earlier(found, said if len(found) < rule.priors else "")
+
+    # Results that others build on
+
+    def _build_on(self, uid: str, now: float) -> list[str]:
+        """Make the Workitems that rules ask for on the results of a Workitem; their UIDs."""
+        with self._archive.index.read() as conn:
+            row = workitems.get(conn, uid)
+        if row is None or row.plugin not in self._chained or row.state is not State.COMPLETED or row.superseded_by:
+            return []
+        about = None if row.study_instance_uid is None else plans.study(self._archive.index, row.study_instance_uid)
+        if about is None:
+            return []
+        principal = replace(SYSTEM, scope=about.scope)
+        theirs = results(self._archive.index, about.study_instance_uid, uid, principal)
+        given = {sop for each in ups_task.references_of(row.attributes) for _, sop in each.instances}
+        series = {each.series_instance_uid for each in ups_task.references_of(row.attributes)}
+        found = [
+            each
+            for each in candidates(self._archive.index, about.study_instance_uid, principal)
+            if each.sop_instance_uid in given or (not given and (each.series_instance_uid in series or None in series))
+        ]
+        made = []
+        for rule in self.rules:
+            if row.plugin in rule.results_of:
+                made += self._apply(rule, about, uid, self._of_results(rule, about, row, theirs, found), now)
+        return made
+
+    def _of_results(
+        self, rule: Rule, about: Study, row: WorkitemRow, theirs: list[Candidate], found: list[Candidate]
+    ) -> Verdict:
+        if rule.scopes and about.scope not in rule.scopes:
+            return Verdict(why="the study belongs to another access scope")
+        declared = any(each.results_of for each in rule.installed.manifest.inputs)
+        first = rule.installed.manifest.inputs[0]
+
+        def pool(wanted: Input) -> Sequence[Candidate]:
+            if wanted.results_of == row.plugin or (not declared and wanted is first):
+                return theirs
+            if wanted.results_of:
+                known = self._archive.worklist.of_plugin(wanted.results_of, about.study_instance_uid, requested=True)
+                done = [each for each in known if each.state is State.COMPLETED and not each.superseded_by]
+                scope = replace(SYSTEM, scope=about.scope)
+                return results(self._archive.index, about.study_instance_uid, done[-1].uid, scope) if done else []
+            return found
+
+        try:
+            return Verdict(tuple(tasks_among(rule.installed.manifest, pool, rule.tests)))
+        except NotAnalysable as reason:
+            return Verdict(why=str(reason))
+
+    # Workitems
+
+    def _create(
+        self, rule: Rule, inputs: Sequence[Match], comments: str, principal: Principal, now: float
+    ) -> str | None:
+        worklist, installed = self._archive.worklist, rule.installed
+        manifest, params = installed.manifest, installed.params(rule.parameters)
+        key = job_key(manifest, params, [each.identity for match in inputs for each in match.instances])
         known = worklist.of_plugin(manifest.id, inputs[0].instances[0].study_instance_uid)
         if any(row.task_key == key for row in known):
             return None
-        older = [row for row in known if same_target(manifest, row, inputs)]
+        older = [row for row in known if self._replaces(rule, row, inputs)]
+        if older and not rule.late:
+            return None
         attributes = ups_task.build(
             plugin=manifest.id,
             title=manifest.title,
@@ -87,26 +250,66 @@ class Trigger:
             inputs=[reference for match in inputs for reference in match.references],
             patient=inputs[0].instances[0].corrected,
             now=now,
-            replaces=older[-1].uid if older else None,
+            priority=rule.priority,
+            replaces=[row.uid for row in reversed(older)],
+            comments=comments,
         )
-        uid = worklist.create(attributes, uids.derived("workitem", key), principal, task=key)
+        uid = worklist.create(
+            attributes, uids.derived("workitem", key), principal, task=key, version=manifest.version, rule=rule.name
+        )
         for row in older:
-            if not row.state.final:
-                worklist.supersede(row.uid, uid)
-        log.info("Workitem %s made for plug-in %s %s", uid, manifest.id, manifest.version)
+            worklist.supersede(row.uid, uid)
+        log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
         return uid
 
+    def _replaces(self, rule: Rule, row: WorkitemRow, inputs: Sequence[Match]) -> bool:
+        """Whether a task of the rule on `inputs` replaces an older one: same rule, same study, series or instance.
 
-def same_target(manifest: Manifest, row: WorkitemRow, inputs: Sequence[Match]) -> bool:
-    """Whether an older Workitem of the plug-in worked on the same study, series or instance as `inputs` do."""
-    references = ups_task.references_of(row.attributes)
-    if not references:
-        return False
-    match manifest.inputs[0].level:
-        case "study":
-            target: str | None = references[0].study_instance_uid
-        case "series":
-            target = references[0].series_instance_uid
-        case _:
-            target = references[0].instances[0][1] if references[0].instances else None
-    return target == inputs[0].target
+        A rule that is no more is replaced as well. Results of a task are those of the same input when theirs replace
+        the older's.
+        """
+        if row.superseded_by or (row.rule != rule.name and self.rules.get(row.rule or "") is not None):
+            return False
+        references = ups_task.references_of(row.attributes)
+        if not references:
+            return False
+        first = inputs[0].instances[0]
+        if first.result_of is not None:
+            return self._made_by_older(references, first.result_of)
+        match inputs[0].level:
+            case "study":
+                target: str | None = references[0].study_instance_uid
+            case "series":
+                target = references[0].series_instance_uid
+            case _:
+                target = references[0].instances[0][1] if references[0].instances else None
+        return target == inputs[0].target
+
+    def _made_by_older(self, references: Sequence[ups_task.References], uid: str) -> bool:
+        """Whether the instances are results of a Workitem that the one with this UID replaces, or of itself."""
+        named = [sop for each in references for _, sop in each.instances][:1]
+        with self._archive.index.read() as conn:
+            owners = workitems.owners(conn, named)
+            return any(owner == uid or _superseded_by(conn, owner) == uid for owner in owners)
+
+
+def _superseded_by(conn: Connection, uid: str) -> str | None:
+    row = workitems.get(conn, uid)
+    return None if row is None else row.superseded_by
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """The earlier studies of a task, and what its readers should know of them."""
+
+    matches: tuple[Match, ...]
+    comment: str
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """Earlier studies that may still come; with `ask`, somebody has to ask for them first."""
+
+    until: float
+    why: str
+    ask: bool = False

@@ -75,6 +75,30 @@ class Retention:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What runs by itself, on what, and when. Once a plug-in is in a rule, its own rule is not looked at any more."""
+
+    name: str
+    plugin: str = _setting("", "id of the plug-in that runs")
+    run: bool = _setting(True, "false: it never runs by itself")
+    when: tuple[str, ...] = _setting((), 'tests that all hold, such as "SliceThickness <= 1.5" (docs/tasks.md)')
+    sources: tuple[str, ...] = _setting((), "only what came from these AE titles; none given = any, here and below")
+    scopes: tuple[str, ...] = _setting((), "only studies of these access scopes")
+    parameters: tuple[str, ...] = _setting((), 'such as "threshold_hu = 400"; others keep their defaults')
+    priority: str = _setting("MEDIUM", "HIGH, MEDIUM or LOW")
+    quiet_s: int = _setting(0, "nothing new came for this long; never less than stable_after_s")
+    expect: tuple[str, ...] = _setting(
+        (), 'how much has to be there: "300", "2 of ViewPosition = CC", or an attribute such as ImagesInAcquisition'
+    )
+    wait_s: int = _setting(600, "after the last arrival: so long it waits for what is expected, and for priors")
+    late: bool = _setting(True, "what comes late is analysed anew, with all the rest")
+    results_of: tuple[str, ...] = _setting((), "runs on results of these plug-ins, not on arrivals")
+    priors: int = _setting(0, "earlier studies it takes at most; 0 = one, where the plug-in has an input for it")
+    priors_from: tuple[str, ...] = _setting((), "AE titles or [[forward]] names that are asked for earlier studies")
+    priors_days: int = _setting(0, "no older than so many days; 0 = any")
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of one server or worker. Units are in the names."""
 
@@ -147,6 +171,10 @@ class Settings:
     forward: tuple[Forward, ...] = _setting((), "Where results and studies are sent on to. TOML: [[forward]] tables.")
     forward_give_up_hours: float = _setting(168.0, "A delivery that did not succeed for this long is a dead letter.")
 
+    rules: tuple[Rule, ...] = _setting(
+        (), "What runs by itself, besides the plug-ins' own rules. TOML: [[rules]] tables."
+    )
+
     retention: tuple[Retention, ...] = _setting((), "What may be removed, and when. TOML: [[retention]] tables.")
 
     session_hours: float = _setting(12.0, "A browser login ends after this long.")
@@ -181,6 +209,8 @@ def _value(name: str, kind: str, raw: Any) -> Any:
                 return tuple(_table(AE, "title", entry) for entry in _tables(raw))
             case "tuple[Forward, ...]":
                 return tuple(_table(Forward, "name", entry) for entry in _tables(raw))
+            case "tuple[Rule, ...]":
+                return tuple(_table(Rule, "name", entry) for entry in _tables(raw))
             case "tuple[Retention, ...]":
                 return tuple(_table(Retention, "name", entry) for entry in _tables(raw))
     except (TypeError, ValueError) as error:

@@ -247,17 +247,24 @@ class Worklist(Leases):
         self._events.publish()
         return warned
 
-    def of_plugin(self, plugin: str, study_instance_uid: str) -> list[WorkitemRow]:
-        """Workitems that a rule made for that plug-in and study, oldest first."""
+    def of_plugin(self, plugin: str, study_instance_uid: str, *, requested: bool = False) -> list[WorkitemRow]:
+        """Workitems that a rule made for that plug-in and study, oldest first; with `requested` all others as well."""
         with self._index.read() as conn:
-            return workitems.of_plugin(conn, plugin, study_instance_uid)
+            return workitems.of_plugin(conn, plugin, study_instance_uid, requested=requested)
 
     def supersede(self, uid: str, by: str) -> None:
-        """Cancel a Workitem that is not finished, since another one works on a newer set of the same input."""
+        """Cancel a Workitem that is not finished, since another one works on a newer set of the same input.
+
+        One that had failed is no dead letter any more; the results of one that is COMPLETED stay as they are, and are
+        marked once the newer one has its own.
+        """
         try:
             self.request_cancel(uid, f"superseded by {by}", SYSTEM, ended="superseded", superseded_by=by)
         except Conflict:
-            return  # finished in between: its results stay, and are marked once the newer Workitem has its own
+            return
+        dead = workitems.t.ended == "failed"
+        values = {"ended": "superseded", "superseded_by": by, "updated_at": self._clock()}
+        self._index.transact(lambda conn: workitems.save(conn, uid, values, dead))
 
     def _replace_waiting(
         self, conn: Connection, uid: str, values: Mapping[str, Any], principal: Principal, now: float

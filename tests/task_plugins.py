@@ -152,4 +152,68 @@ class Views:
         ctx.progress(1.0)
 
 
+class Nothing(Params):
+    """Nothing to set."""
+
+
+CHANGE = Code("change", "99M3DICOM", "Change of voxels above threshold")
+
+
+class Compare:
+    """Voxels above 300 HU, now and in an earlier study where there is one."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="compare",
+        version="1.0",
+        title="Compare",
+        inputs=(
+            Input(name="series", where=(When(attribute="Modality", value="CT"),), min_instances=3),
+            Input(name="prior", where=(When(attribute="Modality", value="CT"),), min_instances=3,
+                  prior=True, optional=True),
+        ),
+        outputs=(Output(name="labels", kind="SEG"), Output(name="report", kind="SR")),
+        resources=Resources(memory_mb=1500, timeout_s=60),
+    )  # fmt: skip
+    params: ClassVar[type[Params]] = Nothing
+
+    def run(self, ctx: Context, params: Nothing) -> None:
+        """Emit the difference."""
+        now: Volume = ctx.inputs["series"]
+        before: Volume | None = ctx.inputs["prior"]
+        change = float((now.data > 300).sum()) - (0.0 if before is None else float((before.data > 300).sum()))
+        measured = (SegmentMeasurements(DENSE, (Measurement(CHANGE, change, NO_UNIT),)),)
+        ctx.emit("labels", LabelMap(now, (now.data > 300).astype(np.uint8), (DENSE,)))
+        ctx.emit("report", VolumeReport(now, measured, "first" if before is None else "follow-up"))
+
+
+class Review:
+    """Looks at the report of "count" and writes a second one about the same series."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="review",
+        version="1.0",
+        title="Review",
+        inputs=(
+            Input(name="report", level="instance", load="datasets", results_of="count",
+                  where=(When(attribute="Modality", value="SR"),)),
+            Input(name="series", where=(When(attribute="Modality", value="CT"),)),
+        ),
+        outputs=(Output(name="labels", kind="SEG"), Output(name="report", kind="SR")),
+        resources=Resources(memory_mb=1500, timeout_s=60),
+    )  # fmt: skip
+    params: ClassVar[type[Params]] = Nothing
+
+    def run(self, ctx: Context, params: Nothing) -> None:
+        """Emit what was read in the report."""
+        (report,) = ctx.inputs["report"]
+        read = report.ContentTemplateSequence[0].TemplateIdentifier
+        measured = (SegmentMeasurements(DENSE, (Measurement(CHANGE, float(len(report.ContentSequence)), NO_UNIT),)),)
+        volume: Volume = ctx.inputs["series"]
+        ctx.emit("labels", LabelMap(volume, (volume.data > 300).astype(np.uint8), (DENSE,)))
+        ctx.emit("report", VolumeReport(volume, measured, f"read TID {read}"))
+
+
+BUILDING = {"compare": "task_plugins:Compare", "review": "task_plugins:Review"}
+"""Plug-ins that take more than what arrived."""
+
 TARGETS = {"count": "task_plugins:Count", "odd": "task_plugins:Odd", "views": "task_plugins:Views"}

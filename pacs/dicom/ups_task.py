@@ -61,13 +61,13 @@ def build(
     patient: Mapping[str, Any],
     now: float,
     priority: str = "MEDIUM",
-    replaces: str | None = None,
+    replaces: str | Sequence[str] | None = None,
     comments: str = "",
 ) -> Attributes:
     """A SCHEDULED Workitem for one run of a plug-in, ready for `ups.created`.
 
-    `patient` is the DICOM JSON of an input instance; patient and order attributes are taken from it. `replaces` is
-    the UID of the Workitem whose results this one supersedes; `comments` say what a person should know of it.
+    `patient` is the DICOM JSON of an input instance; patient and order attributes are taken from it. `replaces`
+    names the Workitems whose results this one supersedes; `comments` say what a person should know of it.
     """
     study = inputs[0].study_instance_uid if inputs else ""
     request = {
@@ -94,8 +94,9 @@ def build(
     attributes |= {tag: patient[tag] for tag in PATIENT_TAGS if tag in patient}
     if comments:
         attributes[ups.COMMENTS] = element("LT", comments[:10240])
-    if replaces is not None:
-        attributes[ups.REPLACED_PROCEDURE_STEP_SEQUENCE] = element("SQ", _replaced(replaces))
+    if replaces:
+        named = [replaces] if isinstance(replaces, str) else replaces
+        attributes[ups.REPLACED_PROCEDURE_STEP_SEQUENCE] = element("SQ", *map(_replaced, named))
     return dict(sorted(attributes.items()))
 
 

@@ -13,6 +13,7 @@ from pacs.index import (
     damage,
     deliveries,
     journal,
+    rule_waits,
     schema,
     subscriptions,
     verdicts,
@@ -22,7 +23,7 @@ from pacs.index import (
 
 TOPICS = (
     schema, damage, journal, aside, corrections, commitments, deliveries, workitems, subscriptions, workers, batches,
-    verdicts,
+    verdicts, rule_waits,
 )  # fmt: skip
 """Modules whose import puts their tables on the one metadata."""
 

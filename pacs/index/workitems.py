@@ -164,11 +164,11 @@ def of_task(conn: Connection, task_key: str) -> str | None:
     return found
 
 
-def of_plugin(conn: Connection, plugin: str, study_instance_uid: str) -> list[WorkitemRow]:
-    """Workitems for that plug-in and study that a rule made (they have a task key), oldest first."""
-    wanted = select(schema.workitem).where(
-        t.plugin == plugin, t.study_instance_uid == study_instance_uid, t.task_key.is_not(None)
-    )
+def of_plugin(conn: Connection, plugin: str, study_instance_uid: str, *, requested: bool = False) -> list[WorkitemRow]:
+    """Workitems for that plug-in and study that a rule made (they have a task key), oldest first; or all."""
+    wanted = select(schema.workitem).where(t.plugin == plugin, t.study_instance_uid == study_instance_uid)
+    if not requested:
+        wanted = wanted.where(t.task_key.is_not(None))
     return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid))]
 
 
@@ -176,6 +176,13 @@ def same_request(conn: Connection, request_key: str, scope: str, state: State) -
     """Workitems in that state that ask for the same: plug-in, parameters, and inputs as they are named."""
     wanted = select(schema.workitem).where(t.request_key == request_key, t.scope == scope, t.state == state)
     return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid).with_for_update())]
+
+
+def owners(conn: Connection, sop_instance_uids: Sequence[str]) -> list[str]:
+    """The Workitems whose results these instances are."""
+    i = schema.instance.c
+    wanted = select(i.result_of).where(i.sop_instance_uid.in_(sop_instance_uids), i.result_of.is_not(None)).distinct()
+    return [str(uid) for uid in conn.execute(wanted).scalars()]
 
 
 def mark_superseded(conn: Connection, uids: Sequence[str], by: str, now: float) -> list[WorkitemRow]:

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from pacs.server import statement
-from pacs.settings import AE, PREFIX, Forward, Retention, Settings
+from pacs.settings import AE, PREFIX, Forward, Retention, Rule, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +59,20 @@ def settings_page() -> str:
         "```",
         "",
         *_keys(Forward, "what people call it"),
+        "",
+        "## Rules",
+        "",
+        "What runs by itself, on what, and when ([tasks.md](tasks.md#rules)); `m3dicom rules test` tells before:",
+        "",
+        "```toml",
+        "[[rules]]",
+        'name = "thin-slices"',
+        'plugin = "bone-surface"',
+        'when = ["SliceThickness <= 1.5", "BodyPartExamined in HEAD, JAW"]',
+        'parameters = ["threshold_hu = 400"]',
+        "```",
+        "",
+        *_keys(Rule, "what Workitems, log and `m3dicom rules` call it"),
         "",
         "## Retention",
         "",

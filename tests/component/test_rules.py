@@ -1,0 +1,505 @@
+"""Rules from arrival to Workitem: what they wait for, what comes late, earlier studies, results that others take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import dicom_data
+import pytest
+from pydicom import Dataset, dcmread
+from servers import PostgreSQL
+from task_plugins import BUILDING, TARGETS
+
+from analysis.prior_sources import Earlier
+from analysis.priors import Priors
+from analysis.queue import Dispatcher, LocalQueue
+from analysis.registry import Registry
+from analysis.trigger import Trigger
+from analysis.worker import Worker
+from pacs import uids
+from pacs.archive import Archive, open_archive
+from pacs.auth import SYSTEM, Principal
+from pacs.dicom import ups, ups_task
+from pacs.errors import PeerUnreachable
+from pacs.index import rule_waits
+from pacs.settings import AE, Rule, Settings
+from pacs.tasks import Task, Tasks
+from pacs.worklist import Worklist
+
+USER = Principal("ann", "session")
+STUDY = uids.derived("study", 0)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    loaded = Registry.load({**TARGETS, **BUILDING})
+    assert loaded.broken == ()
+    return loaded
+
+
+class Place:
+    """An archive with rules, whose clock tests move: `now` is ahead of the arrivals by what it says."""
+
+    def __init__(self, archive: Archive, registry: Registry, priors: Priors | None = None) -> None:
+        self.archive = archive
+        self.registry = registry
+        self.trigger = Trigger(archive, registry, priors=priors)
+        self.tasks = Tasks(archive.worklist)
+
+    def store(self, datasets: Iterable[Dataset], source_ae: str = "", principal: Principal = USER) -> None:
+        for ds in datasets:
+            receiving = self.archive.ingest.receive_part10()
+            receiving.source_ae = source_ae
+            receiving.write(dicom_data.part10(ds))
+            self.archive.ingest.store(receiving, principal=principal)
+
+    def settle(self, ahead_s: float = 1.0) -> int:
+        """Let the studies come to rest and the rules look, `ahead_s` from now; how many Workitems were made."""
+        self.archive.settle.claim_stable(time.time() + 1)
+        return self.trigger.step(time.time() + ahead_s)
+
+    def all(self) -> list[Task]:
+        return sorted(self.tasks.listed(SYSTEM), key=lambda task: task.created_at)
+
+    def waits(self) -> list[rule_waits.Wait]:
+        with self.archive.index.read() as conn:
+            return rule_waits.listed(conn, "")
+
+    def comments(self, task: Task) -> str:
+        return str(ups.value(self.archive.worklist.retrieve(task.uid, SYSTEM), ups.COMMENTS) or "")
+
+    def given(self, task: Task) -> list[ups_task.References]:
+        return list(ups_task.references_of(self.archive.worklist.retrieve(task.uid, SYSTEM)))
+
+    def done(self, count: int) -> list[Task]:
+        """All tasks, once so many of them are in their final state; the rules look on meanwhile."""
+        until = time.monotonic() + 60
+        while len([task for task in self.all() if task.ended is not None]) < count:
+            assert time.monotonic() < until, [(task.state, task.reason) for task in self.all()]
+            self.trigger.step(time.time() + 1)
+            time.sleep(0.05)
+        return self.all()
+
+    def results(self, uid: str) -> list[Dataset]:
+        found = []
+        for references in ups_task.outputs_of(self.archive.worklist.retrieve(uid, SYSTEM)):
+            for location in self.archive.retrieve.locate(
+                SYSTEM, references.study_instance_uid, references.series_instance_uid
+            ):
+                found.append(dcmread(BytesIO(b"".join(self.archive.retrieve.part10(location)))))
+        return found
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, registry: Registry) -> Opened:
+    @contextmanager
+    def open_place(*configured: Rule, work: bool = False, index: str = "sqlite", **more: Any) -> Iterator[Place]:
+        settings = Settings(
+            data=tmp_path / "data", stable_after_s=0.0, lease_s=3.0, device="cpu", rules=configured, index=index
+        )
+        priors = more.pop("priors", None)
+        archive = open_archive(replace(settings, **more))
+        archive = archive.with_services(worklist=Worklist(archive.index, archive.events))
+        worker = Worker(archive, registry, LocalQueue(archive.events), slots=1, name="tests")
+        place = Place(archive, registry, None if priors is None else priors(archive))
+        try:
+            if work:
+                worker.start()
+            yield place
+        finally:
+            worker.stop()
+            place.trigger.close()
+            archive.close()
+
+    return open_place
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def index(request: pytest.FixtureRequest) -> str:
+    """Each kind of index."""
+    if request.param == "sqlite":
+        return "sqlite"
+    cluster: PostgreSQL = request.getfixturevalue("postgresql_cluster")
+    return cluster.new_database()
+
+
+def slices(count: int, first: int = 0, **attributes: Any) -> list[Dataset]:
+    return list(dicom_data.series(count, **attributes))[first:]
+
+
+ALONE = (Rule("no views", plugin="views", run=False), Rule("no comparison", plugin="compare", run=False))
+"""Leaves the plug-in "count" to the test."""
+
+
+# What is taken -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_names_what_it_takes_with_parameters_and_priority(opened: Opened) -> None:
+    rule = Rule(
+        "thin", plugin="count", when=("SliceThickness <= 1.5", "SeriesDescription like *series* or Modality = PT"),
+        sources=("CT1",), parameters=("threshold = 400",), priority="HIGH",
+    )  # fmt: skip
+    with opened(rule, *ALONE) as place:
+        place.store(slices(3), source_ae="CT1")
+        place.store(slices(3, study=1, SliceThickness=5), source_ae="CT1")
+        place.store(slices(3, study=2), source_ae="CT2")
+        assert place.settle() == 1
+        [task] = place.all()
+        assert (task.study_instance_uid, task.rule, task.priority) == (STUDY, "thin", "HIGH")
+        asked = place.archive.worklist.retrieve(task.uid, SYSTEM)
+        assert ups_task.parameters_of(asked) == {"threshold": 400, "pause_s": 0}
+        assert task.version == "1.0"
+
+
+def test_a_rule_of_one_access_scope(opened: Opened) -> None:
+    with opened(Rule("here", plugin="count", scopes=("here",)), *ALONE) as place:
+        place.store(slices(3), principal=replace(USER, scope="here"))
+        place.store(slices(3, study=1), principal=replace(USER, scope="there"))
+        assert place.settle() == 1
+        assert [task.study_instance_uid for task in place.all()] == [STUDY]
+
+
+def test_two_rules_of_a_plugin_do_not_supersede_one_another(opened: Opened) -> None:
+    soft = Rule("soft", plugin="count", parameters=("threshold = 40",))
+    with opened(Rule("bone", plugin="count"), soft, *ALONE) as place:
+        place.store(slices(3))
+        assert place.settle() == 2
+        assert {(task.rule, task.state) for task in place.all()} == {("bone", "SCHEDULED"), ("soft", "SCHEDULED")}
+        place.store(slices(4, first=3))
+        assert place.settle() == 2
+        ended = {(task.rule, task.ended) for task in place.all()}
+        assert ended == {("bone", "superseded"), ("bone", None), ("soft", "superseded"), ("soft", None)}
+
+
+# What is waited for --------------------------------------------------------------------------------------------------
+
+
+def test_quiet_time_of_a_rule_is_waited_for_also_across_a_restart(opened: Opened, index: str) -> None:
+    rule = Rule("calm", plugin="count", quiet_s=300)
+    with opened(rule, *ALONE, index=index) as place:
+        place.store(slices(3))
+        assert place.settle() == 0
+        [wait] = place.waits()
+        assert wait.why == "nothing new has to come for 300 s"
+        assert wait.due_at == pytest.approx(time.time() + 300, abs=60)
+    with opened(rule, *ALONE, index=index) as place:
+        assert place.trigger.step(time.time() + 200) == 0
+        assert place.trigger.step(time.time() + 301) == 1
+        assert place.waits() == []
+        assert place.trigger.step(time.time() + 400) == 0
+
+
+def test_what_comes_while_a_rule_waits_makes_it_wait_anew(opened: Opened) -> None:
+    with opened(Rule("calm", plugin="count", quiet_s=300), *ALONE) as place:
+        place.store(slices(3))
+        assert place.settle() == 0
+        place.store(slices(4, first=3))
+        assert place.trigger.step(time.time() + 301) == 0  # not yet at rest
+        assert place.waits() == []
+        assert place.settle() == 0
+        assert place.settle(301) == 1
+        assert len(place.given(place.all()[0])[0].instances) == 4
+
+
+def test_expected_counts_are_waited_for_and_said_where_they_do_not_come(opened: Opened, index: str) -> None:
+    with opened(Rule("whole", plugin="count", expect=("5",), wait_s=600), *ALONE, index=index) as place:
+        place.store(slices(3))
+        assert place.settle() == 0
+        [wait] = place.waits()
+        assert wait.why == "3 of 5 instances are here"
+        place.store(slices(5, first=3))
+        assert place.settle() == 1
+        assert place.waits() == []
+        [whole] = place.all()
+        assert place.comments(whole) == ""
+        place.store(slices(4, study=1))
+        assert place.settle() == 0
+        assert place.settle(601) == 1
+        short = place.all()[-1]
+        assert place.comments(short) == "4 of 5 instances are here; nothing more came for 600 s"
+        assert len(place.given(short)[0].instances) == 4
+
+
+@pytest.mark.parametrize(
+    ("expect", "attributes", "why"),
+    [
+        ("ImagesInAcquisition", {"ImagesInAcquisition": 4, "AcquisitionNumber": 2}, "3 of 4 images of acquisition 2"),
+        ("NumberOfSeriesRelatedInstances", {"NumberOfSeriesRelatedInstances": 4}, "3 of 4 instances of the series"),
+        ("NumberOfStudyRelatedInstances", {"NumberOfStudyRelatedInstances": 4}, "3 of 4 instances of the study"),
+        ("NumberOfStudyRelatedSeries", {"NumberOfStudyRelatedSeries": 2}, "1 of 2 series"),
+        ("4 of ImageType contains AXIAL", {}, "3 of 4 instances with ImageType contains AXIAL"),
+    ],
+)
+def test_counts_that_the_instances_tell(opened: Opened, expect: str, attributes: dict[str, Any], why: str) -> None:
+    with opened(Rule("whole", plugin="count", expect=(expect,)), *ALONE) as place:
+        place.store(slices(3, **attributes))
+        assert place.settle() == 0
+        assert place.waits()[0].why == f"{why} are here"
+        if expect == "NumberOfStudyRelatedSeries":
+            place.store(slices(1, number=1, Modality="MR", **attributes))
+        place.store(slices(4, first=3, **attributes))
+        assert place.settle() == 1
+        assert place.waits() == []
+
+
+def test_four_views_of_a_mammogram(opened: Opened) -> None:
+    four = ("2 of ViewPosition = CC", "2 of ViewPosition = MLO")
+    with opened(Rule("four views", plugin="views", expect=four), Rule("no", plugin="compare", run=False)) as place:
+        views = [("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO")]
+        images = [
+            dicom_data.mammogram(n, ImageLaterality=side, ViewPosition=view, SeriesInstanceUID=uids.derived("mg", n))
+            for n, (side, view) in enumerate(views)
+        ]
+        place.store(images[:3])
+        assert place.settle() == 0
+        assert place.waits()[0].why == "1 of 2 instances with ViewPosition = MLO are here"
+        place.store(images[3:])
+        assert place.settle() == 4
+
+
+def test_what_comes_late_is_left_alone_where_the_rule_says_so(opened: Opened) -> None:
+    with opened(Rule("once", plugin="count", late=False), *ALONE) as place:
+        place.store(slices(3))
+        assert place.settle() == 1
+        place.store(slices(4, first=3))
+        assert place.settle() == 0
+
+
+def test_late_images_reopen_an_analysis_and_its_results_are_superseded(opened: Opened) -> None:
+    with opened(Rule("count", plugin="count"), *ALONE, Rule("no", plugin="review", run=False), work=True) as place:
+        place.store(slices(3))
+        place.settle()
+        [first] = place.done(1)
+        assert (first.ended, first.superseded_by) == ("completed", None)
+        place.store(slices(4, first=3))
+        place.settle()
+        old, new = place.done(2)
+        assert old.uid == first.uid
+        assert (old.ended, old.superseded_by, new.ended) == ("completed", new.uid, "completed")
+        assert ups.progress_of(place.archive.worklist.retrieve(old.uid, SYSTEM))[1] == f"superseded by {new.uid}"
+        assert len(place.results(old.uid)) == len(place.results(new.uid)) == 2  # the old ones are still there
+        replaced = ups.items(place.archive.worklist.retrieve(new.uid, SYSTEM), ups.REPLACED_PROCEDURE_STEP_SEQUENCE)
+        assert [ups.value(each, ups.REFERENCED_SOP_INSTANCE_UID) for each in replaced] == [old.uid]
+
+
+def test_late_images_stop_a_task_that_runs_on_the_old_ones(opened: Opened) -> None:
+    pausing = Rule("count", plugin="count", parameters=("pause_s = 600",))
+    with opened(pausing, *ALONE, work=True) as place:
+        place.store(slices(3))
+        place.settle()
+        until = time.monotonic() + 60
+        while place.all()[0].message != "counting":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        place.store(slices(4, first=3))
+        assert place.settle() == 1
+        old, new = place.done(1)
+        assert (old.state, old.ended, old.superseded_by) == ("CANCELED", "superseded", new.uid)
+        assert place.results(old.uid) == []
+        place.archive.worklist.request_cancel(new.uid, "enough", SYSTEM)
+        place.done(2)
+
+
+def test_a_newer_version_of_a_plugin_supersedes_older_results(opened: Opened, registry: Registry) -> None:
+    with opened(*ALONE, Rule("no", plugin="review", run=False), work=True) as place:
+        place.store(slices(3))
+        place.settle()
+        [old] = place.done(1)
+        newer = Registry(replace(each, plugin=Newer()) if each.id == "count" else each for each in registry)
+        trigger = Trigger(place.archive, newer)
+        [made] = trigger.plan(STUDY, SYSTEM, time.time())
+        trigger.close()
+        task = place.tasks.get(made, SYSTEM)
+        assert (task.version, old.version) == ("2.0", "1.0")
+        replaced = ups.items(place.archive.worklist.retrieve(made, SYSTEM), ups.REPLACED_PROCEDURE_STEP_SEQUENCE)
+        assert ups.value(replaced[0], ups.REFERENCED_SOP_INSTANCE_UID) == old.uid
+
+
+class Newer:
+    """The plug-in "count" one version later."""
+
+    def __init__(self) -> None:
+        from task_plugins import Count
+
+        self.manifest = Count.manifest.model_copy(update={"version": "2.0"})
+        self.params = Count.params
+        self.run = Count().run
+
+
+# Results that others take --------------------------------------------------------------------------------------------
+
+
+def test_results_start_what_asks_for_them_once_and_nothing_else(opened: Opened) -> None:
+    with opened(*ALONE, work=True) as place:
+        place.store(slices(3))
+        place.settle()
+        count, review = place.done(2)
+        assert [(task.rule, task.ended) for task in (count, review)] == [
+            ("count", "completed"),
+            ("review", "completed"),
+        ]
+        report = next(ds for ds in place.results(count.uid) if ds.Modality == "SR")
+        references = place.given(review)
+        assert references[0].instances == ((report.SOPClassUID, report.SOPInstanceUID),)
+        assert len(references[1].instances) == 3
+        _, made = place.results(review.uid)
+        assert "read TID 1500" in str(made)
+        for _ in range(3):  # neither results nor the end of tasks make anything more
+            place.settle()
+        assert len(place.all()) == 2
+        place.store(slices(4, first=3))  # what comes late goes through the whole chain
+        place.settle()
+        chain = place.done(4)
+        assert [task.superseded_by for task in chain] == [chain[2].uid, chain[3].uid, None, None]
+
+
+# Earlier studies -----------------------------------------------------------------------------------------------------
+
+
+def earlier(count: int = 3, study: int = 1, **attributes: Any) -> list[Dataset]:
+    """An earlier study of the same patient."""
+    return slices(count, study=study, **({"StudyDate": "20250102"} | attributes))
+
+
+ONLY = (Rule("no count", plugin="count", run=False), Rule("no views", plugin="views", run=False))
+
+
+def test_an_earlier_study_here_becomes_the_second_input(opened: Opened) -> None:
+    with opened(*ONLY, work=True) as place:
+        place.store(earlier(study=1))
+        place.store(earlier(study=2, StudyDate="20240102"))
+        place.store(earlier(study=3, PatientID="SYN-2"))
+        place.store(earlier(study=4, IssuerOfPatientID="elsewhere"))
+        place.store(earlier(study=5, Modality="MR"))
+        assert place.settle() == 3 + 1  # each is somebody's current study first
+        place.store(slices(4))
+        place.settle()
+        task = next(task for task in place.done(5) if task.study_instance_uid == STUDY)
+        now, before = place.given(task)
+        assert (now.study_instance_uid, before.study_instance_uid) == (STUDY, uids.derived("study", 1))
+        _, report = place.results(task.uid)
+        assert report.StudyInstanceUID == STUDY
+        assert "follow-up" in str(report)
+        first = next(task for task in place.all() if task.study_instance_uid == uids.derived("study", 2))
+        assert place.comments(first) == "no earlier study fits"
+        assert "first" in str(place.results(first.uid)[1])
+
+
+class Shelf:
+    """A source of earlier studies that is slow to answer: another place, with its own studies."""
+
+    def __init__(self, place: Place, *datasets: list[Dataset]) -> None:
+        self.place = place
+        self.kept = {str(each[0].StudyInstanceUID): each for each in datasets}
+        self.asked: list[str] = []
+        self.fetched: list[str] = []
+        self.answer = threading.Event()
+
+    def earlier(self, patient_id: str, issuer: str, since: str, until: str) -> list[Earlier]:
+        self.asked.append(patient_id)
+        assert self.answer.wait(60)
+        return [
+            Earlier(uid, str(each[0].StudyDate), str(each[0].StudyTime), frozenset({str(each[0].Modality)}))
+            for uid, each in self.kept.items()
+        ]
+
+    def fetch(self, study_instance_uid: str, scope: str) -> int:
+        self.fetched.append(study_instance_uid)
+        self.place.store(self.kept[study_instance_uid])
+        return len(self.kept[study_instance_uid])
+
+
+ASKING = Rule("compare", plugin="compare", priors_from=("OLD",), wait_s=300)
+OLD = AE("OLD", host="127.0.0.1", port=104)
+
+
+def until_true(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_an_earlier_study_is_fetched_before_the_rule_runs_and_starts_nothing_itself(opened: Opened) -> None:
+    shelves: list[Shelf] = []
+    with opened(ASKING, *ONLY, aes=(OLD,), priors=lambda archive: Priors(archive, lambda _: shelves[0])) as place:
+        fitting, other = earlier(study=1), earlier(study=2, Modality="MR", StudyDate="20250601")
+        later = slices(3, study=3, StudyDate="20270101")
+        shelf = Shelf(place, fitting, other, later)
+        shelves.append(shelf)
+        place.store(slices(4))
+        assert place.settle() == 0
+        assert place.settle() == 0  # asked once
+        until_true(lambda: shelf.asked == ["SYN-1"])
+        assert place.waits()[0].why == "OLD: asked for earlier studies"
+        shelf.answer.set()
+        until_true(lambda: place.waits() != [] and place.waits()[0].answer is not None)
+        assert shelf.fetched == [uids.derived("study", 1)]
+        assert place.waits()[0].answer == "OLD: 1 study fetched"
+        until_true(lambda: place.settle() == 1)
+        [task] = place.all()
+        assert [each.study_instance_uid for each in place.given(task)] == [STUDY, uids.derived("study", 1)]
+        assert place.comments(task) == ""
+        assert place.settle() == 0  # the fetched study is nobody's current one
+        assert shelf.asked == ["SYN-1"]
+
+
+class Away:
+    """A source that is not there."""
+
+    def earlier(self, *_: str) -> list[Earlier]:
+        raise PeerUnreachable("OLD does not answer")
+
+    def fetch(self, study_instance_uid: str, scope: str) -> int:
+        raise AssertionError("nothing was offered")
+
+
+def test_without_an_earlier_study_it_runs_and_says_why(opened: Opened) -> None:
+    with opened(ASKING, *ONLY, aes=(OLD,), priors=lambda archive: Priors(archive, lambda _: Away())) as place:
+        place.store(slices(3))
+        until_true(lambda: place.settle() == 1)
+        [task] = place.all()
+        assert place.comments(task) == "no earlier study fits (OLD: OLD does not answer)"
+
+
+def test_an_answer_is_waited_for_so_long_and_a_question_is_asked_again_after_a_restart(opened: Opened) -> None:
+    shelves: list[Shelf] = []
+    asking = {"aes": (OLD,), "priors": lambda archive: Priors(archive, lambda _: shelves[-1])}
+    with opened(ASKING, *ONLY, **asking) as place:
+        shelves.append(Shelf(place))
+        place.store(slices(3))
+        assert place.settle() == 0
+        until_true(lambda: shelves[0].asked == ["SYN-1"])
+    with opened(ASKING, *ONLY, **asking) as place:
+        shelves.append(Shelf(place))
+        assert place.settle() == 0
+        until_true(lambda: shelves[1].asked == ["SYN-1"])
+        assert place.settle(200) == 0
+        assert place.settle(302) == 1
+        assert place.comments(place.all()[0]) == "no earlier study fits (OLD: no answer within 300 s)"
+        for shelf in shelves:
+            shelf.answer.set()
+
+
+def test_the_dispatcher_ends_what_expired(opened: Opened) -> None:
+    with opened(*ONLY, *ALONE[1:]) as place:
+        asked = ups_task.build(
+            plugin="count", title="Count", label="Count", parameters=[], inputs=[ups_task.References(STUDY)],
+            patient={}, now=time.time(),
+        ) | {ups.EXPIRATION_DATETIME: ups.element("DT", ups.dt(time.time() + 3600))}  # fmt: skip
+        uid = place.archive.worklist.create(asked, None, USER)
+        dispatcher = Dispatcher(place.archive, LocalQueue(place.archive.events))
+        dispatcher.step(time.time())
+        assert place.tasks.get(uid, SYSTEM).state == "SCHEDULED"
+        dispatcher.step(time.time() + 3601)
+        assert place.tasks.get(uid, SYSTEM).ended == "expired"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from analysis.algorithms import components, smoothing, threshold
+from analysis.algorithms import components, smoothing, threshold, volume_rendering
 from analysis.algorithms.geometry import Grid
 from analysis.algorithms.surface import Mesh, surface
 from analysis.algorithms.teeth import find_teeth, without_teeth
@@ -28,7 +28,9 @@ from analysis.api import (
     Segment,
     SegmentMeasurements,
     Surface,
+    Turntable,
     Volume,
+    VolumeRendering,
     VolumeReport,
     When,
 )
@@ -43,6 +45,7 @@ CUBIC_MILLIMETRE = Code("mm3", "UCUM", "cubic millimeter")
 SQUARE_MILLIMETRE = Code("mm2", "UCUM", "square millimeter")
 
 _LEAST_BONE_MM3 = 1000.0
+_AIR_HU, _DENSEST_HU = -250.0, 2000.0  # what the volume to look at spans: nothing below or above looks different
 _CAVITY_MM3 = 8.0  # enclosed holes below this are noise, not anatomy
 
 
@@ -77,6 +80,10 @@ class BoneSurfaceParams(Params):
         default=120_000, ge=1_000, le=2_000_000, title="Most triangles",
         description="More than this loosen the surface error; the report says how far",
     )  # fmt: skip
+    views: int = Field(
+        default=24, ge=0, le=72, title="Views around",
+        description="Pictures of the turntable; with 0 neither it nor the volume to look at is made",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class BoneSurface:
 
     manifest: ClassVar[Manifest] = Manifest(
         id="bone-surface",
-        version="1.0.0",
+        version="1.1.0",
         title="Bone surface",
         description="Bone and teeth of a CT series as labelled volumes, 3D models and measurements.",
         inputs=(
@@ -107,6 +114,7 @@ class BoneSurface:
             Output(name="labels", kind="SEG"),
             Output(name="surfaces", kind="M3D"),
             Output(name="report", kind="SR"),
+            Output(name="pictures", kind="SC", optional=True),
         ),
         resources=Resources(gpu=True, memory_mb=4096, timeout_s=900),
     )
@@ -124,6 +132,9 @@ class BoneSurface:
         field = smoothing.gaussian(xp.asarray(volume.data), sigma, xp, nd)
         ctx.progress(0.15, "finding the threshold")
         iso = params.threshold_hu if params.threshold_hu is not None else _threshold(field, xp, nd)
+        if params.views:
+            ctx.progress(0.2, "volume rendering")
+            _pictures(ctx, params, volume, field, whole, iso)
         ctx.progress(0.25, "finding bone")
         bone, box = _bone(field, iso, params.min_component_ml * 1000, whole, xp, nd)
         field = field[box]
@@ -159,6 +170,18 @@ class BoneSurface:
             budget -= len(mesh.faces)
             meshes.append(mesh)
         return meshes[::-1]
+
+
+def _pictures(ctx: Context, params: BoneSurfaceParams, volume: Volume, field: Any, grid: Grid, iso: float) -> None:
+    """Emit the volume to look at and the turntable."""
+    cube = volume_rendering.cube(field, grid, _AIR_HU, max(_DENSEST_HU, 2 * iso), ctx.xp, ctx.nd)
+    looks = volume_rendering.transfer(cube.low, cube.high, iso)
+    frames = volume_rendering.turntable(
+        cube, looks, params.views, ctx.xp, ctx.nd, lambda share: ctx.progress(0.2 + 0.05 * share, "volume rendering")
+    )
+    data = cube.data.get() if hasattr(cube.data, "get") else cube.data
+    ctx.emit("pictures", VolumeRendering(volume, data, cube.origin, cube.pitch, cube.low, cube.high, iso))
+    ctx.emit("pictures", Turntable(volume, frames, cube.pitch))
 
 
 def _check(volume: Volume) -> None:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydicom import Dataset
 
-from analysis.api import Emitted, ImageFindings, LabelMap, Surface, VolumeReport
+from analysis.api import Emitted, ImageFindings, LabelMap, Surface, Turntable, VolumeRendering, VolumeReport
 from analysis.results import provenance
 from analysis.results.provenance import RunInfo
 
+LABELMAP, OBJ = "LABELMAP", "OBJ"
+FORMS = (LABELMAP, OBJ)
+"""Further forms of results, beside those that any PACS reads (`Settings.result_forms`)."""
 
-def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]]) -> list[Dataset]:
+
+def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collection[str] = ()) -> list[Dataset]:
     """All result objects of a task, finished and naming one another, for what was emitted as (output name, value).
 
-    Labels become one Segmentation, each surface an Encapsulated STL, reports SRs, image findings what
-    `findings_report` makes of them. ValueError when a report on segments comes without their labels.
+    Labels become one Segmentation, each surface an Encapsulated STL, volumes and turntables multi-frame Secondary
+    Captures, reports SRs, image findings what `findings_report` makes of them. `forms`: those of FORMS that are made
+    too. ValueError when a report on segments comes without their labels.
     """
-    from analysis.results import encapsulated_stl, measurement_report, segmentation
+    from analysis.results import (
+        encapsulated_obj,
+        encapsulated_stl,
+        measurement_report,
+        multiframe_capture,
+        segmentation,
+    )
 
     values = [value for _, value in emitted]
     results: list[Dataset] = []
-    labels = [segmentation.encode(run, value) for value in values if isinstance(value, LabelMap)]
-    if len(labels) > 1:
+    maps = [value for value in values if isinstance(value, LabelMap)]
+    if len(maps) > 1:
         raise ValueError("a task emits one label map")
+    labels = [segmentation.encode(run, value) for value in maps]
     results += labels
-    models = [
-        encapsulated_stl.encode(run, value, labels[0] if labels else None)
-        for value in values
-        if isinstance(value, Surface)
-    ]
+    if LABELMAP in forms:
+        results += [segmentation.encode(run, value, kind=segmentation.LABELMAP) for value in maps]
+    surfaces = [value for value in values if isinstance(value, Surface)]
+    models = [encapsulated_stl.encode(run, value, labels[0] if labels else None) for value in surfaces]
     results += models
+    if OBJ in forms:
+        results += encapsulated_obj.encode(run, surfaces, labels[0] if labels else None)
+    results += [multiframe_capture.encode_volume(run, value) for value in values if isinstance(value, VolumeRendering)]
+    results += [multiframe_capture.encode_turntable(run, value) for value in values if isinstance(value, Turntable)]
     for value in values:
         if isinstance(value, VolumeReport):
             if not labels:

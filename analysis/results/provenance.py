@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 from analysis.api import CODE_SCHEME, Code, Params
+from analysis.results import record
 from pacs import uids
 
 MANUFACTURER = "m3DICOM"
@@ -33,6 +34,7 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 SERIES_NUMBERS: Mapping[str, int] = MappingProxyType(
     {"SEG": 9001, "M3D": 9002, "SR": 9003, "SC": 9004, "PR": 9005, "KO": 9007, "CAD": 9008}
+    | {"LABELMAP": 9009, "OBJ": 9010, "VR": 9011, "TURN": 9012, "MTL": 9013}
 )
 """Series Number of a result series per kind of object: far above what modalities count, never secret."""
 
@@ -61,8 +63,9 @@ class RunInfo:
     """One run of one plug-in, as its results record it.
 
     task_key: the same for the same plug-in, version, parameters and inputs; all UIDs derive from it. when: the instant
-    that the results carry. sources: the input instances without pixel data. input_digests: their digests. params: by
-    name; values print as they are recorded.
+    that the results carry. sources: the input instances without pixel data. input_digests: their digests; digests: the
+    same by SOP Instance UID, where they are known so. params: by name; values print as they are recorded. package: the
+    distribution that holds the plug-in, its version and digest.
     """
 
     task_key: str
@@ -75,6 +78,8 @@ class RunInfo:
     when: datetime
     sources: tuple[Dataset, ...]
     input_digests: tuple[str, ...] = field(default=())
+    digests: Mapping[str, str] = field(default_factory=dict)
+    package: str = ""
 
     def uid(self, *names: str | int) -> str:
         """The UID that always belongs to this task key and these names."""
@@ -264,6 +269,7 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    record.write(ds, run)
     _deidentified(ds)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
@@ -367,7 +373,12 @@ def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
     ours.DeviceSerialNumber, ours.SoftwareVersions = run.plugin_id, run.plugin_version
     ours.ContributionDateTime = run.datetime_text
     parameters = " ".join(f"{name}={value}" for name, value in run.parameter_texts().items())
-    text = f"{run.plugin_id} {run.plugin_version} task {run.task_key} workitem {run.workitem_uid} {parameters}"
+    inputs = record.record(run)["inputs"]
+    text = (
+        f"{run.plugin_id} {run.plugin_version} task {run.task_key} workitem {run.workitem_uid} "
+        f"{f'package {run.package} ' if run.package else ''}"
+        f"inputs {inputs['count']} sha256:{inputs['digest']} {parameters}"
+    )
     ours.ContributionDescription = text[:1024]
     return [acquired, *copy.deepcopy(list(origin.get("ContributingEquipmentSequence") or ())), ours]
 

@@ -1,4 +1,4 @@
-"""Owns what stored results look like in other media types: the 3D models of a series as one X3D or glTF scene."""
+"""Owns what stored results look like in other media types: 3D models as X3D and glTF scenes, volumes as X3D."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from analysis.results import gltf, x3d
+from analysis.algorithms import volume_rendering
+from analysis.results import gltf, x3d, x3d_volume
 from pacs.dicom.json_model import text, texts
 from pacs.errors import NotFound, TooLarge, Undecodable
 
@@ -23,6 +24,7 @@ Made = TypeVar("Made")
 
 MOST_TRIANGLES = 4_000_000
 FARTHEST_MM = 1e6
+_VOLUME = "1.2.840.10008.5.1.4.1.1.7.2"
 _ENCAPSULATED_STL, _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.104.3", "1.2.840.10008.5.1.4.1.1.66.4"
 _DOCUMENT = "00420011"
 _MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
@@ -30,11 +32,15 @@ _COLOUR = (222, 205, 176)
 
 
 def x3d_scene(archive: Archive, locations: Sequence[InstanceLocation]) -> bytes:
-    """The X3D scene of the Encapsulated STL instances among `locations`, one shape each.
+    """The X3D scene of the Encapsulated STL instances among `locations`, one shape each; without any, of their volume.
 
-    Raises NotFound where there is none, Undecodable for bytes that are no binary STL, TooLarge beyond
-    MOST_TRIANGLES.
+    Raises NotFound where there is neither, Undecodable for bytes that are no binary STL or no volume of ours, TooLarge
+    beyond MOST_TRIANGLES.
     """
+    if not any(location.sop_class_uid == _ENCAPSULATED_STL for location in locations):
+        volumes = [location for location in locations if location.sop_class_uid == _VOLUME]
+        if volumes:
+            return _volume_scene(archive, volumes[0])
     return b"".join(_made(lambda *scene: list(x3d.scene(*scene)), archive, locations))
 
 
@@ -67,6 +73,39 @@ def _made(
         return scene(title, shapes, _scene_facts(first))
     except ValueError as error:
         raise Undecodable("the models have no triangles", about=models[0].series_instance_uid) from error
+
+
+def _volume_scene(archive: Archive, location: InstanceLocation) -> bytes:
+    """The multi-frame Secondary Capture of a volume as an X3D volume: its slices in place, as opaque as bone is."""
+    [raw] = archive.retrieve.metadata([location])
+    metadata = json.loads(raw.replace(b"\xff", b""))
+    shared, mapping = _item(metadata, "52009229"), _item(metadata, "00409096")
+    measures, plane = _item(shared, "00289110"), _item(shared, "00209116")
+    places = [
+        _numbers(_item(frame, "00209113"), "00200032") for frame in metadata.get("52009230", {}).get("Value") or []
+    ]
+    shape = tuple(int(text(metadata, tag) or 0) for tag in ("00280008", "00280010", "00280011"))
+    spacing, slope = _numbers(measures, "00280030"), _numbers(mapping, "00409225")
+    low, gap = _numbers(mapping, "00409224"), _numbers(measures, "00180088")
+    axes = _numbers(plane, "00200037")
+    lacking = not (slope and low and len(spacing) == 2 and gap and axes == [1, 0, 0, 0, 1, 0])
+    if lacking or len(places) != shape[0] or any(len(place) != 3 for place in places) or min(shape) < 2:
+        raise NotFound("this is no volume along the axes of the patient", about=location.sop_instance_uid)
+    data = b"".join(archive.retrieve.frame(location, number) for number in range(1, shape[0] + 1))
+    if len(data) != shape[0] * shape[1] * shape[2]:
+        raise Undecodable("frames of another size than they say", about=location.sop_instance_uid)
+    bone = (_numbers(metadata, "00281050") or [128.0])[0] * slope[0] + low[0]
+    looks = volume_rendering.transfer(low[0], low[0] + 255 * slope[0], bone)[:, 3]
+    opacity = np.rint(255 * looks).astype(np.uint8)[np.frombuffer(data, np.uint8).reshape(shape)]
+    title = text(metadata, "0008103E") or "Volume"
+    facts = {**_scene_facts(metadata), "SOPInstanceUID": texts(metadata, "00080018")[:1]}
+    step = (spacing[1], spacing[0], gap[0])
+    return b"".join(x3d_volume.scene(title, opacity, np.array(places[0]), step, _COLOUR, facts))
+
+
+def _numbers(item: Mapping[str, Any], tag: str) -> list[float]:
+    values = item.get(tag, {}).get("Value") or []
+    return [float(each) for each in values if isinstance(each, int | float)]
 
 
 Rendition = Callable[["Archive", list["InstanceLocation"]], bytes]

@@ -1,4 +1,5 @@
-"""Owns label maps as DICOM Segmentation (PS3.3 A.51): BINARY, one frame per source slice that holds the label."""
+"""Owns label maps as DICOM Segmentation (PS3.3 A.51): BINARY, one frame per source slice that holds the label, and
+LABELMAP, one frame per slice with all labels."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ from analysis.results import provenance
 from analysis.results.provenance import RunInfo
 
 KIND = "SEG"
+LABELMAP = "LABELMAP"
 
 
-def instance_uid(run: RunInfo) -> str:
-    """SOP Instance UID of a task's Segmentation."""
-    return run.instance_uid(KIND)
+def instance_uid(run: RunInfo, kind: str = KIND) -> str:
+    """SOP Instance UID of a task's Segmentation of a kind."""
+    return run.instance_uid(kind)
 
 
 def tracking_uid(run: RunInfo, segment: Segment) -> str:
@@ -25,8 +27,8 @@ def tracking_uid(run: RunInfo, segment: Segment) -> str:
     return run.uid("tracking", segment.number)
 
 
-def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_ANALYSIS) -> Dataset:
-    """The Segmentation of a label map, finished.
+def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_ANALYSIS, kind: str = KIND) -> Dataset:
+    """The Segmentation of a label map, finished: BINARY, or for the kind LABELMAP a Label Map Segmentation.
 
     Frames lie where their source slices lie, so tilt and uneven gaps stay true; slices without a label have no frame.
     KeyError when the run does not know a slice of the volume; ValueError for a label map without any voxel.
@@ -39,11 +41,11 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
     ds = hd.seg.Segmentation(
         source_images=sources[first:last],
         pixel_array=value.labels[first:last],
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segmentation_type=hd.seg.SegmentationTypeValues[kind if kind == LABELMAP else "BINARY"],
         segment_descriptions=[_description(run, segment, family) for segment in value.segments],
-        series_instance_uid=run.series_uid(KIND),
-        series_number=provenance.SERIES_NUMBERS[KIND],
-        sop_instance_uid=instance_uid(run),
+        series_instance_uid=run.series_uid(kind),
+        series_number=provenance.SERIES_NUMBERS[kind],
+        sop_instance_uid=instance_uid(run, kind),
         instance_number=1,
         manufacturer=provenance.MANUFACTURER,
         manufacturer_model_name=run.plugin_title,
@@ -53,10 +55,10 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
         content_description=run.plugin_title[:64],
         omit_empty_frames=True,
     )
-    organization = run.uid("dimension organization")
+    organization = run.uid("dimension organization", *([kind] if kind != KIND else []))
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    provenance.series(ds, run, KIND, "SEG", f"{run.plugin_title}: labels")
+    provenance.series(ds, run, kind, "SEG", f"{run.plugin_title}: labels{' (label map)' if kind != KIND else ''}")
     ds.PositionReferenceIndicator = sources[0].get("PositionReferenceIndicator", "")
     return provenance.finish(ds, run, run.source(value.volume.sop_instance_uids[0]))
 

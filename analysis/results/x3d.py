@@ -28,7 +28,7 @@ FIELD_OF_VIEW = 0.7854  # radians
 
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE X3D PUBLIC "ISO//Web3D//DTD X3D 4.0//EN" "https://www.web3d.org/specifications/x3d-4.0.dtd">
-<X3D profile="Interchange" version="4.0" xmlns:xsd="http://www.w3.org/2001/XMLSchema-instance" \
+<X3D profile="{}" version="4.0" xmlns:xsd="http://www.w3.org/2001/XMLSchema-instance" \
 xsd:noNamespaceSchemaLocation="https://www.web3d.org/specifications/x3d-4.0.xsd">
 <head>
 <unit category="length" name="millimetre" conversionFactor="0.001"/>
@@ -69,26 +69,34 @@ def scene(title: str, shapes: Sequence[Shape], facts: Mapping[str, Sequence[str]
     low = np.min([shape.vertices.min(axis=0) for shape in filled], axis=0).astype(np.float64)
     high = np.max([shape.vertices.max(axis=0) for shape in filled], axis=0).astype(np.float64)
     low = np.floor(low)
-    yield _HEAD.encode()
-    yield f"<meta name={_quoted('title')} content={_quoted(title)}/>\n".encode()
-    yield b'<meta name="generator" content="m3DICOM"/>\n</head>\n<Scene>\n'
-    yield f"<WorldInfo title={_quoted(title)}>{_metadata(facts)}</WorldInfo>\n".encode()
-    yield b"<NavigationInfo type='\"EXAMINE\" \"ANY\"' headlight='true'/>\n"
-    yield "".join(_viewpoints(low, high)).encode()
-    step = _number(QUANTUM_MM)
-    translation = " ".join(map(_number, low))
+    yield from opening(title, "Interchange", facts, low, high)
+    step = number(QUANTUM_MM)
+    translation = " ".join(map(number, low))
     yield f"<Transform DEF='Model' translation='{translation}' scale='{step} {step} {step}'>\n".encode()
     for shape in filled:
         yield from _shape(shape, low)
     yield b"</Transform>\n</Scene>\n</X3D>\n"
 
 
+def opening(
+    title: str, profile: str, facts: Mapping[str, Sequence[str]], low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+) -> Iterator[bytes]:  # fmt: skip
+    """A scene up to where its content begins: head, facts, navigation, and viewpoints on its box (mm)."""
+    yield _HEAD.format(profile).encode()
+    yield f"<meta name={_quoted('title')} content={_quoted(title)}/>\n".encode()
+    yield b'<meta name="generator" content="m3DICOM"/>\n</head>\n<Scene>\n'
+    yield f"<WorldInfo title={_quoted(title)}>{_metadata(facts)}</WorldInfo>\n".encode()
+    yield b"<NavigationInfo type='\"EXAMINE\" \"ANY\"' headlight='true'/>\n"
+    yield "".join(_viewpoints(low, high)).encode()
+
+
 def _viewpoints(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> Iterator[str]:
     centre = (low + high) / 2
     away = float(np.linalg.norm(high - low)) / 2 / math.sin(FIELD_OF_VIEW / 2)
-    middle = " ".join(map(_number, centre))
+    middle = " ".join(map(number, centre))
     for description, direction, orientation in _VIEWS:
-        eye = " ".join(map(_number, centre + np.asarray(direction) * away))
+        eye = " ".join(map(number, centre + np.asarray(direction) * away))
         yield (
             f"<Viewpoint DEF='View_{description}' description='{description}' position='{eye}' "
             f"orientation='{orientation}' centerOfRotation='{middle}' fieldOfView='{FIELD_OF_VIEW}'/>\n"
@@ -143,7 +151,8 @@ def _quoted(text: str) -> str:
     return quoteattr(_NOT_XML.sub("\ufffd", text))
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as X3D text, to a thousandth."""
     return f"{round(float(value), 3):.10g}"
 
 

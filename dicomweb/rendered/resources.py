@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 THUMBNAIL = (128, 128)
 THUMBNAIL_TYPES = ("image/jpeg", "image/png", "image/gif")
 _MODELS = ("1.2.840.10008.5.1.4.1.1.104.3",)
+_VOLUMES, X3D = ("1.2.840.10008.5.1.4.1.1.7.2",), "model/x3d+xml"
 
 
 async def instances(call: Call) -> Answer:
@@ -40,6 +41,8 @@ async def instances(call: Call) -> Answer:
     presented = [location for location in locations if states.is_state(location)]
     held = [document for location in locations for document in documents.documents(location)]
     renditions = list(call.web.renditions) if any(each.sop_class_uid in _MODELS for each in locations) else []
+    if not renditions and any(each.sop_class_uid in _VOLUMES for each in locations):
+        renditions = [each for each in call.web.renditions if each == X3D]
     offers = [
         *(image_offers() if shown or presented else ()),
         *map(Offer, renditions),

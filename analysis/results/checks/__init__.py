@@ -1,0 +1,78 @@
+"""Checks of results before they are filed: modules, pixels, content trees, templates, payloads and references.
+
+Our own, and independent of the encoders: they read the files that are about to be stored. What they find is told in
+words that name attributes and places, never values, so that a report holds no patient data.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from pydicom import Dataset, dcmread
+
+from analysis.results import provenance
+from analysis.results.checks import attributes, images, payloads, presentation, references, templates, trees
+
+MOST_TOLD = 20
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong. index: of the result; words: what, and where in it."""
+
+    index: int
+    sop_instance_uid: str
+    words: str
+
+
+def examine(files: Sequence[bytes], sources: Sequence[Dataset]) -> list[Defect]:
+    """Everything that is wrong with the results of one task, as Part 10 files; empty when nothing is.
+
+    sources: the inputs without pixel data. Of one object no more than MOST_TOLD defects are told.
+    """
+    results: list[Dataset] = []
+    found: list[tuple[int, str]] = []
+    for number, data in enumerate(files):
+        try:
+            ds = dcmread(io.BytesIO(data))
+            found += [(number, words) for words in islice(attributes.defects(ds), MOST_TOLD)]
+        except Exception as error:  # whatever pydicom says of bytes that are no DICOM
+            found.append((number, f"it cannot be read: {type(error).__name__}"))
+            ds = Dataset()
+        results.append(ds)
+    sizes = {str(ds.SOPInstanceUID): (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)) for ds in sources}
+    for number, ds in enumerate(results):
+        found += [(number, words) for words in islice(_alone(ds, sizes), MOST_TOLD)]
+    known = {str(ds.SOPInstanceUID): str(ds.SOPClassUID) for ds in sources}
+    try:
+        found += references.defects(results, known, _study(sources))
+    except (AttributeError, TypeError, ValueError) as error:
+        found.append((0, f"the references cannot be followed: {type(error).__name__}"))
+    return [Defect(number, str(results[number].get("SOPInstanceUID") or ""), words) for number, words in found]
+
+
+def _alone(ds: Dataset, sizes: dict[str, tuple[int, int]]) -> Iterator[str]:
+    for check in (images.defects, payloads.defects, templates.defects, presentation.defects):
+        yield from _guarded(check.__module__, check(ds))
+    yield from _guarded(trees.__name__, trees.defects(ds, sizes))
+
+
+def _guarded(name: str, found: Iterable[str]) -> Iterator[str]:
+    """What a check finds; one that stumbles over values nobody foresaw has found something too."""
+    try:
+        yield from found
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+        yield f"{name.rpartition('.')[2]} cannot be judged: {type(error).__name__}"
+
+
+def _study(sources: Sequence[Dataset]) -> dict[str, str]:
+    """Patient and study of the first input, as results carry them."""
+    if not sources:
+        return {}
+    carried = Dataset()
+    for element in provenance.patient_and_study(sources[0]):
+        carried.add(element)
+    return {keyword: str(carried.get(keyword) or "") for keyword in references.SAME}

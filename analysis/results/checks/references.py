@@ -1,0 +1,106 @@
+"""Owns the check of a set of results: all are of one patient and study, and references find what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydicom import Dataset
+
+SAME = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID")
+_SERIES = ("Modality", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID", "Laterality")
+_IMAGE_LIKE = ("KO", "SR")
+_MOST_TOLD = 3
+
+
+def defects(
+    results: Sequence[Dataset], sources: Mapping[str, str], study: Mapping[str, str]
+) -> Iterator[tuple[int, str]]:
+    """What is wrong between results: (index of the result, words).
+
+    sources: SOP Class UID by SOP Instance UID of the inputs. study: the patient's and study's attributes as text, by
+    keyword, of the input.
+    """
+    known = dict(sources) | {str(ds.get("SOPInstanceUID")): str(ds.get("SOPClassUID")) for ds in results}
+    series: dict[str, Dataset] = {}
+    seen: set[str] = set()
+    for number, ds in enumerate(results):
+        uid = str(ds.get("SOPInstanceUID"))
+        if uid in seen or uid in sources:
+            yield number, "its SOP Instance UID is that of another instance"
+        seen.add(uid)
+        for keyword in SAME:
+            if keyword in study and str(ds.get(keyword) or "") != study[keyword]:
+                yield number, f"{keyword} is not that of the input"
+        first = series.setdefault(str(ds.get("SeriesInstanceUID")), ds)
+        for keyword in _SERIES:
+            if str(first.get(keyword) or "") != str(ds.get(keyword) or ""):
+                yield number, f"{keyword} differs within a series"
+        yield from ((number, words) for words in _resolved(ds, known))
+        yield from ((number, words) for words in _listed(ds))
+        yield from ((number, words) for words in _related(ds, results, sources))
+
+
+def _resolved(ds: Dataset, known: Mapping[str, str]) -> Iterator[str]:
+    lost = 0
+    for class_uid, uid in _references(ds):
+        if uid not in known:
+            lost += 1
+        elif class_uid != known[uid]:
+            yield "a reference names another SOP class than that of the instance"
+            return
+    if lost:
+        yield f"{lost} references to what is neither input nor result"
+
+
+def _references(ds: Dataset) -> Iterator[tuple[str, str]]:
+    for element in ds:
+        if element.VR != "SQ":
+            continue
+        for item in element.value:
+            if item.get("ReferencedSOPInstanceUID"):
+                yield str(item.get("ReferencedSOPClassUID") or ""), str(item.ReferencedSOPInstanceUID)
+            yield from _references(item)
+
+
+def _listed(ds: Dataset) -> Iterator[str]:
+    """PS3.3 C.12.2 and C.17.2.3: what is referred to anywhere is listed once with its series."""
+    if ds.get("Modality") in _IMAGE_LIKE:
+        names = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        lists = [item for name in names for item in ds.get(name) or ()]
+        listed = [uid for each in lists for _, uid in _references(each)]
+        used = {uid for item in ds.get("ContentSequence") or () for uid in _content(item)}
+    elif "ReferencedSeriesSequence" in ds and "PerFrameFunctionalGroupsSequence" in ds:
+        listed = [uid for item in ds.ReferencedSeriesSequence for _, uid in _references(item)]
+        used = {uid for item in ds.PerFrameFunctionalGroupsSequence for _, uid in _references(item)}
+    else:
+        return
+    if len(set(listed)) < len(listed):
+        yield "an instance is listed twice as evidence"
+    if missing := used - set(listed):
+        yield f"{len(missing)} instances are referred to and not listed"
+
+
+def _content(item: Dataset) -> Iterator[str]:
+    for reference in item.get("ReferencedSOPSequence") or ():
+        yield str(reference.get("ReferencedSOPInstanceUID"))
+    for child in item.get("ContentSequence") or ():
+        yield from _content(child)
+
+
+def _related(ds: Dataset, results: Sequence[Dataset], sources: Mapping[str, str]) -> Iterator[str]:
+    """Each result says what it was made of, and which others its task made: a Key Object cannot, the others name it."""
+    referred = {uid for _, uid in _references(ds)}
+    if not referred & set(sources) and str(ds.get("SOPClassUID")):
+        yield "it refers to none of its inputs"
+    if ds.get("Modality") == "KO":
+        return
+    mine = str(ds.get("SeriesInstanceUID"))
+    others = {
+        str(each.get("SeriesInstanceUID")): str(each.get("SOPInstanceUID"))
+        for each in results
+        if str(each.get("SeriesInstanceUID")) != mine
+    }
+    named = {str(item.get("SeriesInstanceUID")) for item in ds.get("RelatedSeriesSequence") or ()}
+    lost = [uid for uid, instance in others.items() if uid not in named and instance not in referred]
+    if lost:
+        yield f"{len(lost)} other series of its task are not named"

@@ -118,7 +118,8 @@ def _nothing() -> None:
 
 
 def _dumps(job: dict[str, Any]) -> bytes:
-    return json.dumps(job).encode()  # never pickle: a writable Redis would be a way to run code
+    # Never pickle: a writable Redis would be a way to run code. Of an error, as of a message that expired, the name.
+    return json.dumps(job, default=lambda value: type(value).__name__).encode()
 
 
 def queue_name(plugin: str) -> str:

@@ -62,8 +62,9 @@ def is_worth_saying(record: logging.LogRecord) -> bool:
 def _run(arguments: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "arq", "pydicom", "pynetdicom"):
+    for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "pydicom", "pynetdicom"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+    logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every message that expired
     logging.getLogger("uvicorn.error").addFilter(is_worth_saying)
     status: int = chosen.run(chosen)
     return status

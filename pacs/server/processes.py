@@ -32,7 +32,7 @@ from dicomweb import websocket
 from dicomweb.dispatch import Service
 from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
-from pacs.errors import ArchiveError, InvalidInput
+from pacs.errors import ArchiveError, InvalidInput, Unavailable
 from pacs.server import api_mount, collector, compose, doors, http, wire
 from pacs.server.metrics import MetricsDoor
 from pacs.server.prompt import Prompt
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
+PATIENCE_S, AGAIN_S = 120.0, 1.0
 MAX_FILES = 8192
 MOST_ATTENDANTS = 4
 """More of them were no faster for four associations on two cores, and each takes memory."""
@@ -351,7 +352,10 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
-    with contextlib.closing(compose.build(settings)) as archive:
+    built = _built_patiently(settings, asked)
+    if built is None:
+        return 0
+    with contextlib.closing(built) as archive:
         parts = compose.Parts(archive, plugins=plugins, slots=max(1, settings.workers))
         door = _metrics_door(archive, parts)
         try:
@@ -365,6 +369,23 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
                 door.close()
             parts.close()
     return 0
+
+
+def _built_patiently(settings: Settings, asked: threading.Event) -> Archive | None:
+    """The archive of a worker, which may start before the database or the store does; None when told to stop.
+
+    Raises Unavailable when they are still away after `PATIENCE_S`.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return compose.build(settings)
+        except Unavailable as error:
+            if time.monotonic() > until:
+                raise
+            log.warning("worker: %s; trying again", error)
+        if asked.wait(AGAIN_S):
+            return None
 
 
 def _metrics_door(archive: Archive, parts: compose.Parts) -> MetricsDoor | None:

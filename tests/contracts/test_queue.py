@@ -121,6 +121,23 @@ def test_messages_carry_the_uid_alone_as_json_and_expire(redis_server: Redis) ->
     port.close()
 
 
+def test_a_message_that_expired_is_dropped_in_silence(redis_server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    port = ArqQueue(redis_server.url)
+    port.offer(offer(1))
+    jobs = inside(redis_server, lambda r: r.keys("arq:job:*"))
+    inside(redis_server, lambda r: r.delete(*jobs))  # as its time to live does
+    bell = port.bell(["count"], 1)
+    until = time.monotonic() + 60
+    while inside(redis_server, lambda r: r.zcard(queue_name("count"))) and time.monotonic() < until:
+        time.sleep(0.05)
+    port.offer(offer(2))
+    assert timed(lambda: bell.wait(60)()) < 60
+    bell.close()
+    port.close()
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_each_plugin_has_a_queue_of_its_own(redis_server: Redis) -> None:
     port = ArqQueue(redis_server.url)
     bell = port.bell(["count"], 1)

@@ -161,6 +161,9 @@ class Services:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(map(_alive, everybody)), "PostgreSQL outlives kill -9")
+        # In a container whose first process reaps nobody, it would seem to live on to the next one.
+        for left in (folder / "postmaster.pid", *self.postgresql.folder.glob(".s.PGSQL.*")):
+            left.unlink()
 
 
 class Chaos:
@@ -181,6 +184,7 @@ class Chaos:
         self._token = ""
         self.server = self._start_server()
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, Path] = {}
         self._hired = 0
         for _ in range(workers if scaled else 0):
             self._hire()
@@ -200,12 +204,14 @@ class Chaos:
 
     def _hire(self) -> None:
         self._hired += 1
-        log = (self._folder / f"worker-{self._hired}.log").open("wb")
+        path = self._folder / f"worker-{self._hired}.log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("M3DICOM_")}
         command = [COMMAND, "worker", "--data", str(self._folder / f"worker-{self._hired}"), "--plugins", PLUGIN]
         environment = clean | self._settings | {"M3DICOM_WORKERS": "1"}
-        with log:
-            self._workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        with path.open("wb") as log:
+            one = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self._workers.append(one)
+        self._logs[one.pid] = path
 
     # What is killed
 
@@ -245,10 +251,16 @@ class Chaos:
         assert self._end_worker(signal.SIGTERM) == 0, "a worker that was told to stop failed"
 
     def _end_worker(self, number: int) -> int:
-        one = self._workers.pop(self.dice.randrange(len(self._workers)))
+        started = [each for each in self._workers if self._works(each)]
+        one = self.dice.choice(started or self._workers)
+        wait_until(lambda: self._works(one), "a worker does not start")
+        self._workers.remove(one)
         self._hire()  # workers are added while others run
         one.send_signal(number)
         return one.wait(60)
+
+    def _works(self, worker: subprocess.Popen[bytes]) -> bool:
+        return "worker: plug-ins" in self._logs[worker.pid].read_text(errors="replace")
 
     def _kill_redis(self) -> None:
         assert self._services is not None
@@ -281,8 +293,15 @@ class Chaos:
 
     def turn(self, victim: str) -> None:
         """Kill one thing in the middle of the work."""
-        open_before = self._open()
-        wait_until(lambda: self._open() != open_before or not self._open(), "nothing moves before a kill", QUIET_S)
+        for one in list(self._workers):
+            if one.poll() is not None:  # it ended by itself; whoever runs workers starts another
+                self._workers.remove(one)
+                self._hire()
+                self.killed["worker that ended by itself, replaced"] += 1
+        open_before: tuple[int, int] | None = None
+        with suppress(httpx.HTTPError):
+            open_before = self._open()
+        wait_until(lambda: self._open() != open_before or self._open() == (0, 0), "nothing moves", QUIET_S)
         time.sleep(self.dice.uniform(0.0, 0.5))
         self.victims[victim]()
         self.killed[victim] += 1
@@ -293,9 +312,13 @@ class Chaos:
         return list(answer.json()) if answer.status_code == 200 else []
 
     def _open(self) -> tuple[int, int]:
-        """How many Workitems have not ended, and how many there are."""
-        states = [item["00741000"]["Value"][0] for item in self._items()]
-        return sum(state not in SETTLED for state in states), len(states)
+        """How many Workitems wait, now or for later, and how many are under way."""
+        answer = self.http.get(f"{self.server.http}/api/queues")
+        if answer.status_code == 503:
+            raise httpx.HTTPError("the database is away")
+        assert answer.status_code == 200, answer.text[:500]
+        ours = [each for each in answer.json() if each["plugin"] == PLUGIN]
+        return sum(each["waiting"] + each["later"] for each in ours), sum(each["running"] for each in ours)
 
     def finish(self) -> None:
         """Wait until everything that was asked for has ended."""
@@ -303,7 +326,7 @@ class Chaos:
         while True:
             with suppress(httpx.HTTPError):
                 now = self._open()
-                if self.asking.idle and not now[0] and now[1] >= len(self.asking.uids) and self._ruled():
+                if now == (0, 0) and self.asking.idle and self._ruled():
                     break
                 if now != last:
                     moved, last = time.monotonic(), now

@@ -150,6 +150,8 @@ class Web:
         elif user:
             self.secrets.append(("Authorization", "Basic " + base64.b64encode(user.encode()).decode()))
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self.unavailable: list[Answer] = []
+        """The answers that were 503."""
 
     def close(self) -> None:
         """Give the connections back."""
@@ -210,7 +212,10 @@ class Web:
         length = len(body) if isinstance(body, bytes) else 0
         secret = {name.lower() for name, _ in self.secrets}
         told = tuple((name, "…" if name.lower() in secret else value) for name, value in sent.items())
-        return Answer(method, url, told, response.status, tuple(response.getheaders()), content, length)
+        answer = Answer(method, url, told, response.status, tuple(response.getheaders()), content, length)
+        if answer.status == 503:
+            self.unavailable.append(answer)
+        return answer
 
     def _connection(self, scheme: str, place: str) -> tuple[http.client.HTTPConnection, bool]:
         kept = self._connections.get((scheme, place))

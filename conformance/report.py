@@ -54,7 +54,10 @@ def summary(report: Report) -> str:
     else:
         lines.append("no mandatory check failed")
     if report.left:
-        lines.append(f"not deleted at the server ({len(report.left)}): {' '.join(report.left)}")
+        lines.append(f"{len(report.left)} studies of the suite are still at the server (Patient IDs ZZCONF-…):")
+        lines += [f"  {uid}" for uid in report.left[:SHOWN]]
+        more = len(report.left) - SHOWN
+        lines += [f"  and {more} more, which the JSON report (--json) lists"] if more > 0 else []
     return "\n".join(lines)
 
 

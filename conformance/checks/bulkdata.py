@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
+from conformance import codecs
 from conformance.check import Level, NotSupported, check
 from conformance.checks.retrieve import first_metadata
-from conformance.checks.syntaxes import OCTETS, native, parts
+from conformance.checks.syntaxes import OCTETS, frame_syntax, native, parts, pixels_of
 from conformance.client import Answer
 from conformance.context import Context
-from conformance.data import Sample, read
+from conformance.data import Sample, ramp, read
 
 SERVICE = "WADO-RS"
 SINGLE = "application/octet-stream"
@@ -84,6 +87,32 @@ def all_values(c: Context) -> None:
         c.expect("the pixel data among the parts", pixels in [part.content for part in found], len(found), about=answer)
         c.expect("Content-Location in each part", found and all(part.header("Content-Location") for part in found),
                  about=answer)  # fmt: skip
+
+
+@check("A40", "PS3.18 8.7.8.1", "of parts of several kinds each has a media type that was asked for, and is of it",
+       Level.CONDITIONAL, service=SERVICE)  # fmt: skip
+def kinds_of_parts(c: Context) -> None:
+    pixels = ramp(8, 8, top=4000, dtype="u2")
+    plain = c.maker.image("kinds native", c.maker.dataset("kinds", "1", 1), pixels, bits_stored=12)
+    packed = c.maker.image("kinds RLE", c.maker.dataset("kinds", "2", 2), pixels, codecs.RLE, bits_stored=12)
+    c.store([plain, packed])
+    if plain.refused or packed.refused:
+        raise NotSupported(f"the server refuses to store it: {plain.refused or packed.refused}")
+    asked = 'multipart/related; type="image/dicom-rle", multipart/related; type="application/octet-stream";q=0.5'
+    answer = c.web.get(plain.study_path + "/pixeldata", accept=asked)
+    if answer.status in (404, 405, 406, 501):
+        raise NotSupported(f"GET …/pixeldata gives {answer.status} for two kinds of parts")
+    found = parts(c, answer)
+    c.expect_equal("parts", len(found), 2, about=answer)
+    for part in found:
+        known = part.type in ("image/dicom-rle", SINGLE)
+        c.expect("a part of a type that was asked for", known, part.header("Content-Type"), about=answer)
+        try:
+            seen = pixels_of(part.content, frame_syntax(part), plain) if known else b""
+        except (ValueError, LookupError, struct.error) as error:
+            c.expect(f"a frame that is {part.type}", False, error, about=answer)
+            continue
+        c.expect_equal(f"pixels of {part.type}", seen, pixels.tobytes(), about=answer)
 
 
 @check("D18", "PS3.18 10.4.1.1.6", "all pixel data of an instance, a series, a study", Level.CONDITIONAL,

@@ -39,7 +39,7 @@ def every_answer(c: Context) -> list[tuple[str, dict[str, Any]]]:
     for path, query in (
         ("/studies", f"AccessionNumber={c.maker.accession}&includefield=all"),
         (c.sample("query", "alpha/CT/1").study_path + "/series", "includefield=all"),
-        (c.sample("query", "alpha/CT/1").study_path + "/instances", "includefield=all"),
+        (c.sample("query", "alpha/CT/1").series_path + "/instances", "includefield=all"),
         (sample.study_path + "/metadata", ""), (c.sample("images", "ct").study_path + "/metadata", ""),
     ):  # fmt: skip
         answer = c.web.get(path, query)

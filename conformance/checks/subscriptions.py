@@ -13,7 +13,7 @@ from conformance.check import Level, NoAnswer, NotSupported, check
 from conformance.client import Answer
 from conformance.context import Context, text, values
 from conformance.websocket import Refused, Socket
-from conformance.worklist import STATE, change, claimed, code, create, send, served, update
+from conformance.worklist import STATE, change, claimed, code, create, final, send, served, state_of, update
 
 SERVICE = "UPS-RS events"
 GLOBAL, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
@@ -114,6 +114,20 @@ def subscribed(c: Context) -> None:
     address = answer.header("Content-Location")
     c.expect("Content-Location: ws or wss", address.startswith(("ws:", "wss:")), address, about=answer)
     c.expect_status(unsubscribe(c, GLOBAL), 200)
+
+
+@check("H35", "PS3.4 CC.2.3.3", "a deletion lock keeps a Workitem beyond its end, until it goes", Level.CONDITIONAL,
+       service=SERVICE)  # fmt: skip
+def deletion_lock(c: Context) -> None:
+    uid, transaction = claimed(c, "locked")
+    answer = subscribe(c, uid, "deletionlock=true")
+    if answer.status in (405, 501) or "299" in answer.header("Warning"):
+        raise NotSupported(f"{answer.status} {answer.header('Warning')}: no deletion lock")
+    c.expect_status(answer, 201, 200)
+    c.expect_status(update(c, uid, final(c), transaction), 200)
+    c.expect_status(change(c, uid, "COMPLETED", transaction), 200)
+    c.expect_equal("state", state_of(c, uid), "COMPLETED", about=f"GET /workitems/{uid} with a deletion lock")
+    c.expect_status(unsubscribe(c, uid), 200)
 
 
 @check("H37", "PS3.18 11.10.3", "a subscription to an unknown Workitem: 404", service=SERVICE)

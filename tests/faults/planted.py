@@ -21,3 +21,5 @@ class Fault:
     """What is done to associations that the server opens."""
     objects: Callable[[list[Dataset]], object] | None = None
     """What is done to result objects before they are stored, for faults of these."""
+    absent: bool = False
+    """Whether the good server has nothing that the check could judge, and only the fault makes it do so."""

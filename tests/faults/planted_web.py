@@ -251,7 +251,7 @@ QIDO = (
     Fault("a series lacks its modality", "C15", attributes(pop("00080060"), r"/series$")),
     Fault("an instance lacks its number", "C17", attributes(pop("00200013"), r"/instances$")),
     Fault("ranges leave out their end", "C43", asking(lambda r: r.rewrite("StudyDate", _end_later), SEARCH)),
-    Fault("wildcards are letters", "C38", asking(lambda r: r.rewrite("PatientName", lambda v: v.replace("*", "~")))),
+    Fault("wildcards are letters", "C38", asking(lambda r: r.rewrite("StudyID", lambda v: v.replace("*", "~")))),
     Fault("a UID list is its first", "C47",
           asking(lambda r: r.rewrite("StudyInstanceUID", lambda v: re.split(r"[,\\]", v)[0]))),
     Fault("includefield is ignored", "C22", asking(lambda r: r.drop("includefield"))),

@@ -250,7 +250,7 @@ OBJECTS = (
     Fault("no parts is success", "F21", status(400, 200, "/studies", "POST", body=b"{}")),
     Fault("without UIDs is success", "F32", Break(
         reply=lambda q, r: setattr(r, "status", 200) if q.method == "POST" and r.status in (400, 409) else None)),
-    Fault("an answer of any type", "F12", status(406, 200, "/studies", "POST")),
+    Fault("an answer of any type", "F12", header("content-type", "text/plain", "/studies$")),
     Fault("no Retrieve URL of the study", "F11", attributes(pop("00081190"), "/studies")),
     Fault("markup in a report", "O06",
           replying(lambda r: setattr(r, "body", r.body.replace(b"&lt;script&gt;", b"<script>")), "/rendered")),

@@ -141,7 +141,7 @@ def _compared(new: TaskResult, old: TaskResult) -> Iterator[tuple[Key, Cell, Cel
     was, now = dict(_numbers(old)), dict(_numbers(new))
     for key in dict.fromkeys((*now, *was)):
         before, after = was.get(key), now.get(key)
-        difference = after.value - before.value if before is not None and after is not None else None
+        difference = round(after.value - before.value, 9) if before is not None and after is not None else None
         yield key, None if before is None else before.value, None if after is None else after.value, difference
 
 

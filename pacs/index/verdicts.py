@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Double, Index, Integer, LargeBinary, Row, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pacs.index import schema
 from pacs.index.schema import _ID, _TEXT, metadata
 
 verdict = Table(
@@ -70,6 +71,7 @@ def known(conn: Connection, sop_instance_uid: str) -> Row[Any] | None:
     return conn.execute(select(verdict).where(v.sop_instance_uid == sop_instance_uid)).first()
 
 
-def forget(conn: Connection, sop_instance_uid: str) -> None:
-    """The document is gone, and its verdict with it."""
-    conn.execute(delete(verdict).where(v.sop_instance_uid == sop_instance_uid))
+def forget_gone(conn: Connection) -> None:
+    """Forget the verdicts whose documents are gone."""
+    here = select(schema.instance.c.id).where(schema.instance.c.sop_instance_uid == v.sop_instance_uid)
+    conn.execute(delete(verdict).where(~here.exists()))

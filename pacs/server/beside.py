@@ -57,6 +57,12 @@ def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
     It is asked with a token that is made for this and ends with it: whoever may write the credentials may do anything.
     Raises PeerUnreachable where no server runs, and the server's own reason in words.
     """
+    told = ask_bytes(settings, path, method, body)
+    return json.loads(told) if told else None
+
+
+def ask_bytes(settings: Settings, path: str, method: str = "GET", body: object = None) -> bytes:
+    """The same, with the answer as it came: a CSV, for one."""
     found = running(settings)
     if not found:
         raise PeerUnreachable(f"no server runs on {settings.data}; start one: m3dicom serve --data {settings.data}")
@@ -69,7 +75,7 @@ def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
                 auth.revoke(token)
 
 
-def _asked(address: str, token: str, method: str, path: str, body: object) -> Any:
+def _asked(address: str, token: str, method: str, path: str, body: object) -> bytes:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     raw = None
     if body is not None:
@@ -84,12 +90,12 @@ def _asked(address: str, token: str, method: str, path: str, body: object) -> An
         raise PeerUnreachable(f"the server does not answer: {type(error).__name__}: {error}") from error
     finally:
         connection.close()
+    if answer.status < 400:
+        return told
     try:
         said: Any = json.loads(told) if told else None
     except ValueError:
         said = None
-    if answer.status < 400:
-        return said
     reason = str(said.get("detail") or said.get("title")) if isinstance(said, dict) else f"HTTP status {answer.status}"
     kind: type[ArchiveError] = {400: InvalidInput, 404: NotFound}.get(answer.status, PeerFailed)
     raise kind(reason)

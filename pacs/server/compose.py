@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from starlette.routing import BaseRoute
 
 import analysis.routes
 import dicomweb.app
 import viewer
-from analysis import workforce_routes
+from analysis import batch_routes, task_routes, verdict_routes, workforce_routes
+from analysis.batch import Batches
+from analysis.batch_loop import BatchLoop
 from analysis.metrics import exposition
 from analysis.queue import Dispatcher, open_queue
 from analysis.registry import Registry
 from analysis.results import renditions
 from analysis.trigger import Trigger
+from analysis.verdict_reading import VerdictReader
+from analysis.verdicts import Verdicts
 from analysis.worker import Worker
-from dicomweb import commitment, cors, links
+from dicomweb import commitment, cors, links, params
 from pacs import aside
 from pacs.archive import Archive, open_archive
 from pacs.auth import Auth
@@ -26,8 +31,9 @@ from pacs.care import Care
 from pacs.committing import Committing, Fetched
 from pacs.decoding import DecodingPool
 from pacs.destinations import Courier, Destination, destinations
+from pacs.dicom.attributes import Level
 from pacs.dimse import identity, tls
-from pacs.errors import ArchiveError, InvalidInput
+from pacs.errors import ArchiveError, InvalidInput, InvalidQuery
 from pacs.forward import Forward
 from pacs.known_aes import KnownAEs
 from pacs.server import api, api_corrections, api_deliveries, doors, metrics, openapi
@@ -38,6 +44,7 @@ from pacs.worklist import Worklist
 if TYPE_CHECKING:
     import anyio
 
+    from pacs.dicom.matching import Query
     from pacs.dimse.ups_events import EventCourier
     from pacs.events import Events
     from pacs.json_api import Row
@@ -127,6 +134,7 @@ class Parts:
                 f"no plug-in named {', '.join(sorted(unknown))}; installed: {', '.join(self.registry.ids)}"
             )
         self._trigger = Trigger(archive, self.registry)
+        self.rules = self._trigger.rules
         self._queue = open_queue(settings.queue, archive.events)
         known = self.registry.ids if settings.queue == "local" else None  # on Redis, workers elsewhere may know others
         self._dispatcher = Dispatcher(archive, self._queue, known=known)
@@ -140,6 +148,10 @@ class Parts:
         self.forward = Forward(archive, partial(courier, archive))
         self._care = Care(archive)
         self._retention = archive.retention
+        self.batches = Batches(archive, self.registry, study_query)
+        self._batch_loop = BatchLoop(archive, self.registry, study_query)
+        self.verdicts = Verdicts(archive)
+        self._verdict_reader = VerdictReader(archive)
 
     def schedule(self, now: float) -> None:
         """One round of the scheduler: news become Workitems, waiting ones are announced."""
@@ -150,6 +162,8 @@ class Parts:
         self.forward.step(now)
         self._care.step(now)
         self._retention.step(now)
+        self._batch_loop.step(now)
+        self._verdict_reader.step(now)
 
     def problems(self) -> dict[str, str]:
         """What has stopped working, by name."""
@@ -166,6 +180,8 @@ class Parts:
 
     def close(self) -> None:
         """Give leases back and let go of the queue."""
+        self._batch_loop.close()
+        self._trigger.close()
         self._attendance.close()
         self._care.close()
         self.forward.close()
@@ -173,6 +189,23 @@ class Parts:
         self._committing.close()
         self._worker.stop()
         self._queue.close()
+
+
+def study_query(text: str) -> Query:
+    """A search of studies as QIDO-RS writes it (PS3.18 8.3.4).
+
+    Raises InvalidQuery, also for a key that is not matched: whoever misspelt one would else compute everybody's studies.
+    """
+    try:
+        pairs = parse_qsl(text.removeprefix("?"), keep_blank_values=True, max_num_fields=params.MAX_KEYS)
+    except ValueError:
+        raise InvalidQuery(f"more than {params.MAX_KEYS} matching keys") from None
+    query, warnings = params.query(pairs, Level.STUDY)
+    if warnings or (query.keys == () and text.strip("?& ")):
+        raise InvalidQuery(
+            warnings[0].replace(" and has been ignored", "") if warnings else "the query asks for nothing"
+        )
+    return query
 
 
 def committing(archive: Archive) -> Committing:
@@ -208,6 +241,9 @@ def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None
         [
             *api.rows(archive, stopping),
             *analysis.routes.rows(archive, parts.registry),
+            *batch_routes.rows(parts.batches),
+            *verdict_routes.rows(parts.verdicts),
+            *task_routes.rows(archive, parts.rules),
             *workforce_routes.rows(parts.workforce),
             *api_deliveries.rows(parts.forward),
             *api_corrections.rows(archive),

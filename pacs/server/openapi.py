@@ -6,9 +6,11 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -53,11 +55,15 @@ _PROBLEM = {
 def rows(described: Sequence[Row]) -> list[Row]:
     """The rows of the document and the page themselves, added to those that they describe."""
 
+    @cache
+    def made() -> dict[str, Any]:  # when first asked for: a start has no time for it
+        return document([*own, *described])
+
     async def page(_: Request) -> Response:
-        return Response(readable(made), media_type="text/html; charset=utf-8")
+        return Response(await anyio.to_thread.run_sync(lambda: readable(made())), media_type="text/html; charset=utf-8")
 
     async def whole(_: Request) -> Response:
-        return JSONResponse(made)
+        return JSONResponse(await anyio.to_thread.run_sync(made))
 
     own = [
         Row("GET", PAGE, None, "This interface, to read.", "documents", endpoint=page, open=True,
@@ -65,7 +71,6 @@ def rows(described: Sequence[Row]) -> list[Row]:
         Row("GET", DOCUMENT, None, "This interface as an OpenAPI document.", "documents", endpoint=whole, open=True,
             answer={"type": "object"}),
     ]  # fmt: skip
-    made = document([*own, *described])
     return [*own, *described]
 
 

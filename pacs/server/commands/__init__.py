@@ -32,6 +32,9 @@ MODULES: tuple[str, ...] = (
     "aside",
     "retention",
     "plugin",
+    "tasks",
+    "analyze",
+    "accuracy",
 )
 """In the order in which `m3dicom --help` lists them."""
 

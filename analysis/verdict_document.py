@@ -1,0 +1,244 @@
+"""A reader's verdict as DICOM: a verified TID 1500 report of one finding that succeeds the report it judges.
+
+Comprehensive 3D SR (PS3.3 A.35.13): the reader is Person Observer and Verifying Observer, the judged report the
+predecessor, the finding its own measurement group with what the reader has corrected, and the verdict a qualitative
+evaluation of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from analysis.api import CODE_SCHEME, Code
+from analysis.reports_read import MEASUREMENT_GROUP, TRACKING_ID, TRACKING_UID
+from analysis.results import content, provenance
+from analysis.results.content import CONTAINS, MODIFIER, OBSERVATION
+from analysis.results.provenance import RunInfo
+from pacs import uids
+from pacs.errors import InvalidInput
+
+TITLE = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGING_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
+GROUP = Code(MEASUREMENT_GROUP, "DCM", "Measurement Group")
+PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
+IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+COMMENT = Code("121106", "DCM", "Comment")
+FINDING = Code("121071", "DCM", "Finding")
+IMAGE_REGION = Code("111030", "DCM", "Image Region")
+VERDICT = Code("verdict", CODE_SCHEME, "Reader's verdict")
+VALUES: Mapping[str, Code] = {
+    "accepted": Code("accepted", CODE_SCHEME, "Accepted: right as it is"),
+    "rejected": Code("rejected", CODE_SCHEME, "Rejected: there is no such finding"),
+    "corrected": Code("corrected", CODE_SCHEME, "Corrected: right but for what is changed here"),
+    "missed": Code("missed", CODE_SCHEME, "Missed: found by the reader only"),
+}
+GRAPHICS = {"point": "POINT", "circle": "CIRCLE", "polygon": "POLYLINE"}
+SERIES_NUMBER = 9100
+LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
+ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+
+
+def dataset(metadata: Mapping[str, Any]) -> Dataset:
+    """An instance's attributes from the index as a Dataset."""
+    return Dataset.from_json(json.dumps(dict(metadata)), lambda *_: b"")
+
+
+def groups(report: Dataset) -> Iterator[Dataset]:
+    """The measurement groups of a report."""
+    for item in report.get("ContentSequence") or ():
+        name = item.get("ConceptNameCodeSequence")
+        if name and (name[0].get("CodeValue"), name[0].CodingSchemeDesignator) == (MEASUREMENT_GROUP, "DCM"):
+            yield item
+        elif item.get("ValueType") == "CONTAINER":
+            yield from groups(item)
+
+
+def tracking(group: Dataset) -> tuple[str, str]:
+    """Tracking Unique Identifier and Tracking Identifier of a group, "" where it has none."""
+    found = {_name(item): item for item in group.get("ContentSequence") or ()}
+    uid, label = found.get((TRACKING_UID, "DCM")), found.get((TRACKING_ID, "DCM"))
+    return str(uid.UID) if uid is not None else "", str(label.TextValue) if label is not None else ""
+
+
+def _name(item: Dataset) -> tuple[str, str]:
+    code = item.get("ConceptNameCodeSequence")
+    return (str(code[0].get("CodeValue")), str(code[0].CodingSchemeDesignator)) if code else ("", "")
+
+
+def without_verdict(group: Dataset) -> Dataset:
+    """The group of a verdict's document without the verdict."""
+    ours = {(VERDICT.value, VERDICT.scheme), (COMMENT.value, COMMENT.scheme)}
+    group.ContentSequence = provenance.sequence(*(each for each in group.ContentSequence if _name(each) not in ours))
+    return group
+
+
+def corrected(
+    group: Dataset, measurements: Sequence[tuple[str, str, float]], shape: str, points: Sequence[Sequence[float]]
+) -> Dataset:
+    """A copy of the group with other numbers (code, scheme, value) and another place. Raises InvalidInput."""
+    changed = copy.deepcopy(group)
+    for value, scheme, number in measurements:
+        items = [each for each in changed.ContentSequence if each.ValueType == "NUM" and _name(each) == (value, scheme)]
+        if len(items) != 1:
+            raise InvalidInput(f"the finding has no measurement {value} of {scheme}")
+        items[0].MeasuredValueSequence[0].NumericValue = f"{number:.10g}"
+        if "FloatingPointValue" in items[0].MeasuredValueSequence[0]:
+            items[0].MeasuredValueSequence[0].FloatingPointValue = number
+    if points:
+        regions = [each for each in changed.ContentSequence if each.ValueType == "SCOORD"]
+        if len(regions) != 1:
+            raise InvalidInput("the finding has no outline on one image that could be corrected")
+        _place(regions[0], shape, points)
+    return changed
+
+
+def _place(region: Dataset, shape: str, points: Sequence[Sequence[float]]) -> None:
+    needed = {"point": (1, 1), "circle": (2, 2), "polygon": (3, 10_000)}.get(shape)
+    if needed is None or not needed[0] <= len(points) <= needed[1]:
+        raise InvalidInput("a point has 1 point, a circle 2 (centre and edge), a polygon 3 or more")
+    outline = [*points, points[0]] if shape == "polygon" and list(points[0]) != list(points[-1]) else list(points)
+    region.GraphicType = GRAPHICS[shape]
+    region.GraphicData = [float(number) for point in outline for number in point]
+
+
+def missed(
+    tracking_uid: str,
+    label: str,
+    finding: Code,
+    shape: str,
+    points: Sequence[Sequence[float]],
+    image: Dataset,
+    frame: int | None = None,
+) -> Dataset:
+    """The group (TID 1410) of a finding that only the reader has seen, on an image. Raises InvalidInput."""
+    region = Dataset()
+    region.RelationshipType, region.ValueType = CONTAINS, "SCOORD"
+    region.ConceptNameCodeSequence = provenance.sequence(provenance.code(IMAGE_REGION))
+    _place(region, shape, points)
+    selected = content.image(content.SELECTED, image)
+    if frame is not None:
+        selected.ReferencedSOPSequence[0].ReferencedFrameNumber = frame
+    region.ContentSequence = provenance.sequence(selected)
+    items = [
+        content.text(OBSERVATION, Code(TRACKING_ID, "DCM", "Tracking Identifier"), label),
+        content.uid(OBSERVATION, Code(TRACKING_UID, "DCM", "Tracking Unique Identifier"), tracking_uid),
+        content.code(CONTAINS, FINDING, finding),
+        region,
+    ]
+    return content.container(CONTAINS, GROUP, items)
+
+
+def encode(
+    report: Dataset, group: Dataset, *, uid: str, verdict: str, comment: str, reader: str, number: int, when: float,
+    also: Sequence[Dataset] = (),
+) -> Dataset:  # fmt: skip
+    """The finished document: `group` of `report`, as the reader leaves it, with the verdict.
+
+    `also` are instances that the group may refer to and the report does not.
+    """
+    group = copy.deepcopy(group)
+    evaluations = [content.code(CONTAINS, VERDICT, VALUES[verdict])]
+    if comment:
+        evaluations.append(content.text(CONTAINS, COMMENT, comment))
+    group.ContentSequence = provenance.sequence(*group.ContentSequence, *evaluations)
+    run = _run(report, uid, when)
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = Comprehensive3DSRStorage, uid
+    ds.StudyInstanceUID, ds.InstanceNumber = report.StudyInstanceUID, number
+    ds.Modality, ds.SeriesNumber = "SR", SERIES_NUMBER
+    ds.SeriesInstanceUID = uids.derived("verdict series", report.SOPInstanceUID, reader)
+    ds.SeriesDescription = f"Verdicts: {report.get('SeriesDescription') or 'report'}"[:64]
+    ds.ReferencedPerformedProcedureStepSequence = provenance.sequence()
+    ds.PerformedProcedureCodeSequence = provenance.sequence()
+    ds.ContentDate, ds.ContentTime = run.date, run.time
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "VERIFIED", "FINAL"
+    observer = Dataset()
+    observer.VerifyingObserverName = person(reader)
+    observer.VerifyingObserverIdentificationCodeSequence = provenance.sequence()
+    observer.VerifyingOrganization = _organization(report)
+    observer.VerificationDateTime = run.datetime_text
+    ds.VerifyingObserverSequence = provenance.sequence(observer)
+    ds.PredecessorDocumentsSequence = provenance.sequence(provenance.evidence([report]))
+    referenced = list(_referenced(report, group, also))
+    if referenced:
+        ds.CurrentRequestedProcedureEvidenceSequence = provenance.sequence(provenance.evidence(referenced))
+    name = content._item(OBSERVATION, "PNAME", Code("121008", "DCM", "Person Observer Name"))
+    name.PersonName = person(reader)
+    content.document(
+        ds,
+        TITLE,
+        "1500",
+        [
+            content.code(MODIFIER, LANGUAGE, ENGLISH),
+            content.code(OBSERVATION, Code("121005", "DCM", "Observer Type"), Code("121006", "DCM", "Person")),
+            name,
+            content.code(MODIFIER, PROCEDURE_REPORTED, IMAGING_PROCEDURE),
+            content.container(CONTAINS, IMAGING_MEASUREMENTS, [group]),
+        ],
+    )
+    finished = provenance.finish(ds, run, run.sources[0])
+    equipment = [each for each in finished.ContributingEquipmentSequence if each.get("Manufacturer") != "Unknown"]
+    finished.ContributingEquipmentSequence = provenance.sequence(*equipment)
+    return finished
+
+
+def person(name: str) -> str:
+    """The name of an account as PN, all of it as the family name (PS3.5 6.2.1.1)."""
+    plain = "".join(" " if letter in "\\^=" or not letter.isprintable() else letter for letter in name)
+    return f"{plain[:63] or 'Unknown'}^"
+
+
+def _organization(report: Dataset) -> str:
+    for each in report.get("ContributingEquipmentSequence") or ():
+        if each.get("InstitutionName"):
+            return str(each.InstitutionName)[:64]
+    return "Not stated"
+
+
+def _run(report: Dataset, uid: str, when: float) -> RunInfo:
+    origin = Dataset()
+    for element in provenance.patient_and_study(report):
+        origin.add(element)
+    for keyword in ("SpecificCharacterSet", "ContributingEquipmentSequence", "TimezoneOffsetFromUTC"):
+        if keyword in report:
+            origin.add(copy.deepcopy(report[keyword]))
+    origin.SOPClassUID, origin.SOPInstanceUID = report.SOPClassUID, report.SOPInstanceUID
+    origin.SeriesInstanceUID = report.SeriesInstanceUID
+    return RunInfo(
+        task_key=f"verdict {uid}",
+        workitem_uid="",
+        plugin_id="m3dicom.verdict",
+        plugin_version=version("m3dicom"),
+        plugin_title="Reader's verdict",
+        params={},
+        backend="reader",
+        when=datetime.fromtimestamp(when, UTC),
+        sources=(origin,),
+    )
+
+
+def _referenced(report: Dataset, group: Dataset, also: Sequence[Dataset]) -> Iterator[Dataset]:
+    """What the group refers to, as the report's evidence knows it, or `also`."""
+    wanted = {str(e.value) for e in group.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+    seen: set[str] = set()
+    for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
+        for study in report.get(keyword) or ():
+            for series in study.get("ReferencedSeriesSequence") or ():
+                for each in series.get("ReferencedSOPSequence") or ():
+                    uid = str(each.ReferencedSOPInstanceUID)
+                    if uid in wanted and uid not in seen:
+                        seen.add(uid)
+                        found = Dataset()
+                        found.SOPClassUID, found.SOPInstanceUID = each.ReferencedSOPClassUID, uid
+                        found.StudyInstanceUID = study.StudyInstanceUID
+                        found.SeriesInstanceUID = series.SeriesInstanceUID
+                        yield found
+    yield from (each for each in also if each.SOPInstanceUID in wanted and each.SOPInstanceUID not in seen)

@@ -1,0 +1,63 @@
+"""What a reader may say of a finding, and what is told of it: the models of /api/verdicts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic import Field as Bound
+
+from pacs.json_api import Body
+
+
+class OtherNumber(Body):
+    """Another number for a measurement of the finding."""
+
+    code: str = Bound(description="Code Value of the measurement's name")
+    scheme: str = Bound(description="Its Coding Scheme Designator")
+    value: float = Bound(allow_inf_nan=False)
+
+
+class Concept(Body):
+    """A coded concept (PS3.3 section 8)."""
+
+    value: str = Bound(min_length=1, max_length=16)
+    scheme: str = Bound(min_length=1, max_length=16)
+    meaning: str = Bound(min_length=1, max_length=64)
+
+
+class NewVerdict(Body):
+    """What a reader says of a finding."""
+
+    report: str = Bound(description="SOP Instance UID of the SR that has the finding, or that misses it")
+    tracking_uid: str | None = Bound(None, description="Tracking Unique Identifier of the finding")
+    verdict: Literal["accepted", "rejected", "corrected", "missed"]
+    comment: str = Bound("", max_length=1024)
+    measurements: list[OtherNumber] = Bound([], max_length=100, description="Corrected numbers")
+    shape: Literal["point", "circle", "polygon"] | None = Bound(None, description="Of the corrected or missed place")
+    points: list[tuple[float, float]] = Bound(
+        [], max_length=10_000, description="(column, row) in pixels, (0.5, 0.5) the centre of the first; a circle has "
+        "its centre and a point on its edge"
+    )  # fmt: skip
+    image: str | None = Bound(None, description="SOP Instance UID of the image of a missed finding")
+    frame: int | None = Bound(None, ge=1, description="Its frame, counted from 1")
+    finding: Concept | None = Bound(None, description="What was missed")
+
+
+class Verdict(BaseModel):
+    """A verdict, and where it is in the archive."""
+
+    sop_instance_uid: str = Bound(description="Of the verification SR")
+    series_instance_uid: str
+    study_instance_uid: str
+    report_uid: str
+    tracking_uid: str
+    tracking_id: str
+    verdict: Literal["accepted", "rejected", "corrected", "missed"]
+    comment: str
+    corrected: dict[str, Any]
+    plugin: str
+    version: str
+    reader: str
+    at: float
+    counts: bool = Bound(description="Whether it is the reader's latest on this finding")

@@ -1,0 +1,47 @@
+"""/api/verdicts: what readers say of findings; /api/accuracy: what that comes to for each plug-in version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analysis.accuracy import Accuracy, as_table
+from analysis.batch_report import as_csv
+from analysis.verdict_models import NewVerdict, Verdict
+from pacs import uids
+from pacs.auth import Right
+from pacs.json_api import UID, Asked, Field, Reply, Row
+
+if TYPE_CHECKING:
+    from analysis.verdicts import Verdicts
+
+
+def rows(verdicts: Verdicts) -> list[Row]:
+    """The rows of the JSON API."""
+
+    def listed(asked: Asked) -> object:
+        study, report = (
+            None if (uid := asked.query.get(name)) is None else uids.checked(uid, name) for name in ("study", "report")
+        )
+        return verdicts.listed(asked.principal, study, report)
+
+    def accuracy(asked: Asked) -> object:
+        found = verdicts.accuracy(asked.principal, asked.query.get("plugin"), asked.query.get("reader"))
+        if asked.query.get("format") == "csv":
+            return Reply(as_csv(as_table(found)), "text/csv; charset=utf-8", "accuracy.csv")
+        return found
+
+    tag = "verdicts"
+    return [
+        Row("GET", "/api/verdicts", listed, "What readers have said of findings, in the order of time.", tag,
+            Right.QUERY, (Field("study", "Only on this study.", UID), Field("report", "Only on this SR.", UID)),
+            answer=list[Verdict]),
+        Row("POST", "/api/verdicts", lambda asked: verdicts.say(asked.principal, asked.body),
+            "Accept, reject or correct a finding, or add a missed one.", tag, Right.PROCESS, body=NewVerdict,
+            answer=Verdict, status=201, errors=(404,),
+            description="Files a verified SR (TID 1500) that succeeds the report; the reader is who is logged in. "
+            "Saying the same again changes nothing; the latest verdict of a reader counts."),
+        Row("GET", "/api/accuracy", accuracy, "How often readers found each plug-in version right.", tag, Right.QUERY,
+            (Field("plugin", "Only of this plug-in."), Field("reader", "Only by this reader."),
+             Field("format", "json (default) or csv.", {"type": "string", "enum": ["json", "csv"]})),
+            answer=list[Accuracy], also=("text/csv",)),
+    ]  # fmt: skip

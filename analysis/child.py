@@ -93,13 +93,14 @@ def _reading(line: Line) -> Any:
     return progress
 
 
-def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> list[dict[str, str]]:
-    """Run one task; the results as Part 10 files in `task["out"]`: path and UIDs of each.
+def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> list[dict[str, Any]]:
+    """Run one task; the results as Part 10 files in `task["out"]`: path, UIDs and defects (words) of each.
 
     Raises Cancelled, NotAnalysable, and whatever the plug-in raises.
     """
     from analysis import inputs as loading
-    from analysis.results import provenance
+    from analysis.package import package_of
+    from analysis.results import checks, provenance
     from analysis.results.encode import encode
 
     manifest = plugin.manifest
@@ -135,11 +136,18 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
         when=datetime.fromtimestamp(task["when"], UTC),
         sources=tuple(sources.values()),
         input_digests=tuple(task["input_digests"]),
+        digests=task.get("digests", {}),
+        package=str(package_of(plugin)),
     )
+    results = encode(run, ctx.emitted, task.get("forms", ()))
+    files = [provenance.part10(ds) for ds in results]
+    defects: dict[int, list[str]] = {}
+    for found in checks.examine(files, run.sources):
+        defects.setdefault(found.index, []).append(found.words)
     made = []
-    for number, ds in enumerate(encode(run, ctx.emitted)):
+    for number, (ds, data) in enumerate(zip(results, files, strict=True)):
         path = Path(task["out"]) / f"{number:04d}.dcm"
-        path.write_bytes(provenance.part10(ds))
+        path.write_bytes(data)
         made.append(
             {
                 "path": str(path),
@@ -147,6 +155,7 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
                 "series": str(ds.SeriesInstanceUID),
                 "sop_class": str(ds.SOPClassUID),
                 "sop_instance": str(ds.SOPInstanceUID),
+                "defects": defects.get(number, []),
             }
         )
     return made
@@ -184,7 +193,7 @@ def main(arguments: list[str]) -> None:
     try:
         from analysis import device, registry
 
-        for heavy in ("analysis.inputs", "analysis.results.encode", "highdicom"):
+        for heavy in ("analysis.inputs", "analysis.results.encode", "analysis.results.checks", "highdicom"):
             importlib.import_module(heavy)  # before the clock of a task runs
         backend = device.choose(setting)
         plugin = registry.resolve(target)

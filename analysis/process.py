@@ -26,7 +26,7 @@ log = logging.getLogger("m3dicom.child")
 START_S = 120.0
 POLL_S = 0.1
 METER_S = 1.0  # how often the memory of a device is looked at
-GRACE_S = 1.0  # between asking a plug-in to stop and killing it
+GRACE_S = 0.5  # between asking a plug-in to stop and killing it
 MAX_TASKS = 25
 MAX_IDLE_BYTES = 1 << 30
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -115,7 +115,7 @@ class Child:
         except (OSError, IndexError, ValueError):
             return 0
 
-    def run(self, task: dict[str, Any], limits: Limits, check: Check) -> list[dict[str, str]]:
+    def run(self, task: dict[str, Any], limits: Limits, check: Check) -> list[dict[str, Any]]:
         """The result files of a task. The process is killed on any way out but a result or a plug-in's own end.
 
         Raises NotAnalysable (the plug-in refused), TaskStopped (`check` said so), TaskFailed (crash, deadline, memory,
@@ -146,7 +146,7 @@ class Child:
                 raise self._internal_error(message["failed"])
         raise TaskFailed("The analysis process did not start.")
 
-    def _watch(self, limits: Limits, check: Check) -> list[dict[str, str]]:
+    def _watch(self, limits: Limits, check: Check) -> list[dict[str, Any]]:
         deadline = time.monotonic() + limits.seconds
         progress, words = 0.0, ""
         stopping: float | None = None
@@ -156,7 +156,7 @@ class Child:
                 if "progress" in message:
                     progress, words = float(message["progress"]), str(message["message"])
                 elif "done" in message and stopping is None:
-                    done: list[dict[str, str]] = message["done"]
+                    done: list[dict[str, Any]] = message["done"]
                     return done
                 elif "refused" in message:
                     raise NotAnalysable(message["refused"])

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sqlalchemy import select
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m3dicom.runner")
 
-LOOK_S = 0.5  # how often a worker asks whether its task was cancelled
+LOOK_S = 0.25  # how often a worker asks whether its task was cancelled
 MAX_WARM = 2  # child processes a runner keeps for the next task of their plug-in
 
 Outcome = Literal["completed", "cancelled", "refused", "failed", "retried", "handed back", "lost"]
@@ -199,6 +199,8 @@ class Runner:
                 "task_key": job_key(manifest, params, self._identities(chosen)),
                 "params": params.model_dump(mode="json"),
                 "input_digests": digests,
+                "digests": {found.sop_instance_uid: found.digest for each in chosen for found in each.locations},
+                "forms": list(self._archive.settings.result_forms),
                 "when": claim.started,
                 "out": str(out),
                 "inputs": [{"name": each.name, "files": self._fetch(each, Path(folder), go_on)} for each in chosen],
@@ -206,7 +208,7 @@ class Runner:
             wanted = manifest.resources
             limits = Limits(wanted.timeout_s, wanted.memory_mb, self._device, wanted.gpu_memory_mb)
             made = self._child(installed).run(task, limits, check)
-            self._file(claim, made, go_on)
+            self._file(claim, made, go_on, manifest.version)
 
     def _child(self, installed: Installed) -> Child:
         """A warm process of that plug-in, or a new one; the oldest of the others goes when there are too many."""
@@ -300,12 +302,14 @@ class Runner:
 
     # Results
 
-    def _file(self, claim: Claim, made: Sequence[dict[str, str]], go_on: Any) -> None:
+    def _file(self, claim: Claim, made: Sequence[dict[str, Any]], go_on: Any, version: str) -> None:
         """File the results and complete the Workitem in one transaction.
 
         Instances that are here already under their derived UIDs stay as they are: an earlier run made them. When one
         of them appears only now, by a run at the same time, the rest is filed without it.
         """
+        if any(each["defects"] for each in made):
+            self._hold_back(claim, [each for each in made if each["defects"]])
         outputs = ups_task.grouped([(m["study"], m["series"], m["sop_class"], m["sop_instance"]) for m in made])
         principal = Principal("m3dicom", "system", ALL_RIGHTS, claim.scope)
         for _ in range(3):
@@ -317,13 +321,32 @@ class Runner:
                     prepared.append(one)
             try:
                 self._archive.worklist.complete(
-                    claim, outputs, time.time(), partial(self._archive.ingest.file, prepared)
+                    claim, outputs, time.time(), partial(self._archive.ingest.file, prepared), version=version
                 )
             except DuplicateInstance:
                 continue
             log.info("Workitem %s: completed with %d objects", claim.uid, len(made))
             return
         raise Unavailable("the results could not be filed beside those of another run")
+
+    def _hold_back(self, claim: Claim, faulty: Sequence[dict[str, Any]]) -> NoReturn:
+        """Quarantine results that did not pass their checks, each with its report, and fail the task in words."""
+        principal = Principal("m3dicom", "system", ALL_RIGHTS, claim.scope)
+        held = []
+        for each in faulty:
+            report = f"a result that did not pass its checks: {'; '.join(each['defects'])}"
+            log.warning("Workitem %s: %s: %s", claim.uid, each["sop_instance"], report)
+            try:
+                prepared = self._prepare(Path(each["path"]), claim, principal)
+            except ArchiveError as error:
+                log.warning("Workitem %s: %s is not even kept aside: %s", claim.uid, each["sop_instance"], error.reason)
+                continue
+            if prepared is not None:
+                held.append((prepared, report))
+        self._archive.ingest.hold_back(held)
+        raise TaskFailed(
+            f"{len(faulty)} of the results did not pass their checks and are quarantined: {faulty[0]['defects'][0]}"
+        )
 
     def _prepare(self, path: Path, claim: Claim, principal: Principal) -> Prepared | None:
         ingest = self._archive.ingest

@@ -57,6 +57,16 @@ def other_content(conn: Connection, entry: filing.Entry, principal: Principal, p
     return "quarantined"
 
 
+def hold_back(conn: Connection, entry: filing.Entry, principal: Principal, reason: str) -> None:
+    """Keep an entry aside from the beginning, with what is wrong with it: nobody sees it until a person decides."""
+    now = entry.arrival.at
+    row = row_of(entry, QUARANTINED, principal.name, now, reason)
+    tables.add(conn, row)
+    journal.record(conn, QUARANTINED, {"aside": [row]}, at=now)
+    _change(conn, "quarantined", principal, now, entry.arrival.scope, row)
+    _audit(conn, "DICOM Instances Quarantined", principal, now, entry, reason)
+
+
 def replace(
     conn: Connection, entry: filing.Entry, held: Found | None, principal: Principal, now: float, reason: str,
     *, kind: str = "replaced", allowed: Sequence[str] = (),

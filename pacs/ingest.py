@@ -326,6 +326,24 @@ class Ingest:
                 each.placed.wait()
         return self._told(prepared, self._submit(prepared, also).result())
 
+    def hold_back(self, held: Sequence[tuple[Prepared, str]]) -> None:
+        """Keep instances aside from the beginning, each with its reason in words, durably; all or nothing.
+
+        What is here already under its UID stays as it is. Raises OutOfResources or Unavailable.
+        """
+        new = [(prepared, reason) for prepared, reason in held if prepared.placed is not None]
+        for prepared, _ in new:
+            if prepared.placed is not None:
+                prepared.placed.wait()
+
+        def keep(conn: Connection) -> None:
+            for prepared, reason in new:
+                aside.hold_back(conn, prepared.entry, prepared.principal, reason)
+
+        self._index.submit(keep).result()
+        self._journal.export()
+        self._events.publish()
+
     def _submit(
         self, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None, *, redoable: bool = False
     ) -> Pending[_Answer]:

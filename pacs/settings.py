@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pacs.errors import InvalidInput
 
 PREFIX = "M3DICOM_"
+RESULT_FORMS = ("LABELMAP", "OBJ")
 
 T = TypeVar("T")
 
@@ -161,6 +162,11 @@ class Settings:
         "auto", 'GPUs that tasks are placed on, one a device: "auto" (as nvidia-smi tells), "none", or ID:MEMORY_MB,….'
     )
     worker_metrics: str = _setting("", "Door of a worker for its Prometheus metrics as HOST:PORT; empty = none.")
+    result_forms: tuple[str, ...] = _setting(
+        (),
+        'Results also in younger forms: "LABELMAP" (label maps as Label Map Segmentation), "OBJ" (surfaces as '
+        "Encapsulated OBJ with MTL).",
+    )
     lease_s: float = _setting(30.0, "A worker that is silent for this long loses its task.")
     max_attempts: int = _setting(3, "How often a task is tried whose worker or process is lost.")
     retry_hours: float = _setting(
@@ -265,6 +271,8 @@ def load(
         if name not in known:
             raise InvalidInput(f"unknown setting {name!r}; docs/settings.md lists them all")
     settings = replace(Settings(), **{name: _value(name, known[name], raw) for name, raw in chosen.items()})
+    if strange := [form for form in settings.result_forms if form not in RESULT_FORMS]:
+        raise InvalidInput(f"setting result_forms: {strange[0]!r} is none of {', '.join(RESULT_FORMS)}")
     if not 1 <= len(settings.aet.strip()) <= 16:
         raise InvalidInput(f"setting aet: {settings.aet!r} must have 1 to 16 characters (PS3.5 6.2, VR AE)")
     return settings

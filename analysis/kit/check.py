@@ -143,7 +143,7 @@ def judged(installed: Installed, case: Case, outcome: Outcome) -> Finding:
         if case.expects_result:
             return Finding("failed", case.name, f"refused: {outcome.words}")
         return Finding("ok", case.name, f"refused in words: {outcome.words}")
-    faults = _faults(installed, case, outcome.results)
+    faults = [*_faults(installed, case, outcome.results), *outcome.defects[:3]]
     if faults:
         return Finding("failed", case.name, "; ".join(faults))
     kinds = ", ".join(sorted({_kind(ds) for ds in outcome.results}))

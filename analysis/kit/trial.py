@@ -26,14 +26,16 @@ _WATCHED = "analysis.kit.watched:plugin"
 
 @dataclass
 class Outcome:
-    """How a run ended. results: the objects; words: of a refusal or failure; places: in the code, of an error.
+    """How a run ended. results: the objects; defects: why the host would quarantine some of them.
 
+    words: of a refusal or failure; places: in the code, of an error.
     seconds: of the run; seconds_to_stop: from the request to stop until it stopped; memory_mb: the peak of the process.
     """
 
     how: Literal["result", "refused", "failed", "stopped"]
     words: str = ""
     results: list[Dataset] = field(default_factory=list)
+    defects: list[str] = field(default_factory=list)
     places: str = ""
     seconds: float = 0.0
     seconds_to_stop: float = 0.0
@@ -78,6 +80,7 @@ class Bench:
                 try:
                     made = self._child.run(task, Limits(resources.timeout_s, resources.memory_mb), watch)
                     outcome = Outcome("result", results=[dcmread(each["path"]) for each in made])
+                    outcome.defects = [words for each in made for words in each["defects"]]
                 except NotAnalysable as error:
                     outcome = Outcome("refused", str(error))
                 except TaskStopped:

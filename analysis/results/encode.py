@@ -9,9 +9,10 @@ from pydicom import Dataset
 from analysis.api import Emitted, ImageFindings, LabelMap, Surface, Turntable, VolumeRendering, VolumeReport
 from analysis.results import provenance
 from analysis.results.provenance import RunInfo
+from pacs.settings import RESULT_FORMS
 
 LABELMAP, OBJ = "LABELMAP", "OBJ"
-FORMS = (LABELMAP, OBJ)
+FORMS = RESULT_FORMS
 """Further forms of results, beside those that any PACS reads (`Settings.result_forms`)."""
 
 

@@ -8,10 +8,11 @@ from xml.etree.ElementTree import Element
 from conformance.check import Level, NotSupported, check
 from conformance.client import Answer, xml
 from conformance.context import Context
+from conformance.wadl import NAMESPACE
+from conformance.wadl import faults as wadl_faults
 
 SERVICE = "capabilities"
 WADL = "application/vnd.sun.wadl+xml"
-NAMESPACE = "{http://wadl.dev.java.net/2009/02}"
 
 
 def described(c: Context) -> Element:
@@ -56,6 +57,12 @@ def wadl(c: Context) -> None:
         return
     c.expect_equal("root element (annex H)", root.tag, f"{NAMESPACE}application", about=answer)
     c.expect("a resources element with a base", root.find(f"{NAMESPACE}resources") is not None, about=answer)
+
+
+@check("B08s", "PS3.18 H", "the description keeps to the schema of WADL", service=SERVICE)
+def schema(c: Context) -> None:
+    broken = list(wadl_faults(described(c)))
+    c.expect("no rule of the language broken", not broken, "; ".join(broken[:10]), about="OPTIONS /")
 
 
 @check("B09", "PS3.18 8.9", "OPTIONS / as JSON: a description, or 406", service=SERVICE)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import conformance.checks  # noqa: F401  (registers every check)
-from conformance import codecs
+from conformance import codecs, wadl
 from conformance.__main__ import main
 from conformance.check import REGISTER, Check, Level, NoAnswer, NotApplicable, NotSupported, Outcome, Register
 from conformance.client import Web
@@ -251,3 +251,36 @@ def test_a_run_that_judged_nothing_is_no_success(capsys: pytest.CaptureFixture[s
         listening = f"http://127.0.0.1:{server.server_port}/dicom-web"
         assert main(["--dicomweb", listening, "--only", "M01"]) == 2  # which is about DIMSE
     assert "nothing was judged" in capsys.readouterr().err
+
+
+WADL = '<application xmlns="http://wadl.dev.java.net/2009/02">{}</application>'
+
+
+@pytest.mark.parametrize(
+    ("inside", "fault"),
+    [
+        ('<resources base="/"><resource path="studies"><method name="GET"/></resource></resources>', ""),
+        ('<doc title="x">any <b xmlns="urn:x">text</b></doc><resources base="/" a:b="c" xmlns:a="urn:a"/>', ""),
+        ('<resources base="/"><resource path="a"><method/></resource></resources>', "name is missing"),
+        ('<resources base="/"><resource path="a"><method href="#m"/></resource></resources>', ""),
+        ('<resources base="/"><resource path="a"><method name="GET"><response status="200 204"/></method></resource>'
+         "</resources>", ""),
+        ('<resources base="/"><resource path="a"><method name="GET"><response status="ok"/></method></resource>'
+         "</resources>", "status is 'ok'"),
+        ('<resources base="/"><resource path="a"><param name="x" style="cookie"/></resource></resources>', "style is"),
+        ('<resources base="/"><resource path="a"><method name="GET"/><param name="x"/></resource></resources>', "late"),
+        ('<resources base="/"><method name="GET"/></resources>', "no element method here"),
+        ('<resources base="/" url="x"/>', "no attribute url"),
+        ("<grammars/><grammars/>", "grammars more than once"),
+        ('<method id="m" name="GET"/><method id="m" name="PUT"/>', "given twice"),
+        ("words<resources/>", "text between"),
+    ],
+)  # fmt: skip
+def test_rules_of_wadl(inside: str, fault: str) -> None:
+    found = list(wadl.faults(ElementTree.fromstring(WADL.format(inside))))
+    assert bool(found) == bool(fault), found
+    assert not fault or fault in found[0]
+
+
+def test_another_root_is_no_wadl() -> None:
+    assert list(wadl.faults(ElementTree.fromstring("<application/>"))) == ["the root is application, not application"]

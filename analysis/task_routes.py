@@ -1,4 +1,4 @@
-"""/api/tasks and /api/rules: tasks and why they ended, dead letters taken up again or discarded, what rules would do."""
+"""/api/tasks and /api/rules: tasks, why they ended, dead letters taken up again or discarded, what rules would do."""
 
 from __future__ import annotations
 

@@ -159,11 +159,14 @@ class Leases(Subscriptions):
         outputs: Sequence[ups_task.References],
         now: float,
         file: Callable[[Callable[[Connection], None]], T] | None = None,
+        *,
+        version: str | None = None,
     ) -> T | None:
         """COMPLETED, with the Output Information Sequence, in the one transaction that files the results.
 
         `file(also)` makes the results visible and runs `also(connection)` in the same transaction; what it returns is
-        returned. Raises StateConflict, with nothing made visible, when the lease was lost or cancelling was asked for.
+        returned. `version` is that of the plug-in. Raises StateConflict, with nothing made visible, when the lease was
+        lost or cancelling was asked for.
         """
 
         def also(conn: Connection) -> None:
@@ -178,7 +181,7 @@ class Leases(Subscriptions):
             values = {
                 "state": State.COMPLETED, "attributes": orjson.dumps(kept), "progress": 100.0, "message": "",
                 "lease_token": None, "lease_until": None, "updated_at": now, "ended": "completed",
-            }  # fmt: skip
+            } | ({} if version is None else {"version": version})  # fmt: skip
             workitems.save(conn, claim.uid, values, workitems.leased(claim.token))
             self._outdate(conn, row, outputs, now)
             after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.COMPLETED)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
 from pacs.errors import Conflict, DuplicateInstance
-from pacs.index import corrections, rows, schema
+from pacs.index import corrections, joining, rows, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import Arrival
@@ -204,6 +204,51 @@ def file_all(conn: Connection, entries: Sequence[Entry]) -> list[Filed]:
     return filed
 
 
+Record = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""From the access scope of a study to the rows of audit and changes that tell of an arrival in it."""
+
+
+def join(conn: Connection, entry: Entry, record: Record) -> str | None:
+    """The access scope of the study, whose series had others before: the usual case, quick. All is as `Filing` does it.
+
+    None, with nothing written, where anything is not usual: `file_all` knows what to do then.
+    """
+    scan, arrival = entry.scan, entry.arrival
+    if conn.dialect.name != "sqlite" or arrival.result_of is not None:
+        return None
+    which = {"study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid}
+    driver: Any = conn.connection.driver_connection
+    here = _HERE.first_on_driver(driver, conn.dialect, which)
+    if here is None:
+        return None
+    (
+        study, scope, row, _, instances, last, stable_at, fingerprint, patient_id, issuer, came,
+        series, series_row, series_instances, series_came, held, buried,
+    ) = here  # fmt: skip
+    if (
+        series is None or held is not None or buried is not None
+        or stable_at is not None or fingerprint is not None
+        or (arrival.scope and arrival.scope != scope)
+        or other_patient(entry.patient, (patient_id, issuer))
+        or arrival.at < came or arrival.at < series_came
+        or not rows.names_classes(row, (scan.sop_class_uid,))
+    ):  # fmt: skip
+        return None
+    audit, change = record(scope)
+    in_series, in_study = series_instances + 1, instances + 1
+    joining.join(
+        driver,
+        _instance_row(entry, study, series),
+        entry.json,
+        joining.Counted(series, rows.recounted(series_row, rows.SERIES_INSTANCES, in_series), in_series),
+        joining.Counted(study, rows.recounted(row, rows.STUDY_INSTANCES, in_study), in_study),
+        arrival.at if last is None else max(last, arrival.at),
+        audit,
+        change,
+    )
+    return str(scope)
+
+
 @dataclass(slots=True)
 class _Series:
     """A series row as it will be."""
@@ -320,27 +365,7 @@ class Filing:
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
         scan, arrival = entry.scan, entry.arrival
-        made = {
-            **entry.columns,
-            "study_key": study.id,
-            "series_key": series.id,
-            "sop_instance_uid": scan.sop_instance_uid,
-            "sop_class_uid": scan.sop_class_uid,
-            "transfer_syntax_uid": entry.transfer_syntax_uid,
-            "row": entry.row,
-            "digest": entry.digest,
-            "object_key": entry.locator.object_key,
-            "object_offset": entry.locator.offset,
-            "object_length": entry.locator.length,
-            "dataset_offset": entry.dataset_offset,
-            "principal": arrival.principal,
-            "source_ae": arrival.source_ae,
-            "result_of": arrival.result_of,
-            "created_at": arrival.at,
-            "bulk": entry.bulk,
-            "frames": entry.frames,
-        }
-        key = _INSERT_INSTANCE(self._conn, made)
+        key = _INSERT_INSTANCE(self._conn, _instance_row(entry, study.id, series.id))
         if arrival.at < study.came or arrival.at < series.came:
             # It came first and is filed later. Whoever came first names study and series: the rows do not depend on
             # who won a race, and an index made again from the store has the same.
@@ -373,6 +398,30 @@ class Filing:
             "last": study.last,
         }  # fmt: skip
         (_UNSETTLE if study.unsettled else _COUNT_STUDY).all(self._conn, changed)
+
+
+def _instance_row(entry: Entry, study_key: int, series_key: int) -> dict[str, Any]:
+    scan, arrival, locator = entry.scan, entry.arrival, entry.locator
+    return {
+        **entry.columns,
+        "study_key": study_key,
+        "series_key": series_key,
+        "sop_instance_uid": scan.sop_instance_uid,
+        "sop_class_uid": scan.sop_class_uid,
+        "transfer_syntax_uid": entry.transfer_syntax_uid,
+        "row": entry.row,
+        "digest": entry.digest,
+        "object_key": locator.object_key,
+        "object_offset": locator.offset,
+        "object_length": locator.length,
+        "dataset_offset": entry.dataset_offset,
+        "principal": arrival.principal,
+        "source_ae": arrival.source_ae,
+        "result_of": arrival.result_of,
+        "created_at": arrival.at,
+        "bulk": entry.bulk,
+        "frames": entry.frames,
+    }
 
 
 def _study(uid: str, found: Found) -> _Study:

@@ -165,7 +165,7 @@ class _Arrival:
     prepared: Prepared
 
     def __call__(self, conn: Connection) -> _Answer:
-        return self.ingest._filed(conn, [self.prepared])
+        return self.ingest.joined(conn, self.prepared) or self.ingest._filed(conn, [self.prepared])
 
     @staticmethod
     def together(conn: Connection, arrivals: Sequence[_Arrival]) -> list[_Answer | None]:
@@ -350,6 +350,16 @@ class Ingest:
         if also is None and len(prepared) == 1 and prepared[0].rejects is None:
             return self._index.submit(_Arrival(self, prepared[0]), redoable=redoable)
         return self._index.submit(lambda conn: self._filed(conn, prepared, also))
+
+    def joined(self, conn: Connection, prepared: Prepared) -> _Answer | None:
+        """What became of an instance that simply joins its series; None for any other, with nothing written."""
+
+        def record(scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
+            return _audit_row(prepared), _change_row(prepared, scope)
+
+        if prepared.placed is None or filing.join(conn, prepared.entry, record) is None:
+            return None
+        return [_stored(prepared, "stored")], False
 
     def _filed(
         self, conn: Connection, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None

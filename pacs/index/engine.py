@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import InvalidInput, Unavailable
+from pacs.index import joining
 from pacs.index.checkpoint import LAST_RESORT_PAGES, Checkpointer
 from pacs.index.migrate import migrate
 from pacs.index.statement import Found, Statement, Values
@@ -165,7 +166,7 @@ def _open_sqlite(url: URL) -> Index:
     with suppress(OSError):  # SQLite says it better
         Path(url.database).touch(mode=0o600)  # its log beside it gets the same mode
 
-    def engine(begin: str, pragmas: tuple[str, ...], **options: Any) -> Engine:
+    def engine(begin: str, pragmas: tuple[str, ...], setup: tuple[str, ...] = (), **options: Any) -> Engine:
         made = create_engine(url, connect_args={"check_same_thread": False}, **options)
 
         @event.listens_for(made, "connect")
@@ -173,6 +174,8 @@ def _open_sqlite(url: URL) -> Index:
             connection.isolation_level = None  # transactions are begun by us, below
             for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "temp_store=MEMORY", *pragmas):
                 _execute_patiently(connection, f"PRAGMA {pragma}")
+            for statement in setup:
+                connection.execute(statement).close()
 
         @event.listens_for(made, "begin")
         def _begun(conn: Connection) -> None:
@@ -184,7 +187,7 @@ def _open_sqlite(url: URL) -> Index:
     # FULL: a commit is on the disk when it returns, also after a power failure.
     log = ("journal_mode=WAL", "journal_size_limit=67108864", f"wal_autocheckpoint={LAST_RESORT_PAGES}")
     durable = (*log, "synchronous=FULL", "cache_size=-65536")
-    writing = engine("BEGIN IMMEDIATE", durable, pool_size=1, max_overflow=0)
+    writing = engine("BEGIN IMMEDIATE", durable, joining.SETUP, pool_size=1, max_overflow=0)
     lock = Path(f"{url.database}-turn")
     try:
         turn = Turn(lock)

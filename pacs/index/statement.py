@@ -76,6 +76,13 @@ class Statement:
         found = self.all(conn, values)
         return found[0] if found else None
 
+    def first_on_driver(self, connection: Any, dialect: Dialect, values: Values) -> tuple[Any, ...] | None:
+        """The first row as a plain tuple, by a connection of the SQLite driver."""
+        cursor = connection.execute(*self._values(dialect, values))
+        found: tuple[Any, ...] | None = cursor.fetchone()
+        cursor.close()
+        return found
+
     def on_driver(self, connection: Any, dialect: Dialect, values: Values) -> list[Found]:
         """The rows, by a connection of the SQLite driver."""
         cursor = connection.execute(*self._values(dialect, values))

@@ -257,8 +257,14 @@ class GroupCommit:
         work, pending, redoable = waiting
         try:
             self._sync_on_commit(conn, not redoable)
-            with _transaction(conn):
+            driver: Any = conn.connection.driver_connection
+            driver.execute("BEGIN IMMEDIATE").close()
+            try:
                 answer = work(conn)
+                conn.commit() if conn.in_transaction() else driver.commit()
+            except BaseException:
+                _undo(conn)
+                raise
         except Exception as error:
             pending.fail(translated(error))
         else:
@@ -317,10 +323,16 @@ def _transaction(conn: Connection) -> Iterator[None]:
         yield
         conn.commit() if conn.in_transaction() else driver.commit()
     except BaseException:
-        # A COMMIT that failed, as on a full disk, leaves SQLAlchemy with a transaction that is neither active nor gone.
-        conn.rollback()
-        driver.rollback()
+        _undo(conn)
         raise
+
+
+def _undo(conn: Connection) -> None:
+    """End a transaction with nothing of it left."""
+    # A COMMIT that failed, as on a full disk, leaves SQLAlchemy with a transaction that is neither active nor gone.
+    conn.rollback()
+    driver: Any = conn.connection.driver_connection
+    driver.rollback()
 
 
 class Pooled:

@@ -27,12 +27,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pacs.dimse import crew
+from pacs.errors import Unavailable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.dimse.negotiation import Policy
     from pacs.events import Events
     from pacs.settings import Settings
+
+log = logging.getLogger("m3dicom.attendant")
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PR_SET_PDEATHSIG = 1
@@ -146,6 +149,8 @@ def _run(work: object, line: socket.socket, parent: int) -> None:
         status = 0
     except ConnectionError:
         pass  # the server is gone
+    except Unavailable as error:  # of the database or the store, while this one started: another is started soon
+        log.warning("a DIMSE attendant ends: %s", error)
     except BaseException:
         traceback.print_exc()
     finally:

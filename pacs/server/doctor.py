@@ -361,6 +361,34 @@ def queue(settings: Settings) -> Findings:
         yield Finding("queue", "ok", "Redis answers")
 
 
+def tasks(settings: Settings) -> Findings:
+    """Whether somebody takes the tasks that wait."""
+    from pacs.index.engine import open_index
+    from pacs.workforce import Workforce
+
+    shared = settings.index != "sqlite"
+    if not (_has_schema(settings) if shared else (settings.data / "index.db").exists()):
+        return
+    opened = open_index(settings.index_url)
+    try:
+        queues = Workforce(opened, shared=shared).queues(time.time())
+    finally:
+        opened.close()
+    served = settings.workers > 0 and not shared  # by the server itself, which says so to nobody
+    for queue in queues:
+        if queue.waiting and not queue.posts and not served:
+            said = f"{queue.waiting:,} tasks of {queue.plugin} wait, and no worker takes them"
+            remedy = f"m3dicom worker --plugins {queue.plugin}" if shared else "set workers to 1 or more"
+            yield Finding("tasks", "wrong", said, remedy)
+        if queue.dead:
+            said = f"{queue.dead:,} tasks of {queue.plugin} were given up"
+            yield Finding("tasks", "advice", said, "m3dicom tasks list --dead tells why")
+    if shared:
+        names = {post.name for queue in queues for post in queue.posts}
+        yield Finding("tasks", "ok" if names else "advice", f"{len(names)} workers are there",
+                      "" if names else "m3dicom worker, or m3dicom scale")  # fmt: skip
+
+
 def peers(settings: Settings) -> Findings:
     """A C-ECHO to every AE that has an address."""
     callable_ = [ae for ae in settings.aes if ae.host and ae.port]
@@ -443,6 +471,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Findings]], ...] = (
     ("index", index),
     ("objects", objects),
     ("queue", queue),
+    ("tasks", tasks),
     ("peers", peers),
     ("certificate", certificates),
     ("parts", parts),

@@ -32,6 +32,7 @@ MODULES: tuple[str, ...] = (
     "aside",
     "retention",
     "plugin",
+    "scale",
     "tasks",
     "analyze",
     "accuracy",

@@ -1,0 +1,126 @@
+"""Who takes which tasks and how much waits, on both databases; and that a claim does not read what waits behind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sqlalchemy import event
+
+from pacs import uids
+from pacs.auth import SYSTEM
+from pacs.dicom import ups_task
+from pacs.events import Events
+from pacs.index.engine import Index
+from pacs.leases import AHEAD
+from pacs.workforce import GONE_AFTER_S, Attendance, Post, Workforce
+from pacs.worklist import Worklist
+
+T0 = 1_800_000_000.0
+GPU = Post("box-1", ("bone", "count"), "gpu:0", 1)
+
+
+@pytest.fixture
+def worklist(index: Index) -> Worklist:
+    return Worklist(index, Events(), max_attempts=2, clock=lambda: T0)
+
+
+def ask(worklist: Worklist, plugin: str, number: int) -> str:
+    attributes = ups_task.build(
+        plugin=plugin, title=plugin, label=plugin, parameters=[], patient={}, now=T0,
+        inputs=[ups_task.References(uids.derived("study", number))],
+    )  # fmt: skip
+    return worklist.create(attributes, None, SYSTEM)
+
+
+def test_queues_tell_what_waits_runs_and_was_given_up(index: Index, worklist: Worklist) -> None:
+    workforce = Workforce(index, shared=True)
+    assert workforce.queues(T0) == ()
+    for number in range(3):
+        ask(worklist, "count", number)
+    ask(worklist, "bone", 9)
+    workforce.attend(GPU, T0)
+    claim = worklist.claim(["count"], "w", T0 + 1, 5)
+    assert claim is not None
+    bone, count = workforce.queues(T0 + 10)
+    assert (bone.plugin, bone.waiting, bone.oldest_s, bone.running, bone.dead) == ("bone", 1, 10.0, 0, 0)
+    assert (count.waiting, count.running, count.oldest_s, count.posts) == (2, 1, 10.0, (GPU,))
+    worklist.reap(T0 + 7)  # its worker was lost: it waits again
+    bone, count = workforce.queues(T0 + 10)
+    assert (count.waiting, count.running) == (3, 0)
+    lost = worklist.claim(["count"], "w", T0 + 20, 5)
+    assert lost is not None
+    worklist.fail(lost, "broken", T0 + 21)
+    bone, count = workforce.queues(T0 + 30)
+    assert (count.waiting, count.running, count.dead) == (2, 0, 1)
+
+
+def test_a_worker_that_leaves_or_falls_silent_is_not_counted(index: Index) -> None:
+    workforce = Workforce(index, shared=True)
+    workforce.attend(GPU, T0)
+    other = Post("box-2", ("count",), "cpu", 2)
+    workforce.attend(other, T0 + 20)
+    assert workforce.present(T0 + 20) == (GPU, other)
+    assert workforce.present(T0 + GONE_AFTER_S + 1) == (other,)  # killed: it says no more that it is there
+    workforce.leave("box-2")
+    assert workforce.present(T0 + 20) == (GPU,)
+    workforce.attend(GPU, T0 + 100)
+    workforce.forget_silent(T0 + 100)
+    assert workforce.present(T0 + 100) == (GPU,)
+    # Without other processes nothing is written, and the workers of this one are known all the same.
+    alone = Workforce(index, shared=False)
+    alone.attend(other, T0)
+    assert alone.present(T0 + 1e6) == (other,)
+    assert [queue.posts for queue in alone.queues(T0)] == [(other,)]
+    alone.leave("box-2")
+    assert workforce.present(T0 + 100) == (GPU,)
+
+
+def test_attendance_says_so_until_it_is_closed(index: Index) -> None:
+    workforce = Workforce(index, shared=True)
+    attendance = Attendance(workforce, lambda: GPU, every_s=0.05)
+    assert workforce.present(time.time()) == (GPU,)
+    workforce.leave(GPU.name)
+    until = time.monotonic() + 60
+    while workforce.present(time.time()) != (GPU,):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    attendance.close()
+    assert workforce.present(time.time()) == ()
+
+
+def test_a_flood_of_one_plug_in_does_not_silence_another(worklist: Worklist) -> None:
+    flood = sorted(ask(worklist, "count", number) for number in range(AHEAD + 6))  # all of one age
+    ask(worklist, "bone", 500)
+    first = worklist.due_offers(T0, 10)
+    assert [offer.plugin for offer in first].count("bone") == 1
+    assert [offer.uid for offer in first if offer.plugin == "count"] == flood[:AHEAD]  # the heads of the queue
+    assert worklist.due_offers(T0 + 1, 10) == []
+    for _ in range(4):
+        assert worklist.claim(["count"], "w", T0 + 1, 60) is not None
+    assert [offer.uid for offer in worklist.due_offers(T0 + 2, 10)] == flood[AHEAD : AHEAD + 4]
+
+
+def test_a_claim_reads_the_head_of_the_queue_alone(index: Index, worklist: Worklist) -> None:
+    for number in range(40):
+        ask(worklist, "count", number)
+    statements: list[tuple[str, object]] = []
+
+    def heard(_conn: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    from sqlalchemy.engine import Engine
+
+    event.listen(Engine, "before_cursor_execute", heard)
+    try:
+        assert worklist.claim(["bone", "count"], "w", T0 + 1, 60) is not None
+    finally:
+        event.remove(Engine, "before_cursor_execute", heard)
+    asked = [(text, values) for text, values in statements if "AS heads" in text]
+    assert len(asked) == 1
+    if index.dialect == "sqlite":
+        with index.read() as conn:
+            plan = conn.exec_driver_sql("EXPLAIN QUERY PLAN " + asked[0][0], asked[0][1])  # type: ignore[arg-type]
+            lines = [str(row[3]) for row in plan]
+        assert not [line for line in lines if line.startswith("SCAN workitem")], lines
+        assert len([line for line in lines if "workitem_claim (state=? AND plugin=?)" in line]) >= 3, lines

@@ -5,7 +5,7 @@ What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,9 @@ ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 class Worklist(Leases):
     """The worklist of one archive. Safe from any thread; every change is durable when a method returns."""
 
+    judge: Callable[[Attributes], None] | None = None
+    """Looks at what is requested, or changed, before it is kept: raises InvalidInput for what can never be done."""
+
     def create(
         self,
         attributes: Mapping[str, Any],
@@ -54,6 +57,8 @@ class Worklist(Leases):
         principal.require(Right.PROCESS)
         uid = uids.checked(uid, "Workitem UID") if uid else uids.new()
         kept = ups.created(attributes, uid, self._clock())
+        if self.judge is not None and task is None:
+            self.judge(kept)
 
         def work(conn: Connection) -> tuple[str, bool]:
             known = workitems.of_task(conn, task) if task is not None else None
@@ -155,6 +160,8 @@ class Worklist(Leases):
             row = self._visible(conn, uid, principal, lock=True)
             ups.check_update(row.state, row.transaction_uid, transaction_uid)
             kept = ups.updated(orjson.loads(row.raw), attributes, now)
+            if self.judge is not None and ups.PARAMETERS_SEQUENCE in attributes:
+                self.judge(kept)
             percent, message, _ = ups.progress_of(kept)
             values = {"attributes": orjson.dumps(kept), "updated_at": now, "progress": percent, "message": message}
             workitems.save(conn, uid, values | _columns(kept))

@@ -18,6 +18,7 @@ from analysis.batch_loop import BatchLoop
 from analysis.metrics import exposition
 from analysis.queue import Dispatcher, open_queue
 from analysis.registry import Registry
+from analysis.requests import Requests
 from analysis.results import renditions
 from analysis.trigger import Trigger
 from analysis.verdict_reading import VerdictReader
@@ -112,11 +113,13 @@ def build(settings: Settings, *, events: Events | None = None, alone: bool = Tru
     archive = open_archive(settings, events, alone=alone)
     if alone:
         archive.removal.sweep()  # what a crash cut short
+    worklist = Worklist(
+        archive.index, archive.events, max_attempts=settings.max_attempts, retry_hours=settings.retry_hours
+    )
+    worklist.judge = Requests().judge
     return archive.with_services(
         auth=Auth(archive.index, settings.aes),
-        worklist=Worklist(
-            archive.index, archive.events, max_attempts=settings.max_attempts, retry_hours=settings.retry_hours
-        ),
+        worklist=worklist,
         decoding=DecodingPool(settings.decoders),
     )
 
@@ -194,7 +197,7 @@ class Parts:
 def study_query(text: str) -> Query:
     """A search of studies as QIDO-RS writes it (PS3.18 8.3.4).
 
-    Raises InvalidQuery, also for a key that is not matched: whoever misspelt one would else compute everybody's studies.
+    Raises InvalidQuery, also for a key that is not matched: a misspelt one would else mean everybody's studies.
     """
     try:
         pairs = parse_qsl(text.removeprefix("?"), keep_blank_values=True, max_num_fields=params.MAX_KEYS)

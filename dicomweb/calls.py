@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope
 
 from dicomweb import links
 from dicomweb.answers import GZIP_FROM_BYTES, Answer, compressed
+from dicomweb.bodies import LEND
 from dicomweb.kept import Kept, Pace
 from dicomweb.media_types import Offer, UnsupportedEncoding, accepts_gzip, negotiate
 from pacs import uids
@@ -22,6 +24,7 @@ from pacs.auth import Principal, Right
 from pacs.errors import InvalidInput, TooLarge, Unauthenticated
 
 if TYPE_CHECKING:
+    from dicomweb.bodies import Lend, Lent
     from pacs.archive import Archive
     from pacs.retrieve import InstanceLocation
 
@@ -29,6 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IO_THREADS = 32
+RECEIVING_THREADS = PREPARING_THREADS = 8
 HERE = b"\xff"
 """Stands for an address in ready JSON; never valid in UTF-8."""
 
@@ -57,7 +61,8 @@ class Web:
     """What every call shares: the archive, where it is mounted, and the named limits on threads.
 
     `proxies` are believed about how they were asked. `io` bounds calls that wait for disk, network or database, `cpu`
-    those that decode, transcode or render.
+    those that decode, transcode or render, `receiving` those that read bodies from connections. What is received is
+    checked and written by `preparing`.
     """
 
     archive: Archive
@@ -67,6 +72,8 @@ class Web:
     io: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(IO_THREADS))
     cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
     kept: Kept[Answer] = field(default_factory=Kept)
+    receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
+    preparing: Executor = field(default_factory=lambda: ThreadPoolExecutor(PREPARING_THREADS, "stow"))
     pace: Pace = field(default_factory=Pace)
     bases: dict[Hashable, str] = field(default_factory=dict)
     """Where the service was reached, by what requests told of it."""
@@ -235,6 +242,11 @@ class Call:
                 yield chunk
             if not message.get("more_body", False):
                 return
+
+    def lend(self) -> Lent | None:
+        """The rest of the request body, to be read from the connection; None where only `chunks` gives it."""
+        lend: Lend | None = self.scope.get("state", {}).get(LEND)
+        return None if lend is None else lend()
 
     async def body(self, limit: int = MAX_JSON_BYTES) -> bytes:
         """The whole request body. Raises TooLarge beyond `limit` bytes."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 from pacs.errors import InvalidInput, TooLarge
 
 MAX_PARTS = 20_000
 MAX_HEADER_BYTES = 16 * 1024
+ROOM_BYTES = 256 << 10
+"""What is received at a time where there is room for it: it fits a processor's cache until it has been copied on."""
+
 MAX_PADDING = 256  # linear white space between a boundary and its line end
 
 # RFC 2046 5.1.1 allows 70 characters; Orthanc's DICOMweb client writes 73.
@@ -47,19 +50,50 @@ class Parser:
         if _BOUNDARY.fullmatch(boundary) is None:
             raise MalformedBody("the boundary parameter is missing or is none (RFC 2046 5.1.1)")
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
-        self._held = b"\r\n"  # RFC 2046 5.1.1: the first boundary may open the body, without a line end before it
+        self._held: bytes | bytearray = (
+            b"\r\n"  # RFC 2046 5.1.1: the first boundary may open the body, without a line end
+        )
         self._state = "preamble"
         self._left = max_parts
+        self._room: bytearray | None = None
+        self._filled = 0
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that `chunk` completes. Views stay valid as long as they are referenced."""
-        data, at = (self._held + chunk if self._held else chunk), 0
+        data = self._held + chunk if self._held else chunk
         self._held = b""
+        at = yield from self._events(data, len(data))
+        self._held = data[at:]
+
+    def room(self) -> memoryview:
+        """Memory for the next bytes of the body, to be announced by `filled`: what is received there is not copied."""
+        if self._room is None:
+            self._room = bytearray(ROOM_BYTES)
+        if self._held:
+            self._filled = len(self._held)
+            self._room[: self._filled] = self._held
+            self._held = b""
+        return memoryview(self._room)[self._filled :]
+
+    def filled(self, count: int) -> Iterator[Event]:
+        """The events that the next `count` bytes complete, which are where `room` said.
+
+        To be read to their end; views are valid until then.
+        """
+        assert self._room is not None
+        end = self._filled + count
+        at = yield from self._events(self._room, end)
+        self._held = self._room[at:end]
+        self._filled = 0
+
+    def _events(self, data: bytes | bytearray, size: int) -> Generator[Event, None, int]:
+        """The events in the first `size` bytes; returns from where on they are needed again."""
+        at = 0
         while self._state != "epilogue":
             if self._state in ("preamble", "content"):
-                found = data.find(self._delimiter, at)
+                found = data.find(self._delimiter, at, size)
                 # Without a delimiter everything goes but a tail that may be the beginning of one.
-                end = found if found >= 0 else self._safe_end(data, at)
+                end = found if found >= 0 else self._safe_end(data, at, size)
                 if self._state == "content" and end > at:
                     yield memoryview(data)[at:end]
                 at = end
@@ -69,43 +103,43 @@ class Parser:
                     yield PartEnd()
                 self._state, at = "boundary", found + len(self._delimiter)
             elif self._state == "boundary":
-                after = self._after_boundary(data, at)
+                after = self._after_boundary(data, at, size)
                 if after is None:
                     break
                 at = after
             else:
-                end = data.find(b"\r\n\r\n", at)
-                if end - at > MAX_HEADER_BYTES or (end < 0 and len(data) - at > MAX_HEADER_BYTES):
+                end = data.find(b"\r\n\r\n", at, size)
+                if end - at > MAX_HEADER_BYTES or (end < 0 and size - at > MAX_HEADER_BYTES):
                     raise MalformedBody("the header of a part is too long")
-                if end < 0 or len(data) - end - 2 < len(self._delimiter):
+                if end < 0 or size - end - 2 < len(self._delimiter):
                     break
-                yield PartBegin(_headers(data[at:end]))
+                yield PartBegin(_headers(bytes(data[at:end])))
                 # A part may be a header alone, whose blank line belongs to the next boundary.
-                self._state, at = "content", end + (2 if data.startswith(self._delimiter, end + 2) else 4)
-        if self._state != "epilogue":
-            self._held = data[at:]
+                self._state = "content"
+                at = end + (2 if data.startswith(self._delimiter, end + 2, size) else 4)
+        return size if self._state == "epilogue" else at
 
     def finish(self) -> None:
         """Nothing, or MalformedBody where the closing boundary never came."""
         if self._state != "epilogue":
             raise MalformedBody("the body ends before its closing boundary")
 
-    def _safe_end(self, data: bytes, at: int) -> int:
-        tail = max(at, len(data) - len(self._delimiter) + 1)
-        start = data.find(b"\r", tail)
-        return start if start >= 0 else len(data)
+    def _safe_end(self, data: bytes | bytearray, at: int, size: int) -> int:
+        tail = max(at, size - len(self._delimiter) + 1)
+        start = data.find(b"\r", tail, size)
+        return start if start >= 0 else size
 
-    def _after_boundary(self, data: bytes, at: int) -> int | None:
+    def _after_boundary(self, data: bytes | bytearray, at: int, size: int) -> int | None:
         """Where the part's header begins, with the line end before it; None while that cannot be told."""
-        if data.startswith(b"--", at):
+        if data.startswith(b"--", at, size):
             self._state = "epilogue"
-            return len(data)
+            return size
         end = at
-        while data[end : end + 1] in (b" ", b"\t"):
+        while end < size and data[end] in b" \t":
             end += 1
         if end - at > MAX_PADDING:
             raise MalformedBody("a boundary is followed by too much white space")
-        rest = data[end : end + 2]
+        rest = bytes(data[end : min(end + 2, size)])
         if len(rest) < 2 and rest in (b"", b"\r", b"-"):
             return None
         if rest != b"\r\n":

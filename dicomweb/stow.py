@@ -8,10 +8,13 @@ instances in one body do complete ones become visible before its end.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from dicomweb import stow_metadata, xml_model
 from dicomweb.answers import Answer
@@ -26,7 +29,7 @@ from dicomweb.media_types import (
     UnsupportedMediaType,
     parse,
 )  # fmt: skip
-from dicomweb.multipart import Event, Parser, PartBegin, PartEnd
+from dicomweb.multipart import ROOM_BYTES, Event, Parser, PartBegin, PartEnd
 from dicomweb.store_results import SAME_HEADER, Failure, failure, file, response_module, same_of, status_of
 from pacs import uids
 from pacs.auth import Principal, Right
@@ -34,6 +37,7 @@ from pacs.dicom.json_model import dumps
 from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
 
 if TYPE_CHECKING:
+    from dicomweb.bodies import Lent
     from pacs.archive import Archive
     from pacs.ingest import Prepared, Receiving, Stored
 
@@ -43,7 +47,7 @@ STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 BATCH_BYTES = 1 << 20
 PREPARING_AT_ONCE = 4
-COMPLETE_AT_ONCE = 8  # each holds a buffer of its own, however small it is, until it is prepared
+BURST_BYTES = 32 << 20  # after which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
 
@@ -94,62 +98,110 @@ def _content_type(call: Call) -> tuple[str, dict[str, str]]:
     return media_type, parameters
 
 
-async def _objects(call: Call, intake: Intake, events: Reader) -> list[Stored | Failure]:
+async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | Failure]:
     """What became of each instance in a body of Part 10 files."""
-    arrived: dict[int, Prepared | Failure] = {}
-    results: list[Stored | Failure] = []
-    places = anyio.Semaphore(PREPARING_AT_ONCE)
-
-    async def prepare(number: int, receiving: Receiving) -> None:
-        try:
-            arrived[number] = await call.io(intake.prepare, receiving)
-        finally:
-            places.release()
-
-    async def take(batch: list[bytes], *, last: bool) -> None:
-        found = intake.events(batch, events, last=last)
-        while True:
-            done = await call.io(intake.take, found)
-            for number, part in done:
-                if isinstance(part, Failure):
-                    arrived[number] = part
-                else:
-                    await places.acquire()
-                    preparing.start_soon(prepare, number, part)
-            if len(arrived) >= GROUP:
-                await file_arrived()
-            if len(done) < COMPLETE_AT_ONCE:
-                return
-
-    async def file_arrived() -> None:
-        for _ in range(PREPARING_AT_ONCE):  # until none is on its way, so that the order stays
-            await places.acquire()
-        for _ in range(PREPARING_AT_ONCE):
-            places.release()
-        done = [arrived.pop(number) for number in sorted(arrived)]
-        results.extend(await call.io(file, call.archive, done))
-
-    failed: ArchiveError | None = None
+    taking = Taking(call.archive, intake, reader, call.web.preparing)
     try:
-        async with anyio.create_task_group() as preparing:
+        lent = call.lend()
+        if lent is None:
+            async for batch in _batches(call):
+                await call.io(taking.feed, batch)
+        else:
             try:
-                batch: list[bytes] = []
-                size = 0
-                async for chunk in call.chunks():
-                    batch.append(chunk)
-                    size += len(chunk)
-                    if size >= BATCH_BYTES:
-                        await take(batch, last=False)
-                        batch, size = [], 0
-                await take(batch, last=True)
-            except ArchiveError as error:
-                failed = error
+                await _from_the_connection(call, taking, lent)
+            finally:
+                lent.give_back()
+        return await call.io(taking.finish)
     finally:
-        intake.abort()
-    if failed is not None:
-        raise failed
-    await file_arrived()
-    return results
+        with anyio.CancelScope(shield=True):
+            await call.io(taking.close)
+
+
+async def _batches(call: Call) -> AsyncIterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    async for chunk in call.chunks():
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:
+    """Take in the rest of a body; a thread is held while bytes come, and let go while none do."""
+    await call.io(taking.feed, [lent.first])
+    while lent.left:
+        await lent.ready()
+        await anyio.to_thread.run_sync(taking.burst, lent, limiter=call.web.receiving)
+
+
+class Taking:
+    """One body becoming instances. Blocking; used by one thread at a time.
+
+    While one instance is checked and written, the next is received.
+    """
+
+    def __init__(self, archive: Archive, intake: Intake, reader: Reader, preparing: Executor) -> None:
+        self._archive = archive
+        self._intake = intake
+        self._reader = reader
+        self._preparing = preparing
+        self._places = threading.BoundedSemaphore(PREPARING_AT_ONCE)
+        self._arrived: list[Failure | Future[Prepared | Failure]] = []
+        self._results: list[Stored | Failure] = []
+
+    def feed(self, batch: Sequence[bytes]) -> None:
+        """Take these pieces of the body. Raises TooLarge, MalformedBody, OutOfResources or Unavailable."""
+        for chunk in batch:
+            self._take(self._reader.feed(chunk))
+
+    def burst(self, lent: Lent) -> None:
+        """Receive and take for as long as more comes, up to BURST_BYTES.
+
+        Raises as `feed`, and InvalidInput for a client that left.
+        """
+        taken = 0
+        while lent.left and taken < BURST_BYTES:
+            with self._reader.room() as room:
+                count = lent.receive(room[: lent.left])
+            if not count:
+                return
+            taken += count
+            self._take(self._reader.filled(count))
+
+    def finish(self) -> list[Stored | Failure]:
+        """What became of all, durable and visible. Raises MalformedBody for a body without its end, and as `feed`."""
+        self._take(iter(self._reader.finish() or ()))
+        self._file()
+        return self._results
+
+    def close(self) -> None:
+        """Let go of what was not filed."""
+        self._intake.abort()
+        wait([each for each in self._arrived if isinstance(each, Future)])
+
+    def _take(self, events: Iterator[Event]) -> None:
+        for done in self._intake.take(events):
+            if isinstance(done, Failure):
+                self._arrived.append(done)
+            else:
+                self._places.acquire()
+                self._arrived.append(self._preparing.submit(self._prepare, done))
+            if len(self._arrived) >= GROUP:
+                self._file()
+
+    def _prepare(self, receiving: Receiving) -> Prepared | Failure:
+        try:
+            return self._intake.prepare(receiving)
+        finally:
+            self._places.release()
+
+    def _file(self) -> None:
+        arrived = [each if isinstance(each, Failure) else each.result() for each in self._arrived]
+        self._arrived = []
+        self._results.extend(file(self._archive, arrived))
 
 
 class Single:
@@ -157,6 +209,7 @@ class Single:
 
     def __init__(self) -> None:
         self._begun = False
+        self._room: bytearray | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that `chunk` completes."""
@@ -164,6 +217,20 @@ class Single:
             self._begun = True
             yield PartBegin({})
         yield memoryview(chunk)
+
+    def room(self) -> memoryview:
+        """Memory for the next bytes of the body, to be announced by `filled`."""
+        if self._room is None:
+            self._room = bytearray(ROOM_BYTES)
+        return memoryview(self._room)
+
+    def filled(self, count: int) -> Iterator[Event]:
+        """The events that the next `count` bytes complete, which are where `room` said; to be read to their end."""
+        if not self._begun:
+            self._begun = True
+            yield PartBegin({})
+        assert self._room is not None
+        yield memoryview(self._room)[:count]
 
     def finish(self) -> Iterator[Event]:
         """The end of the part. Raises InvalidInput for an empty body."""
@@ -176,7 +243,7 @@ Reader = Parser | Single
 
 
 class Intake:
-    """The instances of one request on their way in. Blocking; `take` is called by one thread at a time."""
+    """The instances of one request on their way in. Blocking; used by one thread at a time, but for `prepare`."""
 
     def __init__(self, archive: Archive, principal: Principal, study: str | None) -> None:
         self._archive = archive
@@ -184,34 +251,20 @@ class Intake:
         self._study = study
         self._receiving: Receiving | None = None
         self._failure: Failure | None = None
-        self._count = 0
 
-    @staticmethod
-    def events(batch: Sequence[bytes], reader: Reader, *, last: bool) -> Iterator[Event]:
-        """What these pieces of the body bring, for `take`."""
-        for chunk in batch:
-            yield from reader.feed(chunk)
-        if last:
-            yield from reader.finish() or ()
-
-    def take(self, events: Iterator[Event]) -> list[tuple[int, Receiving | Failure]]:
-        """The next parts that these events complete, numbered in their order; COMPLETE_AT_ONCE while there are more.
+    def take(self, events: Iterator[Event]) -> Iterator[Receiving | Failure]:
+        """The parts that these events complete, each as soon as it is.
 
         Raises TooLarge for an instance beyond the limit and MalformedBody, after which nothing may be stored.
         """
-        done: list[tuple[int, Receiving | Failure]] = []
         for event in events:
             match event:
                 case PartBegin(headers):
                     self._begin(headers.get("content-type", DICOM))
                 case PartEnd():
-                    self._count += 1
-                    done.append((self._count, self._end()))
-                    if len(done) == COMPLETE_AT_ONCE:
-                        break
+                    yield self._end()
                 case _:
                     self._write(event)
-        return done
 
     def _begin(self, content_type: str) -> None:
         self._failure = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,7 +13,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dicomweb.answers import Buffer
+from dicomweb.bodies import LEND
 from dicomweb.calls import MADE
+from pacs.server.lending import WORTH_LENDING, LentBody
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import REQUEST, Shelf
 
@@ -91,6 +94,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._waited = 0.0
         self._body_bytes = 0
         self._answered = False
+        self._body_left = 0
+        self._lent: LentBody | None = None
+        self._unwanted = 0
         self._gathering = Gathering(self.transport, self.loop)
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
@@ -106,6 +112,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of heads and bodies."""
+        if self._unwanted and not (data := self._passed_over(data)):
+            return
         of_a_body = self._in_body
         super().data_received(data)
         if self._head_since is None or self.transport.is_closing():
@@ -134,6 +142,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.scope["state"][REQUEST] = request
             if plain and self.prompt is not None and self._is_made(self.prompt):
                 return
+        self._body_left = 0
+        if self.parser.get_method() == b"POST" and (length := self._length()) >= WORTH_LENDING:
+            self._body_left = length
+            self.scope["state"][LEND] = partial(self._lend, id(self.scope))
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.transport = self._gathering  # type: ignore[assignment]
@@ -186,7 +198,55 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
         self._body_bytes += len(body)
+        self._body_left -= len(body)
         super().on_body(body)
+
+    def _length(self) -> int:
+        """What the request says of the length of its body; 0 where it does not, or in more than one way."""
+        said = [value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")]
+        return int(said[0]) if len(said) == 1 and said[0].isdigit() else 0
+
+    def _lend(self, scope: int) -> LentBody | None:
+        """The rest of the body of a request; None where there is little of it, or the connection cannot be lent."""
+        cycle = self.cycle
+        if id(cycle.scope) != scope or cycle.disconnected or not cycle.more_body or self._body_left < WORTH_LENDING:
+            return None
+        fd = self.transport.get_extra_info("socket").fileno()
+        if fd < 0 or self.scheme != "http" or self.transport.is_closing():
+            return None
+        if cycle.waiting_for_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        self.flow.pause_reading()
+        first = bytes(cycle.body)
+        cycle.body = bytearray()
+        self._lent = LentBody(fd, first, self._body_left, (BODY_WINDOW_S, BODY_BYTES_PER_S), self._taken_back)
+        return self._lent
+
+    def _taken_back(self, lent: LentBody) -> None:
+        """Go on behind the body: what has not been received of it is passed over."""
+        self._lent = None
+        if self.parser is None:  # the connection is gone
+            return
+        # The parser still waits for what others have received, and has nothing else in it.
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._unwanted = lent.left
+        if lent.gone:
+            self.transport.close()
+        elif not self._unwanted:
+            self.on_message_complete()
+        self.flow.resume_reading()
+
+    def _passed_over(self, data: bytes) -> bytes:
+        """What follows the rest of a body that nobody wants."""
+        self._unset_keepalive_if_required()
+        taken = min(self._unwanted, len(data))
+        self._unwanted -= taken
+        self._body_bytes += taken
+        if not self._unwanted:
+            self.on_message_complete()
+        return data[taken:]
 
     def on_message_complete(self) -> None:
         """Its last one."""
@@ -214,7 +274,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         paused = self.flow.read_paused
         # While we do not read, the peer cannot send.
-        if self._in_body and not paused and not self._was_paused:
+        if self._in_body and not paused and not self._was_paused and self._lent is None:
             self._waited += LOOK_S
         self._was_paused = paused
         if self._waited >= BODY_WINDOW_S:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicomweb.multipart import MalformedBody, Parser, PartBegin, PartEnd, Writer
+from dicomweb.multipart import Event, MalformedBody, Parser, PartBegin, PartEnd, Writer
 from pacs.errors import InvalidInput, TooLarge
 
 Part = tuple[dict[str, str], bytes]
 
 
-def parts(chunks: Iterable[bytes], boundary: str = "b", **limits: int) -> list[Part]:
+def received(parser: Parser, chunk: bytes) -> Iterator[Event]:
+    """The events of a chunk that is received where the parser has room for it, among what others left there."""
+    left = memoryview(chunk)
+    while left:
+        room = parser.room()
+        count = min(len(room), len(left))
+        room[:] = (b"\r\n--b\r\n\r\n" * len(room))[: len(room)]
+        room[:count] = left[:count]
+        left = left[count:]
+        yield from parser.filled(count)
+
+
+def parts(chunks: Iterable[bytes], boundary: str = "b", *, direct: bool = False, **limits: int) -> list[Part]:
     parser, found = Parser(boundary, **limits), []
     headers: dict[str, str] = {}
     content = bytearray()
     for chunk in chunks:
-        for event in parser.feed(chunk):
+        for event in received(parser, chunk) if direct else parser.feed(chunk):
             match event:
                 case PartBegin(given):
                     headers, content = dict(given), bytearray()
@@ -51,8 +63,24 @@ def test_parts_in_order() -> None:
 def test_chunk_borders_do_not_matter(contents: list[bytes], step: int) -> None:
     contents = [each for each in contents if b"\r\n--b" not in b"\r\n" + each]
     raw = b"preamble\r\n" + body(*contents) + b"\r\nepilogue"
+    chunks = [raw[i : i + step] for i in range(0, len(raw), step)]
     if contents:
-        assert parts(raw[i : i + step] for i in range(0, len(raw), step)) == [(HEADERS, each) for each in contents]
+        assert parts(chunks) == [(HEADERS, each) for each in contents]
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b"\r\n--", b"--b", b"\r\n-", b"\r\n--c\r\n", b"\r"]))),
+    st.integers(1, 9),
+)
+def test_received_in_place_the_parts_are_the_same(contents: list[bytes], step: int) -> None:
+    contents = [b"", *(each for each in contents if b"\r\n--b" not in b"\r\n" + each)]
+    raw = b"preamble\r\n" + body(*contents) + b"\r\nepilogue"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dicomweb.multipart.ROOM_BYTES", 64)
+        chunks = [raw[i : i + step] for i in range(0, len(raw), step)]
+        assert parts(chunks, direct=True) == [(HEADERS, each) for each in contents]
+        assert parts([raw], direct=True) == [(HEADERS, each) for each in contents]
 
 
 def test_preamble_and_epilogue_are_ignored() -> None:

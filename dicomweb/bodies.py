@@ -1,0 +1,34 @@
+"""A request's body read from its connection by those who take it in: no message for each piece, and no copy."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+LEND = "lend"
+"""In the ASGI state: what lends the rest of the body (`Lend`), where the server can."""
+
+
+class Lent(Protocol):
+    """The rest of a body whose length is known. To be given back, whatever happened."""
+
+    first: bytes
+    """What had come before."""
+
+    left: int
+    """How many bytes are still to come behind that."""
+
+    async def ready(self) -> None:
+        """Return when there is something to receive. Raises InvalidInput for a client that is gone or too slow."""
+
+    def receive(self, room: memoryview) -> int:
+        """How many bytes came into `room`; 0 when none came for a while. Blocks. Raises InvalidInput as `ready`."""
+
+    def give_back(self) -> None:
+        """Let the server go on with the connection: what is left of the body is passed over."""
+
+
+class Lend(Protocol):
+    """How a body is lent."""
+
+    def __call__(self) -> Lent | None:
+        """The rest of the body, None where it has to be asked for message by message."""

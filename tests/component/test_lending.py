@@ -1,0 +1,193 @@
+"""Bodies that are read from their connection: what arrives is what was sent, and the connection goes on behind it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dicom_data
+import pytest
+import uvicorn
+from dicomweb_server import multipart
+
+import dicomweb.app
+from pacs.archive import Archive
+from pacs.auth import CLINICAL_RIGHTS
+from pacs.server import compose, http, lending, shelf, wire
+from pacs.settings import Settings
+
+MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
+
+
+@dataclass
+class Door:
+    archive: Archive
+    port: int
+    token: str
+
+    def head(self, length: int | None, content_type: str = MULTIPART, *more: str) -> bytes:
+        size = ["Transfer-Encoding: chunked"] if length is None else [f"Content-Length: {length}"]
+        fields = [
+            f"Host: 127.0.0.1:{self.port}",
+            f"Authorization: Bearer {self.token}",
+            f"Content-Type: {content_type}",
+        ]
+        return "\r\n".join(["POST /dicom-web/studies HTTP/1.1", *fields, *size, *more, "", ""]).encode()
+
+    @property
+    def search(self) -> bytes:
+        return (
+            "GET /dicom-web/instances?includefield=SOPInstanceUID HTTP/1.1\r\n"
+            f"Host: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.token}\r\nConnection: close\r\n\r\n"
+        ).encode()
+
+    @contextmanager
+    def connection(self) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.port), 60) as sock:
+            yield sock
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    archive = compose.build(Settings(data=tmp_path, decoders=1))
+    app = http.application(archive.auth, dicomweb.app.create(archive, renditions={}))
+    ready = shelf.Shelf(archive.index, archive.auth)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", http=wire.protocol(ready), server_header=False)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not running.started:
+        assert time.monotonic() < until, "the server did not start"
+        time.sleep(0.01)
+    yield Door(archive, listener.getsockname()[1], archive.auth.create_token("tests", CLINICAL_RIGHTS))
+    running.should_exit = True
+    thread.join(30)
+    listener.close()
+    archive.close()
+
+
+def answers(sock: socket.socket) -> list[tuple[int, bytes]]:
+    """Status and body of all that comes until the connection ends."""
+    raw = b""
+    while piece := sock.recv(1 << 16):
+        raw += piece
+    found = []
+    while raw:
+        head, _, rest = raw.partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        length = int(fields.get(b"content-length", b"0"))
+        status = int(head.split()[1])
+        if status != 100:
+            found.append((status, rest[:length]))
+        raw = rest[length:]
+    return found
+
+
+def large(number: int) -> bytes:
+    """A file of about half a megabyte."""
+    return dicom_data.part10(dicom_data.image(number, 512, 512))
+
+
+BODY = multipart([large(1), large(2), large(3)], "b")
+
+
+def in_pieces(sock: socket.socket, raw: bytes, size: int) -> None:
+    for at in range(0, len(raw), size):
+        sock.sendall(raw[at : at + size])
+        if size < lending.WORTH_LENDING:
+            time.sleep(0.002)  # so that the pieces arrive as pieces
+
+
+class Counted(lending.LentBody):
+    """One that counts what came by it."""
+
+    came = 0
+
+    def receive(self, room: memoryview) -> int:
+        count = super().receive(room)
+        Counted.came += count
+        return count
+
+
+@pytest.mark.parametrize("piece", [len(BODY) + 1000, 100_000, 30_011])
+def test_what_was_sent_arrives_and_the_connection_goes_on(
+    door: Door, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LentBody", Counted)
+    monkeypatch.setattr(Counted, "came", 0)
+    with door.connection() as sock:
+        in_pieces(sock, door.head(len(BODY)) + BODY, piece)
+        sock.sendall(door.search)
+        [(stored, _), (found, rows)] = answers(sock)
+    assert (stored, found, len(json.loads(rows))) == (200, 200, 3)
+    assert Counted.came > len(BODY) // 2, "the body came as messages"
+    for row in json.loads(rows):
+        [at] = door.archive.retrieve.locate(
+            door.archive.auth.authenticate(door.token),
+            row["0020000D"]["Value"][0], row["0020000E"]["Value"][0], row["00080018"]["Value"][0],
+        )  # fmt: skip
+        assert b"".join(door.archive.retrieve.pieces(at)) in BODY
+
+
+def test_several_bodies_in_one_go(door: Door) -> None:
+    bodies = [multipart([large(number)], "b") for number in range(1, 5)]
+    with door.connection() as sock:
+        sock.sendall(b"".join(door.head(len(body)) + body for body in bodies) + door.search)
+        told = answers(sock)
+    assert [status for status, _ in told] == [200] * 5
+    assert len(json.loads(told[-1][1])) == 4
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_that_is_asked_for_first(door: Door, alone: bool) -> None:
+    body, kind = (large(1), "application/dicom") if alone else (BODY, MULTIPART)
+    with door.connection() as sock:
+        sock.sendall(door.head(len(body), kind, "Expect: 100-continue"))
+        assert sock.recv(1000).startswith(b"HTTP/1.1 100 ")
+        sock.sendall(body + door.search)
+        assert [status for status, _ in answers(sock)] == [200, 200]
+
+
+def test_one_of_unknown_length(door: Door) -> None:
+    with door.connection() as sock:
+        chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (BODY[:200_000], BODY[200_000:])]
+        sock.sendall(door.head(None) + b"".join(chunks) + b"0\r\n\r\n" + door.search)
+        assert [status for status, _ in answers(sock)] == [200, 200]
+
+
+def test_what_nobody_wants_is_passed_over(door: Door) -> None:
+    spoilt = BODY.replace(b"\r\n--b\r\n", b"\r\n--b no boundary\r\n")
+    with door.connection() as sock:
+        sock.sendall(door.head(len(spoilt)) + spoilt + door.search)
+        assert [status for status, _ in answers(sock)] == [400, 204]
+
+
+def test_a_client_that_leaves_halfway_leaves_nothing_behind(door: Door) -> None:
+    with door.connection() as sock:
+        sock.sendall(door.head(len(BODY)) + BODY[:-100_000])
+    with door.connection() as sock:
+        sock.sendall(door.search)
+        assert [status for status, _ in answers(sock)] == [204]
+    until = time.monotonic() + 60
+    while door.archive.store.arriving:  # type: ignore[attr-defined]
+        assert time.monotonic() < until, "somebody still waits for the rest"
+        time.sleep(0.01)
+    with door.connection() as sock:
+        sock.sendall(door.head(len(BODY)) + BODY + door.search)
+        assert [status for status, _ in answers(sock)] == [200, 200]
+
+
+def test_a_body_that_does_not_come_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "BODY_WINDOW_S", 0.2)
+    with door.connection() as sock:
+        sock.sendall(door.head(len(BODY)) + BODY[:200_000])
+        reader = sock.makefile("rb")
+        assert b" 400 " in reader.readline()

@@ -30,6 +30,10 @@ class Statement:
         self._compiled: dict[str, tuple[str, Callable[[Values], Any] | None, dict[str, Any]]] = {}
         self._row: Callable[[Sequence[Any]], Found] | None = None
 
+    def prepare(self, dialect: Dialect) -> None:
+        """Have its text before it is needed."""
+        self._for(dialect)
+
     def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Any] | None, dict[str, Any]]:
         """Its text, what makes the tuple of positional parameters (None where they are named), and its constants."""
         found = self._compiled.get(dialect.name)

@@ -133,8 +133,21 @@ def _load() -> None:
 
     del acceptor, collector, compose
     walk.warm()
+    _make_sql()
     gc.collect()
     gc.freeze()  # now: a collection after the fork would write to every object, and so make a copy of it
+
+
+def _make_sql() -> None:
+    """Have the text of all SQL that is made once: the first instance of each attendant need not wait for it."""
+    from sqlalchemy.dialects.sqlite.pysqlite import dialect
+
+    from pacs.index.statement import Statement
+
+    spoken = dialect()
+    for each in gc.get_objects():
+        if isinstance(each, Statement):
+            each.prepare(spoken)
 
 
 def _run(work: object, line: socket.socket, parent: int) -> None:

@@ -35,6 +35,14 @@ class TaskMetrics:
             for bucket in BUCKETS_S:
                 self._buckets[plugin, bucket] += seconds <= bucket
 
+    def counts(self) -> dict[str, int]:
+        """Runs by outcome, over all plug-ins."""
+        with self._lock:
+            found: Counter[str] = Counter()
+            for (_, outcome), number in self._outcomes.items():
+                found[outcome] += number
+            return dict(found)
+
     def families(self) -> Iterator[Family]:
         """The counters and the histogram."""
         with self._lock:

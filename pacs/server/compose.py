@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 import analysis.routes
 import dicomweb.app
 import viewer
-from analysis import batch_routes, task_routes, verdict_routes, workforce_routes
+from analysis import batch_routes, provenance_view, task_routes, verdict_routes, workforce_routes
 from analysis.batch import Batches
 from analysis.batch_loop import BatchLoop
 from analysis.metrics import exposition
@@ -248,6 +248,7 @@ def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None
             *verdict_routes.rows(parts.verdicts),
             *task_routes.rows(archive, parts.rules),
             *workforce_routes.rows(parts.workforce),
+            *provenance_view.rows(archive),
             *api_deliveries.rows(parts.forward),
             *api_corrections.rows(archive),
         ]
@@ -259,6 +260,7 @@ def routes(archive: Archive, parts: Parts) -> Routes:
     return [
         *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
         metrics.route(parts.metrics),
+        *provenance_view.routes(),
         *viewer.routes(),
     ]
 

@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         context = _context(given, parser)
         if context.web_or_none is not None:
             context.web.reachable()
+            context.web.let_in()
         if context.dimse_or_none is not None:
             reachable(context.dimse)
     except (NoAnswer, OSError) as error:
@@ -129,6 +130,14 @@ def _context(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Cont
     return Context(web, dimse, Maker(given.run or uuid.uuid4().hex[:8]), options)
 
 
+def number_of_seconds(text: str) -> float:
+    """A number of seconds above none. Raises ValueError, which is a usage error."""
+    found = float(text)
+    if not 0 < found < 1e6:
+        raise ValueError(text)
+    return found
+
+
 def _tls_of_dimse(given: argparse.Namespace) -> ssl.SSLContext:
     """How to speak TLS to the application entity. Raises OSError for a file that cannot be read."""
     tls = ssl.create_default_context(cafile=given.ca or None)
@@ -163,11 +172,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", metavar="IDS", default="", help="checks (C04), parts of the list (C), by commas")
     add("--service", metavar="NAMES", default="", help="services (QIDO-RS, …), by commas")
     add("--results", metavar="UIDS", default="", help="studies in which result objects are judged")
-    add("--timeout", metavar="S", type=float, default=60.0, help="seconds for one request (default: %(default)g)")
+    add(
+        "--timeout",
+        metavar="S",
+        type=number_of_seconds,
+        default=60.0,
+        help="seconds for one request (default: %(default)g)",
+    )
     add(
         "--visible",
         metavar="S",
-        type=float,
+        type=number_of_seconds,
         default=30.0,
         help="seconds until stored data must be found (default: %(default)g)",
     )

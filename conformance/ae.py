@@ -18,8 +18,9 @@ from conformance.data import CT, MR, Maker, Sample, ramp
 from conformance.dimse import Association, Message, encode
 from conformance.pdu import Context
 from conformance.scp import Listener
-from conformance.wire import Connection, DimseFailure, NotAccepted, Target
+from conformance.wire import Connection, DimseFailure, NotAccepted, Rejected, Target
 
+VERIFICATION: Final = "1.2.840.10008.1.1"
 PATIENT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -175,8 +176,22 @@ def _kept(entity: Entity) -> Held | str:
 
 
 def reachable(target: DimseTarget) -> None:
-    """Raise Closed where nobody listens at the address, or no TLS can be agreed on."""
-    Connection(Target(target.title, target.host, target.port, timeout_s=10, tls=target.tls)).sock.close()
+    """Nothing where an application entity lets us in at the address.
+
+    Raises Closed where nobody listens or no TLS can be agreed on, and NoAnswer where it is none or refuses us.
+    """
+    at = f"{target.host}:{target.port}"
+    to = Target(target.title, target.host, target.port, target.calling, timeout_s=10, tls=target.tls)
+    Connection(to).sock.close()
+    try:
+        with Association(to, [Context(VERIFICATION, (pdu.IMPLICIT,))]):
+            pass
+    except Rejected as error:
+        why = {(1, 3): f"it does not know {target.calling} (--calling)", (1, 7): f"it is not {target.title}"}
+        reason = why.get(error.codes[1:], "see PS3.8 table 9-21")
+        raise NoAnswer(f"{at} refuses the association ({error}): {reason}") from error
+    except (DimseFailure, pdu.Malformed) as error:
+        raise NoAnswer(f"{at} does not answer as an application entity: {error}") from error
 
 
 def store(target: DimseTarget, samples: Sequence[Sample], calling: str = "") -> dict[str, str]:

@@ -232,13 +232,32 @@ class Web:
         return made, True
 
     def reachable(self) -> None:
-        """Nothing where somebody listens at the base. Raises NoAnswer otherwise."""
+        """Nothing where somebody listens at the base, and speaks TLS that is trusted where that is HTTPS.
+
+        Raises NoAnswer otherwise.
+        """
         parts = urlsplit(self.base)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=min(self.timeout_s, 10)).close()
+            plain = socket.create_connection((parts.hostname or "", port), timeout=min(self.timeout_s, 10))
         except OSError as error:
             raise NoAnswer(f"nothing listens at {parts.hostname}:{port}: {error}") from error
+        with plain:
+            if parts.scheme != "https":
+                return
+            tls = self.context or ssl.create_default_context()
+            try:
+                tls.wrap_socket(plain, server_hostname=parts.hostname).close()
+            except OSError as error:
+                hint = "; --ca names whom to trust, --insecure trusts anybody" if "CERTIFICATE" in str(error) else ""
+                raise NoAnswer(f"no TLS with {parts.hostname}:{port}: {error}{hint}") from error
+
+    def let_in(self) -> None:
+        """Nothing where the credentials open the service. Raises NoAnswer where they, or the want of any, do not."""
+        answer = self.get("/studies", "limit=1")
+        if answer.status == 401:
+            given = "the credentials that were given are" if self.secrets else "no credentials were given, which is"
+            raise NoAnswer(f"{self.base} answers 401: {given} not enough (--token, --user, --header)")
 
 
 def encode(pairs: Sequence[tuple[str, str]]) -> str:

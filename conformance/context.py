@@ -204,9 +204,19 @@ class Context:
                 status = self.web.request("DELETE", f"/studies/{study}").status if self.web_or_none else 405
             except NoAnswer:
                 status = 0
-            if status not in (200, 202, 204, 404, 410):
+            if status not in (200, 202, 204, 404, 410) and self._is_there(study):
                 left.append(study)
         return left
+
+    def _is_there(self, study: str) -> bool:
+        """Whether a study may still be at the server; not where a search there does not find it."""
+        if self.web_or_none is None:
+            return True
+        try:
+            answer = self.web.get("/studies", f"StudyInstanceUID={study}")
+            return answer.status >= 500 or bool(answer.status == 200 and answer.objects())
+        except (NoAnswer, ValueError):
+            return False
 
 
 def outcome(answer: Answer) -> tuple[set[str], dict[str, int]]:

@@ -54,7 +54,7 @@ def summary(report: Report) -> str:
     else:
         lines.append("no mandatory check failed")
     if report.left:
-        lines.append(f"{len(report.left)} studies of the suite are still at the server (Patient IDs ZZCONF-…):")
+        lines.append(f"studies of the suite that are still at the server (Patient IDs ZZCONF-…): {len(report.left)}")
         lines += [f"  {uid}" for uid in report.left[:SHOWN]]
         more = len(report.left) - SHOWN
         lines += [f"  and {more} more, which the JSON report (--json) lists"] if more > 0 else []

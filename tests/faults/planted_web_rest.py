@@ -184,7 +184,8 @@ COMMON = (
     Fault("a description in words of its own", "B08s",
           replying(lambda r: setattr(r, "body", r.body.replace(b'style="', b'kind="')), method="OPTIONS")),
     Fault("a description in an order of its own", "B08s",
-          replying(lambda r: setattr(r, "body", r.body.replace(b"</resources>", b"<doc/></resources>")), "", "OPTIONS")),
+          replying(lambda r: setattr(
+              r, "body", r.body.replace(b"</resources>", b"<doc/></resources>")), method="OPTIONS")),
     Fault("what is claimed is warned about", "B11", Break(reply=_warned)),
     Fault("a preflight that does not allow GET", "B12", header("access-control-allow-methods", "PUT")),
     Fault("who may read may store", "B16,F37", posting((403,), 200)),

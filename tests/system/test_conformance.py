@@ -91,6 +91,21 @@ def test_a_server_that_fails_is_told_by_the_exit_code(judged: RunningServer) -> 
     assert run.returncode == 1, run.stdout
 
 
+def test_who_is_not_let_in_is_told_so_and_judges_nobody(judged: RunningServer) -> None:
+    host, port = judged.dimse
+    http_port = judged.http.rsplit(":", 1)[1]
+    for words, arguments in (
+        ("401", ("--dicomweb", judged.dicomweb, "--token", "wrong")),
+        ("no TLS", ("--dicomweb", judged.dicomweb.replace("http:", "https:"))),
+        ("it is not NOBODY", ("--dimse", f"NOBODY@{host}:{port}")),
+        ("not answer as an application entity", ("--dimse", f"{judged.ready['aet']}@{host}:{http_port}")),
+    ):
+        run = suite(*arguments, "--only", "C01,K13")
+        assert (run.returncode, run.stdout) == (2, "")
+        assert words in run.stderr
+        assert "Traceback" not in run.stderr
+
+
 def test_wrong_usage_and_nobody_there() -> None:
     assert suite().returncode == 2
     assert suite("--dicomweb", "http://127.0.0.1:1", "--only", "nonsense").returncode == 2

@@ -212,6 +212,7 @@ def test_reports_say_what_happened() -> None:
         ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--html", "/"),
         ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--only", "Q99"),
         ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--service", "none"),
+        ("--dicomweb", "http://127.0.0.1:9/dicom-web", "--timeout", "-1"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_asked(
@@ -248,8 +249,10 @@ def test_headers_given_for_every_request_are_not_told() -> None:
 
 def test_a_run_that_judged_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         listening = f"http://127.0.0.1:{server.server_port}/dicom-web"
         assert main(["--dicomweb", listening, "--only", "M01"]) == 2  # which is about DIMSE
+        server.shutdown()
     assert "nothing was judged" in capsys.readouterr().err
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOCATED_BYTES = 16 << 20
 IO_THREADS = 32
 RECEIVING_THREADS = PREPARING_THREADS = 8
 HERE = b"\xff"
@@ -72,6 +73,7 @@ class Web:
     io: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(IO_THREADS))
     cpu: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
     kept: Kept[Answer] = field(default_factory=Kept)
+    located: Kept[list[InstanceLocation]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
     preparing: Executor = field(default_factory=lambda: ThreadPoolExecutor(PREPARING_THREADS, "stow"))
     pace: Pace = field(default_factory=Pace)
@@ -207,7 +209,7 @@ class Call:
         that the answer was made of is left in the ASGI state, for those who keep answers.
         """
         state = self.scope.setdefault("state", {})
-        version = state.pop(SEEN, None) or self.archive.index.version()
+        version = state.get(SEEN) or self.archive.index.version()
         made = await self.quickly(kind, work)
         answer = made if isinstance(made, Answer) else await self.io(made)
         state[MADE_OF] = version

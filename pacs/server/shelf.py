@@ -68,7 +68,10 @@ class Shelf:
         if state is not None:
             state[SEEN] = version
         found = None if version is None else self._ready.get(request, version)
-        if found is None or self._auth.remembered(*found.credential) != found.principal:
+        if found is None:
+            return None
+        principal = self._auth.remembered(*found.credential)
+        if principal is not found.principal and principal != found.principal:
             return None
         head = b"%b%b%b\r\n" % (found.status, b"".join([b"%b: %b\r\n" % field for field in common]), found.fields)
         return [head, found.body]

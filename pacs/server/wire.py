@@ -94,6 +94,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._waited = 0.0
         self._body_bytes = 0
         self._answered = False
+        self._idle_since: float | None = None
         self._body_left = 0
         self._lent: LentBody | None = None
         self._unwanted = 0
@@ -126,13 +127,13 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request's head."""
         self._head_since, self._head_bytes = self.loop.time(), 0
+        self._idle_since = None
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Its last one."""
         self._head_since = None
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
-        self._unset_keepalive_if_required()  # an answer from the shelf may have begun to wait for what came with it
         idle = self.cycle is None or self.cycle.response_complete
         if self.shelf is not None and idle and self.parser.get_method() == b"GET":
             request = (self.url, tuple(self.headers), self.client and self.client[0])
@@ -187,9 +188,8 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def _send(self, pieces: Sequence[Buffer]) -> None:
-        for piece in pieces:
-            self._gathering.write(piece)
         self._gathering.flush()
+        self.transport.writelines(pieces)
         self._answered = True
 
     def _has_body(self) -> bool:
@@ -254,10 +254,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._answered:
             self._answered = False
             self.server_state.total_requests += 1
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )  # fmt: skip
+            self._idle_since = self.loop.time()  # looked at now and then: a timer for each would cost more
             return
         super().on_message_complete()
 
@@ -271,6 +268,9 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._head_since is not None and self.loop.time() - self._head_since > HEAD_S:
             self._give_up("no whole request within %d s", HEAD_S)
+            return
+        if self._idle_since is not None and self.loop.time() - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
             return
         paused = self.flow.read_paused
         # While we do not read, the peer cannot send.

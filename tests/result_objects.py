@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 from pydicom import Dataset
 
-from analysis.evaluation import ct_phantom
+from analysis.api import NO_UNIT, Code, Image, ImageFindings, Mark, Measurement
+from analysis.evaluation import ct_phantom, mammogram_phantom
 from analysis.kit.context import LocalContext
+from analysis.plugins import microcalcification
 from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
 from analysis.results import provenance
-from analysis.results.encode import encode
+from analysis.results.encode import FORMS, encode
 from analysis.results.provenance import RunInfo
 
 
@@ -37,3 +40,60 @@ def study_with_results(size: int = 40) -> tuple[list[Dataset], list[Dataset]]:
         sources=tuple(headers),
     )
     return images, encode(run, host.emitted)
+
+
+def header(ds: Dataset) -> Dataset:
+    """An input as encoders see it: without pixel data."""
+    found = Dataset()
+    found.update({element.tag: element for element in ds if element.keyword != "PixelData"})
+    return found
+
+
+def volume_results(size: int = 32) -> tuple[list[Dataset], list[Dataset]]:
+    """Headers of a CT phantom, and every kind of result that is made of a volume, in every form."""
+    scan = ct_phantom.volume(ct_phantom.Phantom(0.7), size, 67.2 / size, "upright")
+    host = LocalContext({"series": scan})
+    plugin.run(host, BoneSurfaceParams(views=2))
+    sources = [header(ds) for ds in ct_phantom.ct_series(scan)]
+    return sources, encode(_run(sources), host.emitted, FORMS)
+
+
+def mammogram_results() -> tuple[list[Dataset], list[Dataset]]:
+    """Headers of two mammograms, and every kind of result of findings: one cluster on the first, none on the second."""
+    phantoms = [
+        mammogram_phantom.phantom(31, size_mm=(60.0, 40.0), clusters=1, singles=0, view=view) for view in ("MLO", "CC")
+    ]
+    sources = [mammogram_phantom.to_dataset(each, study="checks", number=n) for n, each in enumerate(phantoms, 1)]
+    places = [np.array([[180.5, 210.5]]), np.array([[188.5, 214.5]]), np.array([[183.5, 222.5]])]
+    outline = np.array([[170.0, 200.0], [200.0, 200.0], [200.0, 235.0], [170.0, 235.0], [170.0, 200.0]])
+    count = Measurement(Code("111038", "DCM", "Number of calcifications"), 3, NO_UNIT)
+    marks = [Mark("CL1", microcalcification.CLUSTER, "polygon", outline, 0.9, measurements=(count,))]
+    for number, place in enumerate(places, 1):
+        marks.append(Mark(f"MC{number}", microcalcification.CALCIFICATION, "point", place, 0.8, "CL1"))
+    emitted = []
+    for ds, found in zip(sources, (tuple(marks), ()), strict=True):
+        image = Image(_pixels(ds), (0.1, 0.1), False, str(ds.SOPInstanceUID))
+        words = "1 cluster, 3 calcifications" if found else "No calcification clusters found"
+        emitted.append(("marked", ImageFindings(image, found, words, (0.1, 0.1))))
+    sources = [header(ds) for ds in sources]
+    return sources, encode(_run(sources), emitted)
+
+
+def _pixels(ds: Dataset) -> np.ndarray:
+    return np.frombuffer(ds.PixelData, np.uint16).reshape(ds.Rows, ds.Columns)
+
+
+def _run(sources: list[Dataset]) -> RunInfo:
+    return RunInfo(
+        task_key="checked results",
+        workitem_uid="1.2.3",
+        plugin_id=plugin.manifest.id,
+        plugin_version=plugin.manifest.version,
+        plugin_title=plugin.manifest.title,
+        params={"threshold": 0.3},
+        backend="numpy",
+        when=datetime(2026, 1, 3, 9, 30, tzinfo=UTC),
+        sources=tuple(sources),
+        digests={str(ds.SOPInstanceUID): f"{number:064x}" for number, ds in enumerate(sources)},
+        package="m3dicom 0 sha256:" + 64 * "0",
+    )

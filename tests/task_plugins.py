@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +28,7 @@ from analysis.api import (
     Resources,
     Segment,
     SegmentMeasurements,
+    Surface,
     Volume,
     VolumeReport,
     When,
@@ -152,6 +155,39 @@ class Views:
         ctx.progress(1.0)
 
 
+class EndlessParams(Params):
+    """How to be busy for ever. `mark` stands in the command line of what it starts."""
+
+    how: Literal["python", "c", "family"]
+    mark: str
+
+
+class Endless:
+    """Busy for ever, and never asks whether it was cancelled."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="endless",
+        version="1.0",
+        title="Endless",
+        inputs=(Input(name="series"),),
+        outputs=(Output(name="labels", kind="SEG", optional=True),),
+        resources=Resources(memory_mb=1500, timeout_s=600),
+        auto=False,
+    )
+    params: ClassVar[type[Params]] = EndlessParams
+
+    def run(self, ctx: Context, params: EndlessParams) -> None:
+        """Never return."""
+        ctx.emit("labels", LabelMap(ctx.inputs["series"], np.ones(ctx.inputs["series"].data.shape, np.uint8), (DENSE,)))
+        if params.how == "family":
+            subprocess.Popen([sys.executable, "-c", "while True: pass", params.mark])
+        ctx.progress(0.5, "busy")
+        if params.how == "c":
+            re.match(r"(a+)+$", "a" * 64 + "b")
+        while True:
+            pass
+
+
 class Nothing(Params):
     """Nothing to set."""
 
@@ -213,7 +249,31 @@ class Review:
         ctx.emit("report", VolumeReport(volume, measured, f"read TID {read}"))
 
 
+ENDLESS = {"endless": "task_plugins:Endless"}
+
 BUILDING = {"compare": "task_plugins:Compare", "review": "task_plugins:Review"}
 """Plug-ins that take more than what arrived."""
 
 TARGETS = {"count": "task_plugins:Count", "odd": "task_plugins:Odd", "views": "task_plugins:Views"}
+
+
+class InsideOut:
+    """Makes a surface whose triangles face inwards: a model that the host has to hold back."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="inside-out",
+        version="1.0",
+        title="Inside out",
+        inputs=(Input(name="series", where=(When(attribute="Modality", value="CT"),)),),
+        outputs=(Output(name="surface", kind="M3D"), Output(name="labels", kind="SEG")),
+        resources=Resources(memory_mb=1500, timeout_s=60),
+    )
+    params: ClassVar[type[Params]] = Nothing
+
+    def run(self, ctx: Context, params: Nothing) -> None:
+        """Emit a tetrahedron, its corners in the wrong order, and labels that are in order."""
+        volume: Volume = ctx.inputs["series"]
+        corners = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]], np.float32)
+        faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]], np.int32)
+        ctx.emit("surface", Surface(volume, DENSE, corners, faces, 0.1))
+        ctx.emit("labels", LabelMap(volume, (volume.data > 300).astype(np.uint8), (DENSE,)))

@@ -1,0 +1,101 @@
+"""Our own checks before filing: true results pass, and each of many broken copies is found, at the right object."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import broken_results
+import pytest
+from broken_results import BROKEN, Broken
+from pydicom import Dataset
+
+from analysis.results import checks
+from analysis.results.checks.modules import IODS, Attribute
+
+Sets = dict[bool, tuple[list[Dataset], list[Dataset], list[bytes]]]
+
+
+@pytest.fixture(scope="module")
+def sets() -> Sets:
+    return broken_results.results()
+
+
+@pytest.mark.parametrize("volume", [True, False])
+def test_true_results_pass(sets: Sets, volume: bool) -> None:
+    sources, _, files = sets[volume]
+    assert checks.examine(files, sources) == []
+
+
+def test_every_kind_of_result_is_made_and_broken(sets: Sets) -> None:
+    made = {str(ds.SOPClassUID) for _, results, _ in sets.values() for ds in results}
+    assert made == set(IODS)
+    assert {"1.2.840.10008.5.1.4.1.1." + each.of for each in BROKEN} == set(IODS)
+
+
+@pytest.mark.parametrize("each", BROKEN, ids=lambda each: each.what)
+def test_a_broken_copy_is_found(sets: Sets, each: Broken) -> None:
+    sources, *true = sets[broken_results.of_volume(each)]
+    index, files = each.of_set(*true)
+    found = checks.examine(files, sources)
+    assert index in {defect.index for defect in found}
+    told = " ".join(defect.words for defect in found)
+    assert str(sources[0].PatientName) not in told
+    assert "SOMEBODY ELSE" not in told
+
+
+def test_bytes_that_are_no_dicom_are_found(sets: Sets) -> None:
+    sources, _, files = sets[False]
+    [first, *_] = checks.examine([b"no DICOM at all", *files], sources)
+    assert (first.index, first.sop_instance_uid) == (0, "")
+
+
+def test_the_tables_ask_for_what_the_standard_asks_for() -> None:
+    """Our tables against those that highdicom has from the standard's own text: no attribute is of another type."""
+    [modules, iods, classes] = [
+        json.loads(resources.files("highdicom").joinpath("_standard", name).read_text())
+        for name in ("module_attribute_map.json", "iod_module_map.json", "sop_class_iod_map.json")
+    ]
+    for sop_class, attributes in IODS.items():
+        wanted: dict[tuple[str, ...], set[str]] = {}
+        for module in iods[classes[sop_class]]:
+            for entry in modules.get(module["key"], ()):
+                wanted.setdefault((*entry["path"], entry["keyword"]), set()).add(entry["type"])
+        checked: dict[tuple[str, ...], list[str]] = {}
+        for path, attribute in flat(attributes):
+            checked.setdefault(path, []).append(attribute.type)
+        for path, types in checked.items():
+            if path[0] not in OURS and path in wanted:
+                assert max(map(rank, types)) >= min(map(rank, wanted[path])), (sop_class, path)
+        mandatory = {m["key"] for m in iods[classes[sop_class]] if m["usage"] == "M"}
+        ours = {
+            (entry["keyword"],)
+            for key in mandatory
+            for entry in modules.get(key, ())
+            if entry["type"] == "1" and not entry["path"]
+        }
+        assert ours - set(checked) - UNUSED == set(), sop_class
+
+
+OURS = {"ContributingEquipmentSequence", "CodingSchemeIdentificationSequence", "DerivationDescription"}
+UNUSED = {
+    # of the value types and shutters that a module describes in one table with what is used
+    (keyword,)
+    for keyword in (
+        "ReferencedSOPSequence", "ConceptCodeSequence", "TemporalRangeType", "GraphicData", "GraphicType",
+        "TabulatedValuesSequence", "ReferencedFrameOfReferenceUID", "MeasuredValueSequence",
+    )
+}  # fmt: skip
+
+
+def flat(attributes: tuple[Attribute, ...], path: tuple[str, ...] = ()) -> Any:
+    """(path, attribute) of a table and of the items in it."""
+    for each in attributes:
+        yield (*path, each.keyword), each
+        yield from flat(each.items, (*path, each.keyword))
+
+
+def rank(type_: str) -> int:
+    """How much a type asks for."""
+    return {"3": 0, "2C": 1, "2": 2, "1C": 2, "1": 3}[type_]

@@ -73,7 +73,8 @@ class Trigger:
             studies = {c.study_instance_uid: c.scope for c in batch if c.kind == "stable" and c.study_instance_uid}
             for study, scope in studies.items():
                 made += len(self.plan(study, replace(SYSTEM, scope=scope), time.time() if now is None else now))
-            for uid in dict.fromkeys(c.workitem_uid for c in batch if c.kind == "workitem" and c.workitem_uid):
+            moved = [c.workitem_uid for c in batch if c.kind == "workitem" and c.workitem_uid] if self._chained else []
+            for uid in dict.fromkeys(moved):
                 made += len(self._build_on(uid, time.time() if now is None else now))
             self._archive.index.transact(partial(changes.advance, name=CURSOR, seq=batch[-1].seq))
         return made + self._look_again(time.time() if now is None else now)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from io import BytesIO
@@ -41,6 +41,9 @@ DEFAULT = 300.0
 SLICES = 3
 QUIET_S = 180.0
 """So long nothing may move before it is said that nothing will."""
+
+TWIN_AFTER = 6
+"""So many kills lie between a task and its twin, of half of them."""
 
 ATTEMPTS = 60
 """A task is given up once its worker was lost so often: here it is lost on purpose, again and again."""
@@ -190,6 +193,8 @@ class Chaos:
             self._hire()
         self.asking = Asking(self)
         self.planned: set[Asked] = set()
+        self._twins: deque[tuple[int, Asked, int]] = deque()
+        self._orders = 0
 
     # What runs
 
@@ -280,7 +285,14 @@ class Chaos:
     # The run
 
     def order(self, tasks: list[Asked]) -> None:
-        """Ask for each of these twice; a study's first task is made by a rule when the study has arrived."""
+        """Ask for each of these twice; a study's first task is made by a rule when the study has arrived.
+
+        Of half of them the twin comes at once, and one mostly supersedes the other; of the others it comes only when
+        the first has run, so that both do the work.
+        """
+        self._orders += 1
+        while self._twins and self._twins[0][0] <= self._orders:
+            self.asking.task(*self._twins.popleft()[1:])
         for asked in tasks:
             number, threshold = asked
             if asked in self.planned:
@@ -288,8 +300,12 @@ class Chaos:
             if not any(number == other for other, _ in self.planned):
                 self.asking.study(number)
             self.planned.add(asked)
-            for copy in range(1 if threshold == DEFAULT else 2):
-                self.asking.task(asked, copy)
+            if threshold != DEFAULT:
+                self.asking.task(asked, 0)
+            if len(self.planned) % 2:
+                self.asking.task(asked, 1)
+            else:
+                self._twins.append((self._orders + TWIN_AFTER, asked, 1))
 
     def turn(self, victim: str) -> None:
         """Kill one thing in the middle of the work."""
@@ -321,7 +337,9 @@ class Chaos:
         return sum(each["waiting"] + each["later"] for each in ours), sum(each["running"] for each in ours)
 
     def finish(self) -> None:
-        """Wait until everything that was asked for has ended."""
+        """Ask for the twins that are left, and wait until everything has ended."""
+        while self._twins:
+            self.asking.task(*self._twins.popleft()[1:])
         moved, last = time.monotonic(), None
         while True:
             with suppress(httpx.HTTPError):

@@ -1,0 +1,23 @@
+"""The chaos suite in short: a few tasks, each asked for twice, while everything dies once (long form: make prove)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults.chaos import Chaos, run, tasks
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("scaled", "kills"), [(False, 3), (True, 6)], ids=["embedded", "scaled"])
+def test_each_task_has_one_result_whatever_is_killed(tmp_path: Path, scaled: bool, kills: int) -> None:
+    chaos = Chaos(tmp_path, scaled=scaled, workers=2)
+    try:
+        came = run(chaos, tasks(10, 2), kills)
+    finally:
+        chaos.close()
+    assert came["results"] == came["tasks"] == 10
+    assert came["workitems"] == 20
+    assert sum(chaos.killed.values()) >= kills

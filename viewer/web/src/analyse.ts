@@ -13,7 +13,7 @@ interface Shown {
   focus(): void;
 }
 
-function show(field: Field): Shown {
+export function showField(field: Field): Shown {
   const id = `parameter-${field.name}`;
   const hint = boundsText(field);
   const problem = el('p', { class: 'field-problem', id: `${id}-problem`, role: 'alert' });
@@ -142,7 +142,7 @@ export async function openAnalyse(app: App, study: Dataset, preferredSeries: str
       { id: 'analyse-input' },
       ...matches.map((match, i) => el('option', { value: i, selected: i === preferred }, matchLabel(match, i))),
     );
-    const shown = fields(plugin.schema).map(show);
+    const shown = fields(plugin.schema).map(showField);
     const problem = el('p', { class: 'field-problem', role: 'alert' });
     const start = el('button', { type: 'submit', class: 'button primary' }, icon('analyse'), 'Start');
     const form = el(

@@ -251,6 +251,12 @@ export async function plugins(study: string): Promise<PluginInfo[]> {
   return (await response.json()) as PluginInfo[];
 }
 
+/** All plug-ins, without what of a study each takes. */
+export async function pluginList(): Promise<PluginInfo[]> {
+  const response = await request(`${ROOT}/api/plugins`);
+  return (await response.json()) as PluginInfo[];
+}
+
 export function findWorkitems(): Promise<Dataset[]> {
   return model(`${DICOMWEB}/workitems?includefield=all&limit=200`);
 }
@@ -276,4 +282,13 @@ export async function cancelWorkitem(uid: string): Promise<void> {
     headers: { 'Content-Type': JSON_MODEL, Accept: JSON_MODEL },
     body: JSON.stringify([{ '00741238': { vr: 'LT', Value: ['Cancelled in the viewer'] } }]),
   });
+}
+
+// What is not DICOM: tasks that were superseded, batches -------------------------------------------------------------
+
+/** Workitems of a study whose results newer ones have replaced. */
+export async function supersededTasks(study: string): Promise<string[]> {
+  const response = await request(`${ROOT}/api/tasks?study=${encodeURIComponent(study)}`);
+  const found = (await response.json()) as { uid: string; state: string; superseded_by: string | null }[];
+  return found.filter((each) => each.superseded_by && each.state === 'COMPLETED').map((each) => each.uid);
 }

@@ -58,7 +58,7 @@ export function studyHash(study: string, series?: string): string {
 }
 
 export interface Place {
-  page: 'studies' | 'study' | 'tasks';
+  page: 'studies' | 'study' | 'tasks' | 'batches';
   study: string;
   series: string;
 }
@@ -69,5 +69,6 @@ const UID = '[0-9][0-9.]{0,63}';
 export function place(hash: string): Place {
   const study = new RegExp(`^#/study/(${UID})(?:/series/(${UID}))?$`).exec(hash);
   if (study) return { page: 'study', study: study[1]!, series: study[2] ?? '' };
-  return { page: hash === '#/tasks' ? 'tasks' : 'studies', study: '', series: '' };
+  const page = hash === '#/tasks' ? 'tasks' : hash === '#/batches' ? 'batches' : 'studies';
+  return { page, study: '', series: '' };
 }

@@ -2,12 +2,16 @@
 import { el, fill, icon } from './dom';
 import { readable } from './form';
 import { type Finding, isOfImage, listed, type Report } from './sr';
+import { type Judge, verdictBadge, verdictButtons } from './verdict-bar';
+import type { Verdicts } from './verdicts';
 
 export interface ReportOf {
   series: string;
   sopInstance: string;
   label: string;
   report: Report;
+  /** A newer result has replaced it. */
+  outdated?: boolean;
 }
 
 // A list of this length is shown whole.
@@ -24,7 +28,7 @@ function score(value: number): HTMLElement {
   return el('span', { class: 'score' }, bar, `${percent} %`);
 }
 
-function table(findings: readonly Finding[]): HTMLElement {
+function table(findings: readonly Finding[], verdict?: (finding: Finding) => HTMLElement): HTMLElement {
   const columns = [
     ...new Map(findings.flatMap((f) => f.measurements.map((m) => [`${m.name}|${m.unit}`, m] as const))).values(),
   ];
@@ -44,6 +48,7 @@ function table(findings: readonly Finding[]): HTMLElement {
           ...columns.map((c) =>
             el('th', { scope: 'col' }, c.name, c.unit && el('small', {}, readable(0, c.unit).unit)),
           ),
+          verdict && el('th', { scope: 'col' }, 'Verdict'),
         ),
       ),
       el(
@@ -63,6 +68,7 @@ function table(findings: readonly Finding[]): HTMLElement {
               const found = f.measurements.find((m) => m.name === c.name && m.unit === c.unit);
               return el('td', {}, found ? amount(readable(found.value, found.unit).value) : '–');
             }),
+            verdict && el('td', {}, verdict(f)),
           ),
         ),
       ),
@@ -81,6 +87,8 @@ export class FindingsPanel {
   constructor(
     private readonly choose: (finding: Finding) => void,
     private readonly showReport: (report: ReportOf | undefined) => void,
+    private readonly verdicts?: Verdicts,
+    private readonly judge?: Judge,
   ) {
     this.draw();
   }
@@ -94,6 +102,34 @@ export class FindingsPanel {
     );
     this.draw();
     this.showReport(this.reports[this.current]);
+  }
+
+  /** The finding that is selected. */
+  get chosen(): Finding | undefined {
+    return this.order.find((finding) => finding.key === this.selected);
+  }
+
+  /** Draws again what may have changed: verdicts. */
+  refresh(): void {
+    const focused = document.activeElement?.closest('[data-verdict]')?.getAttribute('data-verdict');
+    this.draw();
+    if (focused) this.element.querySelector<HTMLElement>(`[data-verdict="${focused}"]`)?.focus();
+  }
+
+  private canJudge(finding: Finding): boolean {
+    return this.judge !== undefined && finding.trackingUID !== '' && !isOfImage(finding);
+  }
+
+  private verdictOf(finding: Finding): HTMLElement {
+    const report = this.reports[this.current]?.sopInstance ?? '';
+    const badge = verdictBadge(this.verdicts?.of(report, finding.trackingUID) ?? []);
+    const own = this.verdicts?.own(report, finding.trackingUID)?.verdict;
+    return el(
+      'div',
+      { class: 'verdict-cell' },
+      badge,
+      this.judge && this.canJudge(finding) && verdictButtons(finding, own, this.judge),
+    );
   }
 
   get report(): ReportOf | undefined {
@@ -133,6 +169,8 @@ export class FindingsPanel {
       const chosen = row.dataset.finding === finding.key;
       row.setAttribute('aria-current', String(chosen));
       if (chosen) row.scrollIntoView({ block: 'nearest' });
+      const bar = row.closest('li')?.querySelector<HTMLElement>('.verdict-slot');
+      if (bar) fill(bar, chosen && this.canJudge(finding) && this.verdictOf(finding));
     }
   }
 
@@ -181,9 +219,16 @@ export class FindingsPanel {
         el('span', { class: 'finding-id' }, finding.identifier),
         el('span', { class: 'finding-what' }, words),
         finding.score !== undefined && score(finding.score),
+        !(finding.key === this.selected) &&
+          verdictBadge(this.verdicts?.of(this.reports[this.current]?.sopInstance ?? '', finding.trackingUID) ?? []),
         numbers.length > 0 && el('small', {}, numbers.join(' · ')),
       ),
       own > 0 && toggle,
+      el(
+        'div',
+        { class: 'verdict-slot' },
+        finding.key === this.selected && this.canJudge(finding) && this.verdictOf(finding),
+      ),
     );
   }
 
@@ -230,6 +275,8 @@ export class FindingsPanel {
       this.element,
       picker,
       el('h3', {}, report.title),
+      shown.outdated &&
+        el('p', { class: 'outdated', role: 'note' }, icon('warning'), ' A newer result has replaced this one.'),
       report.algorithm && el('p', { class: 'muted' }, report.algorithm),
       ...report.conclusions.map((words) => el('p', { class: 'conclusion' }, words)),
       marked &&
@@ -238,6 +285,17 @@ export class FindingsPanel {
           { class: 'finding-hint muted' },
           `${marks} mark${marks === 1 ? '' : 's'}`,
           el('span', { class: 'keys' }, el('kbd', {}, 'N'), ' next ', el('kbd', {}, 'P'), ' previous'),
+          this.judge &&
+            el(
+              'span',
+              { class: 'keys' },
+              el('kbd', {}, 'A'),
+              ' accept ',
+              el('kbd', {}, 'X'),
+              ' reject ',
+              el('kbd', {}, 'C'),
+              ' correct',
+            ),
         ),
       marked
         ? el(
@@ -246,7 +304,7 @@ export class FindingsPanel {
             ...this.order.filter((finding) => this.isListed(finding)).map((finding) => this.row(finding)),
           )
         : measured.length > 0
-          ? table(measured)
+          ? table(measured, this.judge && ((finding) => this.verdictOf(finding)))
           : report.findings.length > 0
             ? el('ol', { class: 'finding-list' }, ...this.order.map((finding) => this.row(finding)))
             : report.conclusions.length === 0 && this.lines(report),

@@ -109,6 +109,7 @@ function frame(): void {
         { 'aria-label': 'Main' },
         el('a', { href: '#/', 'data-page': 'studies' }, icon('layers'), el('span', {}, 'Studies')),
         el('a', { href: '#/tasks', 'data-page': 'tasks' }, icon('tasks'), el('span', {}, 'Tasks'), taskCount),
+        el('a', { href: '#/batches', 'data-page': 'batches' }, icon('four'), el('span', {}, 'Batches')),
       ),
       el(
         'div',
@@ -154,6 +155,10 @@ async function route(): Promise<void> {
     const { studyPage } = await import('./study');
     if (location.hash !== studyHash(where.study, where.series || undefined)) return;
     page = studyPage(app, where.study, where.series);
+  } else if (where.page === 'batches') {
+    const { batchesPage } = await import('./batches');
+    if (place(location.hash).page !== 'batches') return;
+    page = batchesPage(app);
   } else page = where.page === 'tasks' ? tasksPage(app) : studiesPage(app, uploads);
   fill(content, page.element);
 }

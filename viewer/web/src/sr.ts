@@ -20,6 +20,9 @@ export interface Mark3D {
 
 export interface Measured {
   name: string;
+  /** Of the measurement's name. */
+  code: string;
+  scheme: string;
   value: number;
   unit: string;
 }
@@ -119,8 +122,11 @@ function measured(node: Dataset): Measured | undefined {
   const amount = number(value, '0040A161') ?? number(value, '0040A30A');
   if (amount === undefined) return undefined;
   const unit = code(value, '004008EA');
+  const concept = conceptOf(node);
   return {
-    name: conceptOf(node)?.meaning ?? '',
+    name: concept?.meaning ?? '',
+    code: concept?.value ?? '',
+    scheme: concept?.scheme ?? '',
     value: amount,
     unit: unit && unit.value !== '1' ? (unit.value.startsWith('{') ? '' : unit.value) : '',
   };

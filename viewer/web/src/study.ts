@@ -14,15 +14,20 @@ import {
 } from './api';
 import type { App, Page } from './app';
 import { type Dataset, date, items, number, personName, text } from './dicom';
-import { debounce, el, fill, type IconName, icon, iconButton, modal } from './dom';
+import { debounce, el, fill, icon, iconButton } from './dom';
 import { FindingsPanel, type ReportOf } from './findings';
+import { showKeys } from './keys';
 import type { Drawn } from './marks';
 import type { ModelView } from './model';
 import type { Reader, ToolName } from './reader';
-import { type Finding, nest, REPORT_CLASSES, readReport } from './sr';
+import { readReports, replacedSeries } from './reports';
+import { markOutdated, seriesCard } from './series-card';
+import type { Finding } from './sr';
 import { type Kind, kindOf, type Preset, presets, type Stack, stackOf } from './stack';
-import { badge, patientWords } from './studies';
+import { patientWords } from './studies';
 import { taskList } from './tasks-view';
+import { sayVerdict } from './verdict-bar';
+import { Verdicts } from './verdicts';
 
 interface Series {
   uid: string;
@@ -39,24 +44,6 @@ const GROUP_TITLES: [title: string, kinds: Kind[]][] = [
   ['Results', ['capture', 'report', 'model', 'segmentation']],
   ['Other', ['other']],
 ];
-
-const KIND_ICON: Record<Kind, IconName> = {
-  images: 'layers',
-  capture: 'marks',
-  report: 'report',
-  model: 'cube',
-  segmentation: 'layers',
-  other: 'info',
-};
-
-const KIND_WORDS: Record<Kind, string> = {
-  images: 'images',
-  capture: 'marked image',
-  report: 'report',
-  model: '3-D model',
-  segmentation: 'segmentation',
-  other: 'document',
-};
 
 export function studyPage(app: App, study: string, wanted: string): Page {
   const page = new StudyPage(app, study, wanted);
@@ -82,10 +69,9 @@ class StudyPage implements Page {
   private readonly seriesList = el('div', { class: 'series-list' });
   private readonly stage = el('div', { class: 'stage' });
   private readonly toolbar = el('div', { class: 'toolbar', role: 'toolbar', 'aria-label': 'Image tools' });
-  private readonly findings = new FindingsPanel(
-    (finding) => void this.jump(finding),
-    (report) => this.drawReport(report),
-  );
+  private readonly verdicts: Verdicts;
+  private replaced = new Set<string>();
+  private readonly findings: FindingsPanel;
   private readonly tasks: { element: HTMLElement; close(): void };
   private readonly modelHost = el('div', { class: 'model-host' });
   private readonly tabs: Record<'findings' | 'tasks' | 'model', { button: HTMLButtonElement; panel: HTMLElement }>;
@@ -107,6 +93,13 @@ class StudyPage implements Page {
     private readonly uid: string,
     private readonly wanted: string,
   ) {
+    this.verdicts = new Verdicts(uid, app.session?.name ?? '');
+    this.findings = new FindingsPanel(
+      (finding) => void this.jump(finding),
+      (report) => this.drawReport(report),
+      this.verdicts,
+      this.app.may('process') ? (finding, said) => void this.judge(finding, said) : undefined,
+    );
     this.tasks = taskList(app, uid);
     const tab = (name: 'findings' | 'tasks' | 'model', words: string, content: HTMLElement) => {
       const button = el(
@@ -273,49 +266,23 @@ class StudyPage implements Page {
   }
 
   private card(series: Series): HTMLElement {
-    const { ds, kind } = series;
-    const picture = el('span', { class: 'thumb' }, icon(KIND_ICON[kind]));
-    const count = series.instances.length;
-    const description = text(ds, '0008103E') || KIND_WORDS[kind];
-    if (kind === 'images' || kind === 'capture') {
-      const middle = series.instances[Math.floor(count / 2)];
-      if (middle) {
-        const path = `${DICOMWEB}/studies/${this.uid}/series/${series.uid}/instances/${text(middle, '00080018')}`;
-        renderedImage(path, 160, this.stopping.signal)
-          .then((blob) => {
-            if (this.closed) return;
-            const address = URL.createObjectURL(blob);
-            this.thumbnails.push(address);
-            fill(picture, el('img', { src: address, alt: '', draggable: false }));
-          })
-          .catch(() => {});
-      }
-    }
-    return el(
-      'button',
-      {
-        type: 'button',
-        class: `series-card kind-${kind}`,
-        'data-series': series.uid,
-        onclick: () => {
-          this.drawer('none');
-          void this.show(series);
-        },
+    return seriesCard(series, {
+      thumbnail: (middle) =>
+        renderedImage(
+          `${DICOMWEB}/studies/${this.uid}/series/${series.uid}/instances/${text(middle, '00080018')}`,
+          160,
+          this.stopping.signal,
+        ).then((blob) => {
+          if (this.closed) throw new Error('closed');
+          const address = URL.createObjectURL(blob);
+          this.thumbnails.push(address);
+          return address;
+        }),
+      choose: () => {
+        this.drawer('none');
+        void this.show(series);
       },
-      picture,
-      el(
-        'span',
-        { class: 'series-words' },
-        el('span', { class: 'series-name' }, description),
-        el(
-          'small',
-          {},
-          badge(text(ds, '00080060') || '?'),
-          text(ds, '00200011') && `#${text(ds, '00200011')}`,
-          ` ${count} ${count === 1 ? KIND_WORDS[kind].replace(/s$/, '') : kind === 'images' ? 'images' : 'objects'}`,
-        ),
-      ),
-    );
+    });
   }
 
   private metadata(series: Series): Promise<Dataset[]> {
@@ -544,35 +511,36 @@ class StudyPage implements Page {
   }
 
   private async readReports(): Promise<void> {
-    const found: (ReportOf & { rank: number })[] = [];
-    for (const series of this.series.filter((each) => each.kind === 'report')) {
-      const metadata = await this.metadata(series).catch(() => []);
-      for (const ds of metadata) {
-        if (!REPORT_CLASSES.test(text(ds, '00080016')) || text(ds, '00080016').endsWith('.88.59')) continue;
-        const report = readReport(ds);
-        report.findings = nest(report.findings);
-        const when = [
-          date(text(ds, '00080023') || text(ds, '00080021')),
-          text(ds, '00080033')
-            .slice(0, 4)
-            .replace(/(..)(..)/, '$1:$2'),
-        ]
-          .filter(Boolean)
-          .join(' ');
-        found.push({
-          series: series.uid,
-          sopInstance: text(ds, '00080018'),
-          label: [text(ds, '0008103E') || report.title, when].filter(Boolean).join(', '),
-          report,
-          // A CAD SR (PS3.3 A.35.5) says the same as the measurement report beside it, with less about it.
-          rank: report.findings.some((f) => f.marks.length > 0) ? (text(ds, '00080016').endsWith('.88.50') ? 1 : 2) : 0,
-        });
-      }
-    }
-    // The newest first, marks before tables: what a reader looks for.
-    found.reverse();
-    found.sort((a, b) => b.rank - a.rank);
-    if (!this.closed) this.findings.set(found);
+    this.replaced = await replacedSeries(this.uid).catch(() => new Set<string>());
+    const [found] = await Promise.all([
+      readReports(
+        this.series.filter((each) => each.kind === 'report'),
+        (series) => this.metadata(series as Series),
+        (series) => this.outdated(series.uid),
+      ),
+      this.verdicts.load().catch(() => {}),
+    ]);
+    if (this.closed) return;
+    this.findings.set(found);
+    for (const series of this.series) if (this.outdated(series.uid)) markOutdated(series.card);
+  }
+
+  /** Whether a newer result has replaced those of the series. */
+  private outdated(series: string): boolean {
+    return this.replaced.has(series);
+  }
+
+  private async judge(finding: Finding, said: 'accepted' | 'rejected' | 'corrected'): Promise<void> {
+    const report = this.findings.report?.sopInstance;
+    if (!report || !this.app.may('process')) return;
+    await sayVerdict(this.app, this.verdicts, report, finding, said);
+    if (!this.closed) this.findings.refresh();
+  }
+
+  private judgeChosen(said: 'accepted' | 'rejected' | 'corrected'): void {
+    const finding = this.findings.chosen;
+    if (finding?.trackingUID) void this.judge(finding, said);
+    else this.app.notice('Choose a finding first (N).');
   }
 
   private drawReport(shown: ReportOf | undefined): void {
@@ -668,7 +636,7 @@ class StudyPage implements Page {
       ),
       group('Marks', this.marksButton),
       group('Layout', ...this.layoutButtons.values()),
-      group('Help', iconButton('help', 'Keys (?)', { class: 'wide-only', onclick: () => this.help() })),
+      group('Help', iconButton('help', 'Keys (?)', { class: 'wide-only', onclick: showKeys })),
     );
     this.setTool('window');
     // One stop for the Tab key, arrows inside (ARIA toolbar).
@@ -810,7 +778,10 @@ class StudyPage implements Page {
       m: () => this.toggleMarks(),
       n: () => this.step(1),
       p: () => this.step(-1),
-      '?': () => this.help(),
+      a: () => this.judgeChosen('accepted'),
+      x: () => this.judgeChosen('rejected'),
+      c: () => this.judgeChosen('corrected'),
+      '?': showKeys,
       '+': () => this.reader?.zoom(1.2),
       '=': () => this.reader?.zoom(1.2),
       '-': () => this.reader?.zoom(1 / 1.2),
@@ -835,36 +806,6 @@ class StudyPage implements Page {
     event.preventDefault();
     run();
   };
-
-  private help(): void {
-    const rows: [string, string][] = [
-      ['N  P', 'next, previous finding'],
-      ['↑  ↓', 'previous, next image'],
-      ['Page ↑  Page ↓', 'ten images'],
-      ['W  S  Z  H  L', 'window, scroll, zoom, move, length'],
-      ['1 – 9', 'window presets'],
-      ['+  −', 'zoom'],
-      ['I  R  M', 'invert, reset, marks'],
-      ['Esc', 'close a drawer'],
-    ];
-    modal(
-      'Keys and gestures',
-      el(
-        'div',
-        {},
-        el(
-          'dl',
-          { class: 'keys-list' },
-          ...rows.flatMap(([keys, words]) => [el('dt', {}, el('kbd', {}, keys)), el('dd', {}, words)]),
-        ),
-        el(
-          'p',
-          { class: 'muted' },
-          'Mouse: left button the chosen tool, middle move, right zoom, wheel scroll. Touch: one finger the chosen tool, two fingers zoom and move.',
-        ),
-      ),
-    );
-  }
 
   // Life --------------------------------------------------------------------------------------------------------------
 

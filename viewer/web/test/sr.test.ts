@@ -84,7 +84,9 @@ describe('TID 1500', () => {
       shape: 'CIRCLE',
       points: [50, 50, 53, 50],
     });
-    expect(read.findings[1]!.measurements).toEqual([{ name: 'Number of calcifications', value: 3, unit: '' }]);
+    expect(read.findings[1]!.measurements).toEqual([
+      { name: 'Number of calcifications', code: '111038', scheme: 'DCM', value: 3, unit: '' },
+    ]);
   });
 
   it('puts a calcification under the cluster around it, and lists parents first', () => {

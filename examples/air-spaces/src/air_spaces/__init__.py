@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,8 @@ from analysis.api import (
     Resources,
     Segment,
     SegmentMeasurements,
+    Table,
+    TaskResult,
     Volume,
     VolumeReport,
     When,
@@ -100,6 +103,24 @@ class AirSpaces:
         measured = (Measurement(VOLUME, total, MILLILITRE), Measurement(LARGEST, largest, MILLILITRE))
         words = f"{total:.1f} ml of air inside the body, {largest:.1f} ml of it in one part."
         ctx.emit("report", VolumeReport(volume, (SegmentMeasurements(AIR, measured),), words))
+
+    def reduce(self, ctx: Context, results: Sequence[TaskResult], params: Any) -> Table:
+        """Of a batch: a line for each series, the largest volume first, and where each stands among all."""
+        found = [(measured.value, result) for result in results for measured in _volumes(result)]
+        found.sort(key=lambda each: -each[0])
+        volumes = ctx.xp.asarray([volume for volume, _ in found])
+        rows = tuple(
+            (result.study_instance_uid, result.label, round(volume, 2), round(100 * float((volumes <= volume).mean())))
+            for volume, result in found
+        )
+        without = len(results) - len(found)
+        middle = f"Median {float(ctx.xp.median(volumes)):.1f} ml of air" if found else "No air"
+        words = f"{middle} in {len(found)} series thinner than {params.threshold:g} HU; {without} without."
+        return Table("Air inside the body", ("Study", "Series", "Air [mL]", "Percentile"), rows, words)
+
+
+def _volumes(result: TaskResult) -> Iterator[Measurement]:
+    return (each for one in result.findings for each in one.measurements if each.name.value == VOLUME.value)
 
 
 def enclosed(air: Any, xp: Any, nd: Any) -> Any:

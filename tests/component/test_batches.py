@@ -1,0 +1,250 @@
+"""Batches on a real index, with the clock in the test's hand: pace, pause, restart, cancel, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dicom_data
+import pytest
+from task_plugins import TARGETS
+
+from analysis.api import Code, Finding, Measurement, Table, TaskResult
+from analysis.batch import Batches
+from analysis.batch_loop import BatchLoop
+from analysis.batch_models import NewBatch
+from analysis.batch_report import as_csv, changes, reduced
+from analysis.registry import Registry
+from pacs import uids
+from pacs.archive import Archive, open_archive
+from pacs.auth import ALL_RIGHTS, Principal, Right
+from pacs.dicom import ups
+from pacs.errors import Conflict, Forbidden, InvalidInput, InvalidQuery, NotFound
+from pacs.server.compose import study_query
+from pacs.settings import Settings
+from pacs.worklist import Worklist
+
+ANN = Principal("ann", "token", ALL_RIGHTS)
+STUDIES = 6
+NOW = 1_800_000_000.0
+
+
+class Host:
+    """An archive with a few CT studies, and batches whose clock is `now`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.archive: Archive = open_archive(Settings(data=folder / "data"))
+        self.archive = self.archive.with_services(worklist=Worklist(self.archive.index, self.archive.events))
+        self.registry = Registry.load(TARGETS)
+        self.now = NOW
+        for study in range(STUDIES):
+            for ds in dicom_data.series(3):
+                ds.StudyInstanceUID, ds.SeriesInstanceUID = uids.derived("b", study), uids.derived("b series", study)
+                ds.SOPInstanceUID, ds.PatientID = uids.derived("b", study, int(ds.InstanceNumber)), f"B{study}"
+                receiving = self.archive.ingest.receive_part10()
+                receiving.write(dicom_data.part10(ds))
+                self.archive.ingest.store(receiving, principal=ANN)
+        self.batches = Batches(self.archive, self.registry, study_query, clock=lambda: self.now)
+        self.loop = self.new_loop()
+
+    def new_loop(self) -> BatchLoop:
+        return BatchLoop(self.archive, self.registry, study_query, clock=lambda: self.now)
+
+    def steps(self, number: int = 3, loop: BatchLoop | None = None) -> None:
+        for _ in range(number):
+            (loop or self.loop).step(self.now)
+
+    def workitems(self) -> list[dict[str, Any]]:
+        return self.archive.worklist.search({}, None, 0, ANN)[0]
+
+    def work(self, number: int = 100) -> int:
+        """Complete at most so many Workitems; how many there were."""
+        for done in range(number):
+            claim = self.archive.worklist.claim(["count"], "w", self.now, 30)
+            if claim is None:
+                return done
+            self.archive.worklist.complete(claim, (), self.now)
+        return number
+
+    def finish(self, batch: int) -> None:
+        """Steps until it is over; its report is made on a thread."""
+        for _ in range(2000):
+            self.steps(1)
+            if self.batches.one(ANN, batch).state in ("done", "failed"):
+                return
+            for thread in self.loop._reporting.values():
+                thread.join(60)
+        raise AssertionError(self.batches.one(ANN, batch))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.loop.close()
+    made.archive.close()
+
+
+def new(**more: Any) -> NewBatch:
+    return NewBatch(**{"plugin": "count", "query": "ModalitiesInStudy=CT", **more})
+
+
+def test_all_studies_of_a_query_once(host: Host) -> None:
+    batch = host.batches.create(ANN, new()).id
+    host.steps()
+    assert len(host.workitems()) == STUDIES
+    assert all(ups.value(each, ups.PRIORITY) == "LOW" for each in host.workitems())
+    host.steps()
+    assert host.batches.one(ANN, batch).items == {"open": STUDIES}
+    assert host.work() == STUDIES
+    host.finish(batch)
+    told = host.batches.one(ANN, batch)
+    assert (told.state, told.items, told.progress) == ("done", {"completed": STUDIES}, 1.0)
+    # The same again: everything is there, no Workitem is made.
+    again = host.batches.create(ANN, new()).id
+    host.finish(again)
+    assert host.batches.one(ANN, again).items == {"completed": STUDIES}
+    assert len(host.workitems()) == STUDIES
+    unchanged = host.batches.create(ANN, new(only_changed=True)).id
+    host.finish(unchanged)
+    assert host.batches.one(ANN, unchanged).unchanged == STUDIES
+    # Other parameters: compared with what was there, but not replacing it.
+    other = host.batches.create(ANN, new(parameters={"threshold": 500}, only_changed=True)).id
+    host.steps()
+    assert len(host.workitems()) == 2 * STUDIES
+    assert all(item.previous_uid for item in host.batches.items(ANN, other))
+    assert not any(ups.REPLACED_PROCEDURE_STEP_SEQUENCE in each for each in host.workitems())
+
+
+def test_a_rate_is_kept_and_lost_time_is_not_made_up_for(host: Host) -> None:
+    batch = host.batches.create(ANN, new(rate_per_minute=60)).id
+    host.steps(20)
+    assert len(host.workitems()) == 1
+    host.now += 1.1
+    host.steps(20)
+    assert len(host.workitems()) == 2
+    host.now += 3600
+    host.steps(20)
+    assert len(host.workitems()) <= 4
+    assert host.batches.one(ANN, batch).items["waiting"] >= STUDIES - 4
+
+
+def test_at_once(host: Host) -> None:
+    host.batches.create(ANN, new(at_once=2))
+    host.steps(5)
+    assert len(host.workitems()) == 2
+    assert host.work(1) == 1
+    host.steps(5)
+    assert len(host.workitems()) == 3
+
+
+def test_pause_and_a_restart_lose_nothing(host: Host) -> None:
+    batch = host.batches.create(ANN, new(rate_per_minute=60)).id
+    host.steps(5)
+    host.batches.pause(ANN, batch)
+    host.now += 100
+    host.steps(5)
+    assert len(host.workitems()) == 1
+    with pytest.raises(Conflict):
+        host.batches.pause(ANN, batch)
+    host.batches.resume(ANN, batch)
+    # Another server goes on once the lease of the first has run out.
+    host.steps(1)
+    other = host.new_loop()
+    host.steps(3, other)
+    made = len(host.workitems())
+    host.now += 61
+    for _ in range(10):
+        host.now += 1
+        host.steps(1, other)
+    assert len(host.workitems()) == STUDIES > made
+    assert len({ups.value(each, ups.SOP_INSTANCE_UID) for each in host.workitems()}) == STUDIES
+    other.close()
+
+
+def test_cancel_ends_its_workitems_and_resume_tries_again(host: Host) -> None:
+    batch = host.batches.create(ANN, new(at_once=3)).id
+    host.steps(4)
+    assert host.work(1) == 1
+    host.steps(1)
+    told = host.batches.cancel(ANN, batch)
+    assert told.state == "cancelled"
+    states = [ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()]
+    assert sorted(states).count("CANCELED") == len(states) - 1
+    assert host.batches.one(ANN, batch).items == {"completed": 1, "cancelled": STUDIES - 1}
+    host.steps(4)
+    assert len(host.workitems()) == len(states)
+    host.batches.resume(ANN, batch)
+    for _ in range(6):
+        host.steps(3)
+        host.work()
+    host.finish(batch)
+    assert host.batches.one(ANN, batch).items == {"completed": STUDIES}
+    with pytest.raises(Conflict, match="nothing to resume"):
+        host.batches.resume(ANN, batch)
+
+
+def test_what_fails_is_told(host: Host) -> None:
+    batch = host.batches.create(ANN, new(query="PatientID=B1")).id
+    host.steps()
+    claim = host.archive.worklist.claim(["count"], "w", host.now, 30)
+    assert claim is not None
+    host.archive.worklist.fail(claim, "no bone at all", host.now)
+    host.finish(batch)
+    assert host.batches.one(ANN, batch).items == {"canceled": 1}
+    assert host.batches.report(ANN, batch)["table"]["rows"][0][2:4] == ["failed", "no bone at all"]
+    (item,) = host.batches.items(ANN, batch, "canceled")
+    assert item.reason == "no bone at all"
+    csv = as_csv(Table(**host.batches.report(ANN, batch)["table"])).decode()
+    assert csv.splitlines()[0].startswith("Study,What,State,Reason")
+
+
+def test_who_may_ask_for_what(host: Host) -> None:
+    with pytest.raises(Forbidden):
+        host.batches.create(Principal("bob", "token", frozenset({Right.QUERY})), new())
+    with pytest.raises(InvalidInput, match="no such plug-in"):
+        host.batches.create(ANN, new(plugin="nothing"))
+    with pytest.raises(InvalidInput, match="threshold"):
+        host.batches.preview(ANN, new(parameters={"threshold": 1e6}))
+    with pytest.raises(InvalidQuery):
+        host.batches.preview(ANN, new(query="PatientId=B1"))
+    mine = host.batches.create(Principal("eve", "token", ALL_RIGHTS, "ward"), new())
+    host.steps()
+    assert host.batches.one(ANN, mine.id).items == {}, "studies of another scope are nobody's business"
+    with pytest.raises(NotFound):
+        host.batches.one(Principal("mel", "token", ALL_RIGHTS, "other"), mine.id)
+    with pytest.raises(NotFound, match="no report"):
+        host.batches.report(ANN, host.batches.create(ANN, new()).id)
+
+
+def measured(study: str, value: float | None, version: str = "1") -> TaskResult:
+    volume = Measurement(Code("118565006", "SCT", "Volume"), value or 0.0, Code("mL", "UCUM", "milliliter"))
+    found = () if value is None else (Finding("1.2", "Air", None, (volume,)),)
+    return TaskResult(study, study, "=cmd", "1.3", True, "", version, {}, found, "", ())
+
+
+def test_old_against_new() -> None:
+    new_ones = [measured("1", 4.0, "2"), measured("2", None, "2"), measured("3", 1.0, "2")]
+    table = changes(new_ones, [measured("1", 3.5), measured("2", 2.0), None])
+    assert [row[0:1] + row[3:] for row in table.rows] == [
+        ("1", "Findings", "1", "1", "2", 1, 1, 0),
+        ("1", "Volume", "mL", "1", "2", 3.5, 4.0, 0.5),
+        ("2", "Findings", "1", "1", "2", 1, 0, -1),
+        ("2", "Volume", "mL", "1", "2", 2.0, None, None),
+    ]
+    assert table.summary == "2 results replace older ones; 2 of them say something else."
+    assert "'=cmd" in as_csv(table).decode(), "a spreadsheet must not run what a label says"
+
+
+def test_a_reduction_that_fails_is_told_in_words(host: Host) -> None:
+    from analysis.batch_report import ReduceFailed, make
+
+    installed = host.registry.get("count")
+    assert installed is not None
+    with pytest.raises(ReduceFailed, match="AttributeError in the plug-in"):
+        reduced(installed, installed.params({}), [measured("1", 2.0)])
+    report = make(installed, installed.params({}), [measured("1", 2.0)], [None])
+    assert report.by == "default"
+    assert report.table.columns[-1] == "Air: Volume [mL]"
+    assert report.table.rows[0][-1] == 2.0

@@ -1,0 +1,67 @@
+// The reports of a study, read and put in the order in which a reader looks at them.
+import { supersededTasks, workitem } from './api';
+import { type Dataset, date, text } from './dicom';
+import type { ReportOf } from './findings';
+import { nest, REPORT_CLASSES, readReport } from './sr';
+import { readTask } from './workitem';
+
+const KEY_OBJECT = '.88.59';
+const CAD_REPORT = '.88.50';
+const VERDICT = "Reader's verdict";
+
+/** Series of a study whose results newer ones have replaced. */
+export async function replacedSeries(study: string): Promise<Set<string>> {
+  const found = new Set<string>();
+  for (const uid of await supersededTasks(study)) {
+    const task = (await workitem(uid).catch(() => []))[0];
+    for (const output of task ? readTask(task).outputs : []) found.add(output.series);
+  }
+  return found;
+}
+
+interface ReportSeries {
+  uid: string;
+  ds: Dataset;
+}
+
+/** What the series say; `outdated` tells of a series whether newer results have replaced it. */
+export async function readReports(
+  series: readonly ReportSeries[],
+  metadataOf: (series: ReportSeries) => Promise<Dataset[]>,
+  outdated: (series: ReportSeries) => boolean,
+): Promise<ReportOf[]> {
+  const found: (ReportOf & { rank: number })[] = [];
+  for (const each of series) {
+    const metadata = await metadataOf(each).catch(() => []);
+    for (const ds of metadata) {
+      const sopClass = text(ds, '00080016');
+      if (!REPORT_CLASSES.test(sopClass) || sopClass.endsWith(KEY_OBJECT)) continue;
+      const report = readReport(ds);
+      // What a reader has said stands at the finding itself.
+      if (report.findings.some((finding) => finding.evaluations.some(({ name }) => name === VERDICT))) continue;
+      report.findings = nest(report.findings);
+      const when = [
+        date(text(ds, '00080023') || text(ds, '00080021')),
+        text(ds, '00080033')
+          .slice(0, 4)
+          .replace(/(..)(..)/, '$1:$2'),
+      ]
+        .filter(Boolean)
+        .join(' ');
+      const old = outdated(each);
+      found.push({
+        series: each.uid,
+        sopInstance: text(ds, '00080018'),
+        label: [old && 'Outdated', text(ds, '0008103E') || report.title, when].filter(Boolean).join(', '),
+        report,
+        outdated: old,
+        // A CAD SR (PS3.3 A.35.5) says the same as the measurement report beside it, with less about it.
+        rank: report.findings.some((f) => f.marks.length > 0) ? (sopClass.endsWith(CAD_REPORT) ? 1 : 2) : 0,
+      });
+    }
+  }
+  // The newest first, marks before tables: what a reader looks for; what was replaced last.
+  found.reverse();
+  found.sort((a, b) => Number(a.outdated) - Number(b.outdated) || b.rank - a.rank);
+  return found;
+}

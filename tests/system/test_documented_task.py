@@ -31,4 +31,4 @@ def test_the_documented_workitem_runs(running_server: RunningServer) -> None:
         running_server.wait_for_tasks(2)  # this one, and that of the rule
         [item] = client.get(f"/workitems/{uid}").json()
     assert item["00741000"]["Value"] == ["COMPLETED"], item
-    assert len(item["00741216"]["Value"][0]["00404033"]["Value"]) == 3
+    assert len(item["00741216"]["Value"][0]["00404033"]["Value"]) >= 3

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +168,20 @@ def test_earlier_studies_come_from_what_is_configured(registry: Registry) -> Non
     assert ("r", "compare", False) in made(registry, rule, **places)
     with pytest.raises(InvalidInput, match="twice"):
         made(registry, rule, rule, **places)
+
+
+def test_the_documented_rules_are_good(registry: Registry) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    written = "".join(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)).replace("PLUGIN", "compare")
+    assert written.count("[[rules]]") == 3
+    tables = tomllib.loads(written)["rules"]
+    rules = tuple(Rule(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}) for table in tables)
+    everything = Registry([*Registry.load(), *registry])
+    places = {
+        "aes": (AE("OLDPACS", host="10.0.0.7", port=104),),
+        "forward": (Forward("archive", to="https://pacs.example/dicom-web", what="nothing"),),
+    }
+    assert [name for name, _, own in made(everything, *rules, **places) if not own] == [t["name"] for t in tables]
 
 
 # Which reference is meant for which input ----------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from pacs.errors import MalformedDataset, NotFound
+
+if TYPE_CHECKING:  # NumPy is loaded where pixels are encapsulated: processes that receive others do without its 12 MB
+    import numpy as np
+    import numpy.typing as npt
 
 _HEADER = struct.Struct("<4sQIQI")
 _MAGIC_NATIVE = b"FTN1"
@@ -36,7 +38,7 @@ class FrameTable:
     offset: int
     """Of the first frame's first byte: native pixels, or the first fragment's value."""
     frame_bits: int = 0
-    fragment_lengths: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), compare=False)
+    fragment_lengths: npt.NDArray[np.uint32] = field(default=None, compare=False)  # type: ignore[arg-type]  # native
     first_fragments: npt.NDArray[np.uint32] | None = field(default=None, compare=False)
 
     def __eq__(self, other: object) -> bool:
@@ -47,6 +49,8 @@ class FrameTable:
 
     @cached_property
     def _fragment_offsets(self) -> npt.NDArray[np.int64]:
+        import numpy as np
+
         steps = self.fragment_lengths.astype(np.int64) + _ITEM_HEADER
         offsets: npt.NDArray[np.int64] = self.offset + np.cumsum(steps) - steps
         return offsets
@@ -82,6 +86,8 @@ class FrameTable:
         """
         if self.encapsulated or self.frame_bits % 8 == 0:
             return data
+        import numpy as np
+
         shift = (frame_number - 1) * self.frame_bits % 8
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[shift : shift + self.frame_bits]
         return np.packbits(bits, bitorder="little").tobytes()
@@ -108,6 +114,8 @@ class FrameTable:
                 return cls(False, frames, offset, frame_bits=extra)
             if magic != _MAGIC_ENCAPSULATED:
                 raise ValueError
+            import numpy as np
+
             lengths = np.frombuffer(raw, "<u4", fragments, _HEADER.size)
             starts = np.frombuffer(raw, "<u4", frames, _HEADER.size + 4 * fragments) if extra else None
         except (struct.error, ValueError):
@@ -155,6 +163,8 @@ def encapsulated(
     one fragment for each; a single frame; the Extended, then the Basic Offset Table (PS3.5 A.4); how codestreams begin.
     Raises MalformedDataset if there are too few fragments or no way to tell.
     """
+    import numpy as np
+
     fragment_lengths = np.asarray(lengths, np.uint32)
     count = len(lengths)
     if count < number_of_frames:

@@ -24,13 +24,14 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pacs.dimse import crew
 from pacs.errors import Unavailable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
+    from pacs.decoding import DecodingPool
     from pacs.dimse.negotiation import Policy
     from pacs.events import Events
     from pacs.settings import Settings
@@ -127,11 +128,12 @@ def main() -> int:
 
 def _load() -> None:
     """Have in memory what attendants need: after the fork it is shared, and ready at once."""
+    from pacs import archive, auth, worklist
     from pacs.dicom import walk
     from pacs.dimse import acceptor
-    from pacs.server import collector, compose
+    from pacs.server import collector
 
-    del acceptor, collector, compose
+    del acceptor, archive, auth, collector, worklist
     walk.warm()
     _make_sql()
     gc.collect()
@@ -217,10 +219,42 @@ def _attend(line: socket.socket) -> None:
     crew.attend(line, _open, _policy)
 
 
-def _open(settings: Settings, events: Events) -> Archive:
-    from pacs.server import collector, compose
+class _Decoding:
+    """The sandboxed children that transcode, of a pool that is made when first asked: it loads what reads pixels."""
 
-    archive = compose.build(settings, events=events, alone=False)
+    def __init__(self, children: int) -> None:
+        self._children = children
+        self._lock = threading.Lock()
+        self._pool: DecodingPool | None = None
+
+    def transcode(self, *what: Any) -> Any:
+        """As `DecodingPool.transcode`."""
+        with self._lock:
+            if self._pool is None:
+                from pacs.decoding import DecodingPool
+
+                self._pool = DecodingPool(self._children)
+        return self._pool.transcode(*what)
+
+    def close(self) -> None:
+        """End its children."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _open(settings: Settings, events: Events) -> Archive:
+    """The archive with what associations need that are handed over (`pacs.dimse.services`)."""
+    from pacs.archive import open_archive
+    from pacs.auth import Auth
+    from pacs.server import collector
+    from pacs.worklist import Worklist
+
+    archive = open_archive(settings, events, alone=False)
+    archive = archive.with_services(
+        auth=Auth(archive.index, settings.aes),
+        worklist=Worklist(archive.index, events),
+        decoding=_Decoding(settings.decoders),
+    )
     collector.settle()
     return archive
 

@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -125,10 +126,19 @@ def _settings(chosen: argparse.Namespace, *names: str) -> Settings:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    from pacs.server import processes
+    from pacs.server import ground
 
     settings = _settings(chosen, "http", "dimse", "aet")
-    return processes.serve(settings, ready_file=chosen.ready_file, say=lambda running: _welcome(running, settings))
+    with ExitStack() as stack:
+        start_attendant = ground.prepare(settings, stack)
+        from pacs.server import processes  # after the fork: attendants do without all of that
+
+        return processes.serve(
+            settings,
+            start_attendant,
+            ready_file=chosen.ready_file,
+            say=lambda running: _welcome(running, settings),
+        )
 
 
 def _welcome(running: Running, settings: Settings) -> None:

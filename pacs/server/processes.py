@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import resource
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +31,7 @@ from pacs.auth import ALL_RIGHTS
 from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput, Unavailable
 from pacs.server import api_mount, collector, compose, doors, http, wire
+from pacs.server.ground import StartAttendant, attendants
 from pacs.server.metrics import MetricsDoor
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import Shelf, Shelving
@@ -48,12 +46,6 @@ log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
 PATIENCE_S, AGAIN_S = 120.0, 1.0
-MAX_FILES = 8192
-MOST_ATTENDANTS = 4
-"""More of them were no faster for four associations on two cores, and each takes memory."""
-
-ATTENDANTS_GONE_S = 20.0
-"""How long a start waits for what is left of a server that was killed; the kernel ends it at once."""
 
 
 @dataclass(frozen=True)
@@ -73,41 +65,6 @@ class Running:
         tls = {"dimse_tls": self.dimse_tls} if self.dimse_tls else {}
         said = {"http": self.http, "dimse": self.dimse, **tls, "aet": self.aet, "dicomweb": self.dicomweb}
         return {**said, "pid": self.pid}
-
-
-@contextmanager
-def sole_owner(settings: Settings) -> Iterator[tuple[int, int]]:
-    """Hold the data folder: two servers on the same local files or SQLite index would undo one another's work.
-
-    The second of its two locks goes on to attendants: they hold it until the last of them is gone, also when the server
-    was killed. Yields the descriptors of both; the first is the server's alone. Raises InvalidInput when another server
-    holds the folder, or it cannot be used.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    with ExitStack() as stack:
-        try:
-            settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            server = os.open(settings.data / "server.lock", flags, 0o600)
-            stack.callback(os.close, server)
-            attendants = os.open(settings.data / "attendants.lock", flags, 0o600)
-            stack.callback(os.close, attendants)
-        except OSError as error:
-            raise InvalidInput(f"setting data: {settings.data} cannot be used: {error.strerror}") from error
-        for descriptor, patience_s in ((server, 0.0), (attendants, ATTENDANTS_GONE_S)):
-            deadline = time.monotonic() + patience_s
-            while not _locked(descriptor):
-                if time.monotonic() >= deadline:
-                    raise InvalidInput(f"another server already runs on the data folder {settings.data}")
-                time.sleep(0.01)
-        yield server, attendants
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 class _Http(uvicorn.Server):
@@ -149,18 +106,22 @@ class Scheduler:
                 log.exception("scheduler step failed; trying again")
 
 
-def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[Running], None]) -> int:
+def serve(
+    settings: Settings,
+    start_attendant: StartAttendant,
+    *,
+    ready_file: Path | None = None,
+    say: Callable[[Running], None],
+) -> int:
     """Run a server until SIGINT or SIGTERM; the exit status. `say` prints what a person needs once all doors answer.
 
-    Raises InvalidInput for settings that cannot work together and for doors that cannot be opened.
+    The data folder is held meanwhile, by whoever has `start_attendant` from `pacs.server.ground.prepare`. Raises
+    InvalidInput for settings that cannot work together and for doors that cannot be opened.
     """
     compose.refuse_impossible(settings)
     if ready_file is not None and not ready_file.absolute().parent.is_dir():
         raise InvalidInput(f"no folder for the ready file {ready_file}")
-    _allow_many_files()
     with ExitStack() as stack:
-        locks = stack.enter_context(sole_owner(settings))
-        start_attendant = _nursery(settings, *locks, stack)
         http_socket = doors.listen(doors.parse(settings.http, "http"))
         stack.callback(http_socket.close)
         archive = compose.build(settings)
@@ -212,43 +173,7 @@ def serve(settings: Settings, *, ready_file: Path | None = None, say: Callable[[
         return 0
 
 
-def attendants(settings: Settings) -> int:
-    """How many processes serve DIMSE associations besides the server; 0 where it serves them itself."""
-    count = settings.dimse_processes or min(len(os.sched_getaffinity(0)), MOST_ATTENDANTS)
-    return count if settings.dimse and count > 1 else 0
-
-
-def _nursery(settings: Settings, ours: int, theirs: int, stack: ExitStack) -> Callable[[socket.socket], crew.Process]:
-    """What starts an attendant; a nursery that has died, and all attendants with it, is replaced.
-
-    Of the locks of `sole_owner`, attendants hold `theirs` and never `ours`.
-    """
-    from pacs.server.attendant import Attendant, Nursery
-
-    nurseries: list[Nursery] = []
-    if attendants(settings):
-        alone = threading.active_count() == 1
-        nurseries.append(Nursery.forked([ours]) if alone else Nursery.started([theirs]))
-
-    def start(line: socket.socket) -> Attendant:
-        try:
-            return nurseries[-1].start(line)
-        except OSError as error:
-            log.error("DIMSE attendants: %s; trying again", error.strerror)
-            nurseries.append(Nursery.started([theirs]))
-            return nurseries[-1].start(line)
-
-    def close() -> None:
-        for each in nurseries:
-            each.close()
-
-    stack.callback(close)
-    return start
-
-
-def _open_dimse(
-    archive: Archive, start_attendant: Callable[[socket.socket], crew.Process], stack: ExitStack
-) -> dict[str, Acceptor]:
+def _open_dimse(archive: Archive, start_attendant: StartAttendant, stack: ExitStack) -> dict[str, Acceptor]:
     """The DIMSE doors by the names of their settings; they share the limits of associations."""
     from pacs.dimse.acceptor import Places
     from pacs.dimse.acceptor import serve as serve_dimse
@@ -330,14 +255,6 @@ async def _serve_http(
     server.should_exit = True
     await asyncio.to_thread(close_doors)
     await serving
-
-
-def _allow_many_files() -> None:
-    """Raise the soft limit on descriptors: every association and every stored object in flight takes some."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -28,7 +28,7 @@ from pacs.dimse.acceptor import Acceptor, Places, policy, serve
 from pacs.dimse.commit_module import STORAGE_COMMITMENT
 from pacs.dimse.crew import Crew, attend
 from pacs.errors import InvalidInput
-from pacs.server import compose, processes
+from pacs.server import compose, ground
 from pacs.server.attendant import Attendant, Nursery
 from pacs.settings import Settings
 
@@ -313,9 +313,9 @@ def test_attendants_of_another_nursery_keep_the_next_server_waiting(start: Serve
 
 def test_how_many_serve_is_said_or_found() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert processes.attendants(Settings()) == (0 if cores == 1 else min(cores, processes.MOST_ATTENDANTS))
-    assert processes.attendants(Settings(dimse_processes=1)) == 0
-    assert processes.attendants(Settings(dimse_processes=3)) == 3
-    assert processes.attendants(Settings(dimse_processes=3, dimse="")) == 0
+    assert ground.attendants(Settings()) == (0 if cores == 1 else min(cores, ground.MOST_ATTENDANTS))
+    assert ground.attendants(Settings(dimse_processes=1)) == 0
+    assert ground.attendants(Settings(dimse_processes=3)) == 3
+    assert ground.attendants(Settings(dimse_processes=3, dimse="")) == 0
     with pytest.raises(InvalidInput, match="dimse_processes"):
         compose.refuse_impossible(Settings(dimse_processes=-1))

@@ -177,7 +177,7 @@ def _sync(path: Path) -> None:
 
 def _restore(chosen: argparse.Namespace) -> int:
     from pacs.archive import open_store
-    from pacs.server import processes
+    from pacs.server import ground
     from pacs.server.commands import rebuild
 
     settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
@@ -185,7 +185,7 @@ def _restore(chosen: argparse.Namespace) -> int:
         raise InvalidInput(f"no such file: {chosen.file}")
     rebuild.beside_nobody(settings)
     started = time.monotonic()
-    with processes.sole_owner(settings):
+    with ground.sole_owner(settings):
         if settings.index == "sqlite":
             _put_back_sqlite(settings, chosen.file)
         else:

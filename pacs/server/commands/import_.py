@@ -74,9 +74,9 @@ def _run(chosen: argparse.Namespace) -> int:
 def _directly(settings: Settings, chosen: argparse.Namespace, report: Path) -> int:
     from pacs.archive import open_archive
     from pacs.importing import Direct
-    from pacs.server import processes
+    from pacs.server import ground
 
-    with processes.sole_owner(settings):
+    with ground.sole_owner(settings):
         archive = open_archive(settings)
         try:
             return _import(Direct(archive.ingest), chosen, report)

@@ -41,11 +41,11 @@ def add(verbs: Verbs) -> None:
 
 def _run(chosen: argparse.Namespace) -> int:
     from pacs.archive import open_store
-    from pacs.server import processes as server_processes
+    from pacs.server import ground
 
     settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
     beside_nobody(settings)
-    with server_processes.sole_owner(settings):
+    with ground.sole_owner(settings):
         store = open_store(settings, cached=False)
         try:
             if chosen.add:

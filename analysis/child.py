@@ -64,6 +64,7 @@ class HostContext:
         self.xp, self.nd, self.backend = backend.xp, backend.nd, backend.description
         self.inputs = inputs
         self.emitted: list[tuple[str, Any]] = []
+        self.files: Mapping[str, tuple[Path, ...]] = {}  # the host's own business: commands get them
         self._outputs = outputs
         self._line = line
 
@@ -121,6 +122,7 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
         sources |= {str(each.header.SOPInstanceUID): each.header for each in used}
     params = plugin.params.model_validate(task["params"])
     ctx = HostContext(backend, given, frozenset(output.name for output in manifest.outputs), line)
+    ctx.files = {entry["name"]: tuple(map(Path, entry["files"])) for entry in task["inputs"]}
     ctx.progress(0.0, "starting")
     backend.limit(task.get("gpu_memory_mb", 0))
     plugin.run(ctx, params)
@@ -189,6 +191,7 @@ def main(arguments: list[str]) -> None:
     line = Line(incoming, outgoing)
 
     from analysis.api import Cancelled, NotAnalysable
+    from analysis.command import CommandFailed
 
     try:
         from analysis import device, registry
@@ -211,6 +214,8 @@ def main(arguments: list[str]) -> None:
             line.say(refused=str(error) or UNREADABLE)
         except MemoryError:
             line.say(failed={"type": "MemoryError", "trace": []})
+        except CommandFailed as error:
+            line.say(failed={"type": "CommandFailed", "trace": [], "words": error.words})
         except Exception as error:
             line.say(failed={"type": type(error).__name__, "trace": places(error)})
         finally:

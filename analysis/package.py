@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from analysis.api import Plugin
+from analysis.command import CommandPlugin
 
 _CODE = frozenset({".py", ".pyx", ".so", ".cu", ".npz", ".npy", ".json", ".toml", ".onnx"})
 
@@ -28,7 +29,9 @@ class Package:
 
 
 def package_of(plugin: Plugin) -> Package:
-    """The package that a plug-in comes from."""
+    """The package that a plug-in comes from; of a command, its folder."""
+    if isinstance(plugin, CommandPlugin):
+        return Package(plugin.manifest.id, plugin.manifest.version, plugin.package_digest())
     return _package(type(plugin).__module__.partition(".")[0])
 
 

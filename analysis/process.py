@@ -220,6 +220,9 @@ class Child:
             return _PluginError("The analysis ran out of memory.")
         if failed["type"] == "OutOfMemoryError":  # CuPy's
             return _PluginError("The analysis needed more GPU memory than it declares, or than there is.")
+        if failed.get("words"):  # of a command; they are for the Workitem alone, not for the log
+            log.error("plug-in %s failed", self.target)
+            return _PluginError(failed["words"])
         log.error("plug-in %s raised %s at\n  %s", self.target, failed["type"], "\n  ".join(failed["trace"]))
         return _PluginError(f"The analysis failed because of an internal error ({failed['type']}).")
 

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ from analysis.api import Manifest, NotAnalysable, Params, Plugin
 from pacs.dicom.ups_task import Parameter
 
 GROUP = "m3dicom.plugins"
+COMMAND = "command"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,18 @@ class Registry:
         self.broken = tuple(broken)
 
     @classmethod
-    def load(cls, targets: Mapping[str, str] | None = None, only: Iterable[str] = ()) -> Registry:
-        """The plug-ins of the entry-point group, or of `targets` (name to "module:attribute").
+    def load(
+        cls, targets: Mapping[str, str] | None = None, only: Iterable[str] = (), *, commands: Path | None = None
+    ) -> Registry:
+        """The plug-ins of the entry-point group and the commands in folders of `commands`, or those of `targets`.
 
+        Targets are name to "module:attribute", or to "command:" and a folder.
         `only`, where given, names the plug-in ids to take. Of two plug-ins with one id the second is refused.
         """
         if targets is None:
             targets = {point.name: point.value for point in entry_points(group=GROUP)}
+            found = sorted(commands.glob("*/plugin.toml")) if commands is not None else []
+            targets |= {f"zz {path.parent.name}": f"{COMMAND}:{path.parent.resolve()}" for path in found}
         wanted = frozenset(only)
         installed: dict[str, Installed] = {}
         broken = []
@@ -132,8 +139,12 @@ class Registry:
 
 
 def resolve(target: str) -> Plugin:
-    """The plug-in that "module:attribute" names; a class is instantiated."""
+    """The plug-in that "module:attribute" names, a class being instantiated, or "command:" and a folder."""
     module, _, attribute = target.partition(":")
+    if module == COMMAND:
+        from analysis.command import CommandPlugin
+
+        return cast(Plugin, CommandPlugin(Path(attribute)))  # manifest and params are those of the folder
     found: Any = importlib.import_module(module)
     for name in attribute.split("."):
         found = getattr(found, name)

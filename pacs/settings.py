@@ -158,6 +158,9 @@ class Settings:
 
     workers: int = _setting(1, "Analysis jobs at one time in this process; 0 = none here.")
     device: str = _setting("auto", 'Where arrays are computed: "auto", "cpu" or "gpu".')
+    plugin_folder: str = _setting(
+        "", "Folder of plug-ins that are commands (`m3dicom plugin add-command`); empty = plugins under data."
+    )
     gpus: str = _setting(
         "auto", 'GPUs that tasks are placed on, one a device: "auto" (as nvidia-smi tells), "none", or ID:MEMORY_MB,….'
     )
@@ -185,6 +188,11 @@ class Settings:
 
     session_hours: float = _setting(12.0, "A browser login ends after this long.")
     login_link_minutes: float = _setting(60.0, "A login link is good for one use within this time.")
+
+    @property
+    def commands(self) -> Path:
+        """The folder of plug-ins that are commands."""
+        return Path(self.plugin_folder) if self.plugin_folder else self.data / "plugins"
 
     @property
     def index_url(self) -> str:

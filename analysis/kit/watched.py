@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from analysis.api import Plugin
+from analysis.command import CommandPlugin
 from analysis.registry import resolve
 
 VARIABLE = "PLUGIN_UNDER_TEST"
@@ -68,5 +69,7 @@ def _written(path: Any, mode: Any, flags: Any) -> bool:
 
 def __getattr__(name: str) -> Any:
     if name == "plugin":
-        return Watched(resolve(os.environ[VARIABLE]))
+        plugin = resolve(os.environ[VARIABLE])
+        # A command is run by the host itself, with files: what it touches is another process's.
+        return plugin if isinstance(plugin, CommandPlugin) else Watched(plugin)
     raise AttributeError(name)

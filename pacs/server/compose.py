@@ -82,8 +82,10 @@ def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
         if settings.worker_metrics and not settings.behind_tls_proxy:
             door = doors.parse(settings.worker_metrics, "worker_metrics")
             if not door.is_loopback:
-                raise InvalidInput(f"setting worker_metrics: {door} is open to the network without TLS; keep to a "
-                                   "loopback address, or put a TLS proxy in front and set behind_tls_proxy")  # fmt: skip
+                raise InvalidInput(
+                    f"setting worker_metrics: {door} is open to the network without TLS; keep to a loopback address, "
+                    "or put a TLS proxy in front and set behind_tls_proxy"
+                )
         return
     if not doors.parse(settings.http, "http").is_loopback and not settings.behind_tls_proxy:
         raise InvalidInput(
@@ -130,7 +132,7 @@ class Parts:
     def __init__(self, archive: Archive, *, plugins: tuple[str, ...] = (), slots: int | None = None) -> None:
         """Start it. `plugins` are the ids a worker takes (none given = all), `slots` its tasks at one time."""
         settings = archive.settings
-        self.registry = Registry.load()
+        self.registry = Registry.load(commands=settings.commands)
         unknown = set(plugins) - set(self.registry.ids)
         if unknown:
             raise InvalidInput(

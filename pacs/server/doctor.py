@@ -455,7 +455,7 @@ def parts(settings: Settings) -> Findings:
     import viewer
     from analysis.registry import Registry
 
-    ids = Registry.load().ids
+    ids = Registry.load(commands=settings.commands).ids
     yield Finding("plug-ins", "ok" if ids else "advice", ", ".join(ids) or "none is installed",
                   "" if ids else "install m3dicom with its plug-ins, or your own")  # fmt: skip
     if (viewer.STATIC / "index.html").is_file():

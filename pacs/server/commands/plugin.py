@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pacs.server.commands import common
 
 if TYPE_CHECKING:
     from analysis.registry import Installed
@@ -17,6 +21,7 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("plugin", help="analysis plug-ins: list them, begin one, judge one")
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
     listed = acts.add_parser("list", help="what is installed, and what cannot be loaded and why")
+    common(listed)
     listed.set_defaults(run=_list)
     new = acts.add_parser("new", help="write a working package with tests to start from")
     new.add_argument("name", metavar="NAME", help="its id and the name of its package, like lung-volume")
@@ -24,17 +29,63 @@ def add(verbs: Verbs) -> None:
     new.set_defaults(run=_new)
     check = acts.add_parser("check", help="run one on phantoms and odd inputs, and judge what it does")
     check.add_argument(
-        "plugin", metavar="PLUGIN", help="a plug-in's id, an installed distribution, or module:attribute"
+        "plugin",
+        metavar="PLUGIN",
+        help="a plug-in's id, a distribution, module:attribute, or a command's folder",
     )
     check.add_argument("--data", metavar="DIR", type=Path, help="DICOM files of yours that have to give a result")
     check.add_argument("--device", choices=("cpu", "gpu", "auto"), default="cpu", help="where arrays live (cpu)")
     check.set_defaults(run=_check)
+    added = acts.add_parser("add-command", help="install a folder with plugin.toml and a command, or a container's")
+    common(added)
+    added.add_argument("folder", metavar="FOLDER", type=Path, help="what is copied")
+    added.set_defaults(run=_add_command)
+    removed = acts.add_parser("remove-command", help="remove one that was added so")
+    common(removed)
+    removed.add_argument("id", metavar="ID", help="its plug-in id")
+    removed.set_defaults(run=_remove_command)
 
 
-def _list(_: argparse.Namespace) -> int:
+def _commands(chosen: argparse.Namespace) -> Path:
+    from pacs import settings as settings_module
+
+    return settings_module.load(chosen.config, os.environ, {"data": chosen.data}).commands
+
+
+def _add_command(chosen: argparse.Namespace) -> int:
+    from analysis.command import CommandPlugin
+    from analysis.registry import Registry
+    from pacs.errors import InvalidInput
+
+    plugin, home = CommandPlugin(chosen.folder), _commands(chosen)
+    target = home / plugin.manifest.id
+    known = Registry.load(commands=home).get(plugin.manifest.id)
+    if known is not None and not known.target.endswith(f":{target.resolve()}"):
+        raise InvalidInput(f"the id {plugin.manifest.id} is taken by {known.target}")
+    home.mkdir(parents=True, exist_ok=True)
+    draft = home / f".{plugin.manifest.id}.{os.getpid()}"
+    shutil.copytree(chosen.folder, draft, symlinks=True)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    print(f"{plugin.manifest.id} {plugin.manifest.version} is in {target}; start server and workers again")
+    return 0
+
+
+def _remove_command(chosen: argparse.Namespace) -> int:
+    from pacs.errors import NotFound
+
+    target = _commands(chosen) / chosen.id
+    if not (target / "plugin.toml").is_file() or target.parent != _commands(chosen):
+        raise NotFound("no such command was added", about=chosen.id)
+    shutil.rmtree(target)
+    print(f"{chosen.id} is removed; start server and workers again")
+    return 0
+
+
+def _list(chosen: argparse.Namespace) -> int:
     from analysis.registry import Registry
 
-    registry = Registry.load()
+    registry = Registry.load(commands=_commands(chosen))
     for installed in registry:
         manifest = installed.manifest
         print(f"{manifest.id}  {manifest.version}  {manifest.title}  ({installed.target})")
@@ -83,6 +134,8 @@ def _find(name: str) -> list[Installed]:
 
     from analysis.registry import GROUP, Registry
 
+    if (Path(name) / "plugin.toml").is_file():
+        name = f"command:{Path(name).resolve()}"
     if ":" in name:
         registry = Registry.load({name: name})
     else:

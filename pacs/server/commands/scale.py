@@ -57,7 +57,9 @@ def _scale(chosen: argparse.Namespace) -> int:
 
     settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
     compose.refuse_impossible(settings, doors_open=False)
-    plugins = tuple(filter(None, (p.strip() for p in chosen.plugins.split(",")))) or Registry.load().ids
+    plugins = tuple(filter(None, (p.strip() for p in chosen.plugins.split(",")))) or (
+        Registry.load(commands=settings.commands).ids
+    )
     policy = Policy(chosen.per_worker, chosen.oldest_s, chosen.idle_s, chosen.least, chosen.most)
     if policy.per_worker < 1 or not 0 <= policy.least <= policy.most or not chosen.every_s > 0:
         raise InvalidInput("--per-worker is at least 1, --every-s more than 0, and --least between 0 and --most")
@@ -112,6 +114,7 @@ class Fleet:
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self._folder = settings.data / "fleet"
         self._config = config
+        self._environment = os.environ | {"M3DICOM_PLUGIN_FOLDER": str(settings.commands.absolute())}
         self._processes: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def have(self, queue: Queued) -> int:
@@ -135,7 +138,9 @@ class Fleet:
         command += ["--data", str(self._folder / f"{plugin}-{number}")]
         command += ["--config", str(self._config)] if self._config else []
         libc, pr_set_pdeathsig = ctypes.CDLL(None), 1
-        return subprocess.Popen(command, preexec_fn=lambda: libc.prctl(pr_set_pdeathsig, signal.SIGTERM))
+        return subprocess.Popen(
+            command, env=self._environment, preexec_fn=lambda: libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
+        )
 
     def close(self) -> None:
         """Tell all of them to stop, and wait for them."""

@@ -24,7 +24,8 @@ TAGS = {
     "plug-ins": "What can be computed, with which parameters.",
     "tasks": "What is beside the Workitems of UPS-RS.",
     "batches": "One plug-in over many studies, with a report at the end.",
-    "results": "What was computed: where it comes from, and what was kept aside.",
+    "results": "What was computed, and what of it was kept aside.",
+    "provenance": "Where results come from: plug-in, parameters, inputs, Workitem.",
     "verdicts": "What readers say of findings, and how often a plug-in is right.",
     "deliveries": "What is sent on to other systems.",
     "corrections": "For administrators: quarantine, versions, rejections, corrections, retention.",
@@ -78,7 +79,8 @@ def document(table: Sequence[Row]) -> dict[str, Any]:
     """The table as OpenAPI 3.1.0. Raises ValueError where two models of one name differ."""
     schemas: dict[str, Any] = {"Problem": _PROBLEM}
     paths: dict[str, dict[str, Any]] = {}
-    for row in sorted(table, key=lambda each: (list(TAGS).index(each.tag), each.path, each.method)):
+    tags = TAGS | {row.tag: "" for row in table if row.tag not in TAGS}
+    for row in sorted(table, key=lambda each: (list(tags).index(each.tag), each.path, each.method)):
         paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, schemas)
     used = {row.tag for row in table}
     return {
@@ -91,7 +93,7 @@ def document(table: Sequence[Row]) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {"session": []}],
-        "tags": [{"name": name, "description": words} for name, words in TAGS.items() if name in used],
+        "tags": [{"name": name, "description": words} for name, words in tags.items() if name in used],
         "paths": paths,
         "components": {
             "securitySchemes": {

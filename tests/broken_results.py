@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -305,5 +307,31 @@ def main(folder: Path) -> None:
         (folder / "broken" / f"{number:02d}.dcm").write_bytes(files[index])
 
 
+NAMES = {
+    SEG: "Segmentation", LABELMAP: "label map", STL: "STL", OBJ: "OBJ", MTL: "MTL", VOLUME: "grey volume",
+    TURNTABLE: "turntable", PICTURE: "picture", REPORT: "TID 1500", CAD: "CAD SR", KEY: "Key Object", STATE: "GSPS",
+}  # fmt: skip
+_NOT_KNOWN = ("Information Object Not found", "SOP class not known", "with SegmentNumber of 0")
+"""What `dciodvfy` says of the sound forms of classes younger than itself."""
+
+
+def compare(folder: Path) -> None:
+    """Print what other validators find in each broken copy, as Markdown."""
+    script = Path(__file__).with_name("validate_results.sh")
+    command = ["bash", str(script), "--skip-set", str(folder / "broken")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found: dict[int, set[str]] = {}
+    for line in said.splitlines():
+        told = re.match(r"(\S+)\s+(\d+)\.dcm\s+ERROR: (.*)", line)
+        if told and not any(words in told[3] for words in _NOT_KNOWN):
+            found.setdefault(int(told[2]), set()).add(told[1])
+    print("| object | defect | found by others |\n|---|---|---|")
+    for number, each in enumerate(BROKEN, 1):
+        print(f"| {NAMES[each.of]} | {each.what} | {', '.join(sorted(found.get(number, ()))) or 'none'} |")
+    print(f"\n{len(found)} of {len(BROKEN)} are found by others.")
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    if "--compare" in sys.argv:
+        compare(Path(sys.argv[1]))

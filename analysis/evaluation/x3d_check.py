@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import math
+import zlib
 from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
 
 _BEYOND_INTERCHANGE = frozenset({"VolumeData", "SegmentedVolumeData", "ImageTexture3D", "Script", "Inline"})
 _HEAD_ORDER = ("component", "unit", "meta")
@@ -29,7 +35,42 @@ def defects(document: bytes) -> list[str]:
             found.append(f"{element.tag} {element.get('name')} without containerField")
         if element.tag == "IndexedTriangleSet":
             found += _triangle_set(element)
+        if element.tag == "VolumeData":
+            found += _volume(element)
     return found
+
+
+def _volume(element: ElementTree.Element) -> list[str]:
+    """VolumeData has extent, and voxels of as many bytes as their header says."""
+    found = []
+    dimensions = [float(each) for each in (element.get("dimensions") or "").split()]
+    if len(dimensions) != 3 or not all(math.isfinite(each) and each > 0 for each in dimensions):
+        found.append("dimensions that are not three positive numbers")
+    texture = element.find("ImageTexture3D")
+    if texture is None or texture.get("containerField") != "voxels":
+        return [*found, "a volume without voxels"]
+    try:
+        voxels = voxels_of(texture)
+    except (ValueError, OSError, EOFError, zlib.error):
+        return [*found, "voxels that cannot be read"]
+    if min(voxels.shape) < 2:
+        found.append("a volume without depth")
+    return found
+
+
+def voxels_of(texture: ElementTree.Element) -> npt.NDArray[np.uint8]:
+    """(slices, rows, columns) of the NRRD file in the address of an ImageTexture3D. Raises ValueError, OSError."""
+    address = (texture.get("url") or "").strip('"')
+    data = base64.b64decode(address.partition("base64,")[2], validate=True)
+    head, _, body = data.partition(b"\n\n")
+    lines = head.decode("ascii").splitlines()
+    if not lines or not lines[0].startswith("NRRD000"):
+        raise ValueError("no NRRD")
+    fields = dict(line.split(": ", 1) for line in lines[1:] if not line.startswith("#"))
+    if (fields["type"], fields["encoding"], fields["dimension"]) != ("uint8", "gzip", "3"):
+        raise ValueError("another kind of NRRD than is written")
+    columns, rows, slices = (int(each) for each in fields["sizes"].split())
+    return np.frombuffer(gzip.decompress(body), np.uint8).reshape(slices, rows, columns)
 
 
 def _triangle_set(element: ElementTree.Element) -> list[str]:

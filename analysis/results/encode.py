@@ -57,5 +57,5 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
         from analysis.results import findings_report
 
         results += findings_report.encode(run, findings)
-    provenance.relate(results)
+    provenance.relate(results, run.sources)
     return results

@@ -192,20 +192,24 @@ def series(ds: Dataset, run: RunInfo, kind: str, modality: str, description: str
     ds.SeriesDate, ds.SeriesTime = run.date, run.time
 
 
-def relate(results: Sequence[Dataset]) -> None:
+def relate(results: Sequence[Dataset], sources: Sequence[Dataset] = ()) -> None:
     """Name, in every result of a task, the others of it, in the way its IOD has for that.
 
     Related Series (PS3.3 C.7.3.1) where the General Series module is; Pertinent Other Evidence (C.17.2) in a report, of
-    what its evidence does not list already. A Key Object has no such place; the others name it.
+    what its evidence does not list already: other results, and inputs of the task, also those of other studies. A Key
+    Object has no such place; the others name it.
     """
     for ds in results:
         others = [other for other in results if other is not ds]
         if ds.Modality == "SR":
             listed = {str(e.value) for e in ds.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
-            missing = [other for other in others if str(other.SOPInstanceUID) not in listed]
-            if missing:
+            by_study: dict[str, list[Dataset]] = {}
+            for other in (*others, *sources):
+                if str(other.SOPInstanceUID) not in listed:
+                    by_study.setdefault(str(other.StudyInstanceUID), []).append(other)
+            if by_study:
                 ds.PertinentOtherEvidenceSequence = sequence(
-                    *ds.get("PertinentOtherEvidenceSequence", ()), evidence(missing)
+                    *ds.get("PertinentOtherEvidenceSequence", ()), *map(evidence, by_study.values())
                 )
         elif ds.Modality != "KO":
             series_of = {str(o.SeriesInstanceUID): str(o.StudyInstanceUID) for o in others}

@@ -13,23 +13,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import highdicom
 import numpy as np
 import pytest
 import scipy.ndimage
 import trimesh
 from pydicom import Dataset, dcmread
-from pydicom.uid import EncapsulatedSTLStorage
+from pydicom.tag import Tag
+from pydicom.uid import (
+    EncapsulatedSTLStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+)
 
 from analysis.algorithms.geometry import volume as enclosed
 from analysis.api import Emitted, LabelMap, NotAnalysable, Surface, VolumeReport
 from analysis.evaluation import ct_phantom
 from analysis.evaluation.surface_error import surface_error
-from analysis.evaluation.x3d_check import defects
+from analysis.evaluation.x3d_check import defects, voxels_of
 from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
 from analysis.results import provenance, renditions
 from analysis.results.encapsulated_stl import binary_stl, read_binary_stl
-from analysis.results.encode import encode
+from analysis.results.encode import FORMS, encode
 from analysis.results.provenance import RunInfo
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM
@@ -276,6 +283,118 @@ def test_the_scene_holds_all_labels_and_each_model_its_own(archive: Archive, out
     assert b"PHANTOM-CT" not in glb
     with pytest.raises(NotFound):
         renditions.x3d_scene(archive, archive.retrieve.locate(SYSTEM, study, this.of("SEG")[0].SeriesInstanceUID))
+
+
+def test_the_volume_is_a_volume_of_x3d(archive: Archive, outcomes: dict[str, Outcome]) -> None:
+    """Bone is opaque where it is in the patient, and air is not, by the schema's own places for both."""
+    this = outcomes["tilted"]
+    store(archive, this.results)
+    volume, turntable = this.of("OT")
+    located = archive.retrieve.locate(SYSTEM, volume.StudyInstanceUID, volume.SeriesInstanceUID)
+    scene = renditions.x3d_scene(archive, located)
+    assert b'profile="MedicalInterchange"' in scene
+    assert defects(scene) == []
+    conform(scene)
+    assert b"Phantom" not in scene
+    root = ElementTree.fromstring(scene)
+    transform = root.find("Scene/Transform")
+    assert transform is not None
+    element = transform.find("VolumeData")
+    assert element is not None
+    texture = element.find("ImageTexture3D")
+    assert texture is not None
+    voxels = voxels_of(texture)
+    size = np.array(element.get("dimensions", "").split(), float)
+    centre = np.array(transform.get("translation", "").split(), float)
+    z, y, x = np.indices(voxels.shape)
+    share = (np.stack([x, y, z], axis=-1) + 0.5) / voxels.shape[::-1]
+    places = centre + (share - 0.5) * size
+    depth = PHANTOM.bone_distance(places)
+    assert voxels[depth < -1.5].mean() > 100
+    outside = np.hypot(places[..., 0], places[..., 1]) > 44 * PHANTOM.scale + 2
+    assert voxels[outside].max(initial=0) < 5
+    with pytest.raises(NotFound):
+        renditions.x3d_scene(
+            archive, archive.retrieve.locate(SYSTEM, turntable.StudyInstanceUID, turntable.SeriesInstanceUID)
+        )
+    with pytest.raises(NotFound):
+        renditions.gltf_scene(archive, located)
+
+
+def test_the_grey_volume_lies_where_the_scan_lies(outcomes: dict[str, Outcome]) -> None:
+    """Read by pydicom: each frame in its place, values as Hounsfield units, the window around bone."""
+    for layout in LAYOUTS:
+        [ds] = [
+            ds
+            for ds in outcomes[layout].of("OT")
+            if ds.SOPClassUID == MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+        ]
+        read = dcmread(io.BytesIO(provenance.part10(ds)))
+        [mapping] = read.RealWorldValueMappingSequence
+        hu = read.pixel_array * float(mapping.RealWorldValueSlope) + float(mapping.RealWorldValueIntercept)
+        pitch = float(read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0])
+        places = [f.PlanePositionSequence[0].ImagePositionPatient for f in read.PerFrameFunctionalGroupsSequence]
+        np.testing.assert_allclose(np.diff([p[2] for p in places]), pitch, rtol=1e-4)
+        first = np.array(places[0], float)
+        z, y, x = np.indices(hu.shape)
+        points = first + pitch * np.stack([x, y, z], axis=-1)
+        inner = PHANTOM.bone_distance(points) < -1
+        assert inner.sum() > 1000
+        true = PHANTOM.hounsfield(points[inner])
+        assert abs(float(np.median(hu[inner] - true))) < 40
+
+
+def test_the_turntable_shows_the_patient_from_all_sides(outcomes: dict[str, Outcome]) -> None:
+    [ds] = [
+        ds for ds in outcomes["upright"].of("OT") if ds.SOPClassUID == MultiFrameTrueColorSecondaryCaptureImageStorage
+    ]
+    frames = dcmread(io.BytesIO(provenance.part10(ds))).pixel_array
+    assert frames.shape[0] == ds.NumberOfFrames == 24
+    assert (ds.FrameIncrementPointer, ds.BurnedInAnnotation) == (Tag("FrameTime"), "YES")
+    middle = frames[:, frames.shape[1] // 4 : -frames.shape[1] // 5].astype(float)
+    assert all(frame.std() > 20 for frame in middle)
+    # Teeth stand at the front: brightest in the lower half from anterior, hidden behind the spine from posterior.
+    anterior, left, posterior = frames[0], frames[6], frames[12]
+    assert not np.array_equal(anterior, posterior)
+    teeth = slice(int(0.55 * frames.shape[1]), int(0.68 * frames.shape[1]))
+    weight = left[teeth].max(axis=2).astype(float)
+    weight[weight < 150] = 0
+    columns = (weight.sum(axis=0) * np.arange(weight.shape[1])).sum() / weight.sum()
+    assert columns < weight.shape[1] * 0.5  # from the left, what is anterior is at the left of the picture
+
+
+def test_younger_forms_read_back_as_the_same(outcomes: dict[str, Outcome], tmp_path: Path) -> None:
+    """Label Map Segmentation by highdicom from a file, Encapsulated OBJ and MTL by trimesh."""
+    this = outcomes["uneven"]
+    results = encode(this.run, this.host.emitted, FORMS)
+    by_class = {}
+    for ds in results:
+        by_class.setdefault(str(ds.SOPClassUID), []).append(dcmread(io.BytesIO(provenance.part10(ds))))
+    (labels,) = [value for _, value in this.host.emitted if isinstance(value, LabelMap)]
+    [labelmap] = by_class["1.2.840.10008.5.1.4.1.1.66.7"]
+    (tmp_path / "labelmap.dcm").write_bytes(provenance.part10(labelmap))
+    segmentation = highdicom.seg.segread(tmp_path / "labelmap.dcm")
+    back = segmentation.get_pixels_by_source_instance(
+        list(labels.volume.sop_instance_uids), combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(back, labels.labels)
+    [library] = by_class["1.2.840.10008.5.1.4.1.1.104.5"]
+    models = by_class["1.2.840.10008.5.1.4.1.1.104.4"]
+    (tmp_path / "materials.mtl").write_bytes(library.EncapsulatedDocument[: library.EncapsulatedDocumentLength])
+    for ds, surface in zip(models, this.surfaces, strict=True):
+        [reference] = ds.ReferencedInstanceSequence
+        assert reference.ReferencedSOPInstanceUID == library.SOPInstanceUID
+        assert reference.RelativeURIReferenceWithinEncapsulatedDocument == "materials.mtl"
+        path = tmp_path / f"{surface.segment.label}.obj"
+        path.write_bytes(ds.EncapsulatedDocument[: ds.EncapsulatedDocumentLength])
+        mesh = trimesh.load_mesh(path, process=False)
+        np.testing.assert_array_equal(np.asarray(mesh.vertices, np.float32), surface.vertices)
+        np.testing.assert_array_equal(mesh.faces, surface.faces)
+        assert tuple(mesh.visual.material.diffuse[:3]) == surface.segment.colour
+    stl = this.of("M3D")[0]
+    data = stl.EncapsulatedDocument[: stl.EncapsulatedDocumentLength]
+    mesh = trimesh.load_mesh(io.BytesIO(data), file_type="stl", process=False)
+    assert float(mesh.volume) == pytest.approx(enclosed(this.surfaces[0].vertices, this.surfaces[0].faces), rel=1e-4)
 
 
 def mesh_of(scene: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Connection, Row
 
-from analysis import batch_document, batch_plan, batch_report
+from analysis import batch_plan, batch_report
 from analysis.api import Params
 from analysis.reports_read import result
 from pacs import audit
@@ -244,6 +244,8 @@ class BatchLoop:
                 continue
             results.append(found)
             old.append(result(self._index, item.previous_uid, item.label, item.target) if item.previous_uid else None)
+        from analysis import batch_document  # pydicom and highdicom: a server does without until it writes a document
+
         report = batch_report.make(installed, params, results, old)
         study, instance = batch_document.file(self._archive, row, installed, params, report, results)
         table = batch_report.TABLE.dump_python

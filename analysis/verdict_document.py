@@ -22,6 +22,7 @@ from analysis.reports_read import MEASUREMENT_GROUP, TRACKING_ID, TRACKING_UID
 from analysis.results import content, provenance
 from analysis.results.content import CONTAINS, MODIFIER, OBSERVATION
 from analysis.results.provenance import RunInfo
+from analysis.verdict_models import VERDICT
 from pacs import uids
 from pacs.errors import InvalidInput
 
@@ -33,7 +34,6 @@ IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 COMMENT = Code("121106", "DCM", "Comment")
 FINDING = Code("121071", "DCM", "Finding")
 IMAGE_REGION = Code("111030", "DCM", "Image Region")
-VERDICT = Code("verdict", CODE_SCHEME, "Reader's verdict")
 VALUES: Mapping[str, Code] = {
     "accepted": Code("accepted", CODE_SCHEME, "Accepted: right as it is"),
     "rejected": Code("rejected", CODE_SCHEME, "Rejected: there is no such finding"),
@@ -188,6 +188,19 @@ def encode(
     equipment = [each for each in finished.ContributingEquipmentSequence if each.get("Manufacturer") != "Unknown"]
     finished.ContributingEquipmentSequence = provenance.sequence(*equipment)
     return finished
+
+
+def part10(ds: Dataset) -> bytes:
+    """The finished document as a file."""
+    return provenance.part10(ds)
+
+
+def instance(sop_class_uid: str, sop_instance_uid: str, study_instance_uid: str, series_instance_uid: str) -> Dataset:
+    """What a document says of an instance that it refers to."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, sop_instance_uid
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study_instance_uid, series_instance_uid
+    return ds
 
 
 def person(name: str) -> str:

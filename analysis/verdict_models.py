@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel
 from pydantic import Field as Bound
+from sqlalchemy import Row
 
+from analysis.api import CODE_SCHEME, Code
 from pacs.json_api import Body
+
+VERDICT = Code("verdict", CODE_SCHEME, "Reader's verdict")
+"""The name of the evaluation that a verification SR gives to a finding."""
 
 
 class OtherNumber(Body):
@@ -61,3 +67,10 @@ class Verdict(BaseModel):
     reader: str
     at: float
     counts: bool = Bound(description="Whether it is the reader's latest on this finding")
+
+
+def told(row: Row[Any], counts: bool) -> Verdict:
+    """A row of the table as it is told."""
+    m = row._mapping
+    own = {"corrected": orjson.loads(row.corrected), "counts": counts}
+    return Verdict(**{name: m[name] for name in Verdict.model_fields if name not in own}, **own)

@@ -29,7 +29,7 @@ from analysis.reports_read import (
     metadata,
     text_of,
 )
-from analysis.verdict_document import VERDICT
+from analysis.verdict_models import VERDICT
 from pacs.dicom import ups
 from pacs.errors import ArchiveError
 from pacs.index import schema

@@ -283,11 +283,11 @@ async function openNew(done: () => void): Promise<void> {
         el('div', { class: 'check-line' }, changed, el('label', { for: changed.id }, 'Only where something changed')),
         el('p', { class: 'field-help' }, 'Leaves out what has results of this version with these parameters.'),
       ),
-      words,
-      problem,
       el(
         'div',
         { class: 'form-foot' },
+        words,
+        problem,
         el('button', { type: 'button', class: 'button', onclick: () => void run('/preview') }, 'Look ahead'),
         el('button', { type: 'submit', class: 'button primary' }, icon('analyse'), 'Start'),
       ),

@@ -48,13 +48,12 @@ function table(findings: readonly Finding[], verdict?: (finding: Finding) => HTM
           ...columns.map((c) =>
             el('th', { scope: 'col' }, c.name, c.unit && el('small', {}, readable(0, c.unit).unit)),
           ),
-          verdict && el('th', { scope: 'col' }, 'Verdict'),
         ),
       ),
       el(
         'tbody',
         {},
-        ...findings.map((f) =>
+        ...findings.flatMap((f) => [
           el(
             'tr',
             {},
@@ -68,9 +67,9 @@ function table(findings: readonly Finding[], verdict?: (finding: Finding) => HTM
               const found = f.measurements.find((m) => m.name === c.name && m.unit === c.unit);
               return el('td', {}, found ? amount(readable(found.value, found.unit).value) : '–');
             }),
-            verdict && el('td', {}, verdict(f)),
           ),
-        ),
+          verdict && el('tr', { class: 'verdict-row' }, el('td', { colSpan: columns.length + 1 }, verdict(f))),
+        ]),
       ),
     ),
   );

@@ -1,0 +1,177 @@
+"""What a reader says becomes a verified SR in the archive and a row to count, in one transaction.
+
+Imported by whoever writes the first verdict: pydicom and highdicom are nothing that a server holds without need.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydicom import Dataset
+from sqlalchemy import Connection, Row
+
+from analysis import verdict_document as document
+from analysis.api import Code
+from analysis.reports_read import DEVICE_SERIAL_NUMBER, SOFTWARE_VERSIONS, findings, is_report, metadata
+from analysis.verdict_models import NewVerdict, Verdict, told
+from pacs import audit, uids
+from pacs.auth import ALL_RIGHTS, Principal, Right
+from pacs.dicom import ups
+from pacs.errors import DuplicateInstance, InvalidInput, NotFound
+from pacs.index import verdicts as sql
+
+if TYPE_CHECKING:
+    from pacs.archive import Archive
+
+log = logging.getLogger("m3dicom.verdicts")
+
+_CORRECTIONS = {"measurements", "shape", "points", "image", "frame"}
+
+
+class VerdictWriter:
+    """Writes the verdicts of one archive. Safe from any thread."""
+
+    def __init__(self, archive: Archive, clock: Callable[[], float]) -> None:
+        self._archive = archive
+        self._index = archive.index
+        self._clock = clock
+        self._one = threading.Lock()  # two servers at once make two documents: the later counts
+
+    def say(self, principal: Principal, given: NewVerdict) -> Verdict:
+        """The verdict, durable. Saying again what one said last changes nothing.
+
+        Raises Forbidden, NotFound for a report or finding that is not here, and InvalidInput for what cannot be said.
+        """
+        principal.require(Right.PROCESS)
+        principal.require(Right.READ)
+        raw = self._report(principal, given.report)
+        report = document.dataset(raw)
+        with self._one:
+            group = self._group(principal, report, given)
+            tracking_uid, tracking_id = document.tracking(group)
+            corrections = given.model_dump(mode="json", include=_CORRECTIONS, exclude_unset=True)
+            with self._index.read() as conn:
+                before = sql.latest(conn, given.report, tracking_uid, principal.name)
+            if before is not None and (before.verdict, before.comment, orjson.loads(before.corrected)) == (
+                given.verdict, given.comment, corrections,
+            ):  # fmt: skip
+                return told(before, True)
+            return self._file(principal, raw, report, group, given, corrections, tracking_uid, tracking_id, before)
+
+    def _file(
+        self, principal: Principal, raw: dict[str, Any], report: Dataset, group: Dataset, given: NewVerdict,
+        corrections: dict[str, Any], tracking_uid: str, tracking_id: str, before: Row[Any] | None,
+    ) -> Verdict:  # fmt: skip
+        now = self._clock()
+        words = orjson.dumps([given.verdict, given.comment, corrections]).decode()
+        key = (given.report, tracking_uid, principal.name, words, before.sop_instance_uid if before else "")
+        uid = uids.derived("verdict", *key)
+        with self._index.read() as conn:
+            number = 1 + len(sql.listed(conn, "", sql.v.report_uid == given.report, sql.v.reader == principal.name))
+        ds = document.encode(
+            report, group, uid=uid, verdict=given.verdict, comment=given.comment, reader=principal.name,
+            number=number, when=now,
+            also=[self._image(principal, report, given.image, given.points)] if given.image else [],
+        )  # fmt: skip
+        values = {
+            "sop_instance_uid": uid, "series_instance_uid": str(ds.SeriesInstanceUID),
+            "study_instance_uid": str(ds.StudyInstanceUID), "report_uid": given.report,
+            "findings": len(findings(raw)), "tracking_uid": tracking_uid, "tracking_id": tracking_id,
+            "verdict": given.verdict, "comment": given.comment, "corrected": orjson.dumps(corrections),
+            "plugin": str(ups.value(raw, DEVICE_SERIAL_NUMBER) or ""), "reader": principal.name,
+            "version": str(ups.value(raw, SOFTWARE_VERSIONS) or ""), "scope": principal.scope, "at": now,
+        }  # fmt: skip
+
+        def also(conn: Connection) -> None:
+            sql.add(conn, values)
+            detail = f"finding {tracking_uid} {given.verdict}"
+            record = audit.row("finding judged", principal, "success", now, detail=detail, sop_instance_uid=uid,
+                               study_instance_uid=str(ds.StudyInstanceUID),
+                               series_instance_uid=str(ds.SeriesInstanceUID))  # fmt: skip
+            audit.record_all(conn, [record])
+
+        ingest = self._archive.ingest
+        writer = Principal(principal.name, principal.kind, ALL_RIGHTS, principal.scope)
+        with ingest.receive_part10() as receiving:
+            receiving.write(document.part10(ds))
+            try:
+                ingest.file([ingest.prepare(receiving, principal=writer)], also)
+            except DuplicateInstance:  # the same was said at the same time through another server
+                log.info("verdict %s is here already", uid)
+        self._archive.events.publish()
+        with self._index.read() as conn:
+            row = sql.known(conn, uid)
+        if row is None:
+            raise NotFound("the verdict is not here yet; say it again", about=uid)
+        return told(row, True)
+
+    def _report(self, principal: Principal, uid: str) -> dict[str, Any]:
+        raw = self._visible(principal, uid)
+        if not is_report(raw):
+            raise InvalidInput("that is no measurement report (PS3.16 TID 1500)", about=uid)
+        return raw
+
+    def _visible(self, principal: Principal, uid: str) -> dict[str, Any]:
+        raw = metadata(self._index, [uids.checked(uid, "SOP Instance UID")]).get(uid)
+        if raw is None or not self._archive.query.may_see(principal, str(ups.value(raw, "0020000D") or "")):
+            raise NotFound("no such instance", about=uid)
+        return raw
+
+    def _group(self, principal: Principal, report: Dataset, given: NewVerdict) -> Dataset:
+        if given.verdict == "missed":
+            return self._missed(principal, report, given)
+        if not given.tracking_uid:
+            raise InvalidInput('"tracking_uid" names the finding')
+        found = next(
+            (each for each in document.groups(report) if document.tracking(each)[0] == given.tracking_uid), None
+        )
+        if found is None:
+            found = self._added(given)
+        if given.verdict != "corrected":
+            if given.measurements or given.points:
+                raise InvalidInput("only a verdict that is corrected has other measurements or points")
+            return found
+        if not given.measurements and not given.points:
+            raise InvalidInput("what is corrected: measurements, or shape and points")
+        numbers = [(each.code, each.scheme, each.value) for each in given.measurements]
+        return document.corrected(found, numbers, given.shape or "", given.points)
+
+    def _added(self, given: NewVerdict) -> Dataset:
+        """The group of a finding that a reader had added."""
+        with self._index.read() as conn:
+            rows = sql.listed(
+                conn, "", sql.v.report_uid == given.report, sql.v.tracking_uid == given.tracking_uid,
+                sql.v.verdict == "missed",
+            )  # fmt: skip
+        for raw in metadata(self._index, [row.sop_instance_uid for row in rows]).values():
+            for group in document.groups(document.dataset(raw)):
+                return document.without_verdict(group)
+        raise NotFound("the report has no finding of that Tracking UID", about=str(given.tracking_uid))
+
+    def _missed(self, principal: Principal, report: Dataset, given: NewVerdict) -> Dataset:
+        if given.finding is None or given.image is None or given.shape is None:
+            raise InvalidInput('a missed finding has "finding", "image", "shape" and "points"')
+        image = self._image(principal, report, given.image, given.points)
+        finding = Code(given.finding.value, given.finding.scheme, given.finding.meaning)
+        place = orjson.dumps([given.image, given.frame, given.points]).decode()
+        uid = given.tracking_uid or uids.derived("missed", given.report, principal.name, place)
+        return document.missed(
+            uid, f"Missed: {finding.meaning}", finding, given.shape, given.points, image, given.frame
+        )
+
+    def _image(self, principal: Principal, report: Dataset, uid: str, points: list[tuple[float, float]]) -> Dataset:
+        """What a document says of an image that it refers to. Raises NotFound and InvalidInput."""
+        raw = self._visible(principal, uid)
+        if ups.value(raw, "0020000D") != report.StudyInstanceUID:
+            raise InvalidInput("the image is not of the report's study", about=uid)
+        rows, columns = ups.value(raw, "00280010"), ups.value(raw, "00280011")
+        if rows is None or columns is None:
+            raise InvalidInput("that is no image", about=uid)
+        if not all(0 <= x <= float(columns) and 0 <= y <= float(rows) for x, y in points):
+            raise InvalidInput("a point lies outside the image")
+        series = str(ups.value(raw, "0020000E"))
+        return document.instance(str(ups.value(raw, "00080016")), uid, str(report.StudyInstanceUID), series)

@@ -36,6 +36,7 @@ MAX_LIMIT = 1000
 MAX_WAIT_S = 60
 MAX_DIGITS = 18  # what fits the integers of the database
 _SCAN = 500
+_PARAMETERS = frozenset({"since", "limit", "wait", "accept", "charset"})
 _FOR_ADMINISTRATORS = frozenset({"quarantined", "discrepancy"})
 _NAMES = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "workitem_uid", "fingerprint")
 
@@ -56,6 +57,9 @@ async def retrieve(call: Call) -> Answer:
     """
     principal = call.principal(Right.QUERY)
     call.choose(OFFERS)
+    unknown = {name for name, _ in call.query} - _PARAMETERS
+    if unknown:  # who misspells `since` would get everything again, each time
+        raise InvalidQuery(f"the parameters are {', '.join(sorted(_PARAMETERS))}")
     since = await start(call.archive, call.parameter("since") or "0")
     limit = min(count("limit", call.parameter("limit") or str(LIMIT)), MAX_LIMIT)
     wait_s = min(count("wait", call.parameter("wait") or "0"), MAX_WAIT_S)

@@ -17,7 +17,7 @@ from dicomweb.rendered import documents, images, states
 from dicomweb.rendered.images import GIF, image_offers, is_image
 from dicomweb.rendered.parameters import Rendering, chosen, parse_viewport, rendering, warnings
 from pacs.dicom import labels, pictures
-from pacs.errors import NotFound
+from pacs.errors import NotFound, Undecodable
 
 if TYPE_CHECKING:
     from pacs.retrieve import InstanceLocation
@@ -70,8 +70,8 @@ async def instances(call: Call) -> Answer:
 async def _rendition(call: Call, locations: list[InstanceLocation], media_type: str) -> Answer:
     try:
         body = await call.cpu(call.web.renditions[media_type], call.archive, locations)
-    except NotFound as error:
-        raise NotAcceptable(f"this cannot be had as {media_type}", about=error.about) from error
+    except (NotFound, Undecodable) as error:  # also a model that is no model: none of the server's failures
+        raise NotAcceptable(f"this cannot be had as {media_type}: {error.reason}", about=error.about) from error
     return await call.cpu(call.text, body, media_type)
 
 

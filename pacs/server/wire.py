@@ -131,8 +131,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Its last one."""
+        """Its last one. RFC 9112 3.2: a request names one host, and the links in its answer begin with that."""
         self._head_since = None
+        hosts = sum([name == b"host" for name, _ in self.headers])
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise httptools.HttpParserError("not one Host")
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
         idle = self.cycle is None or self.cycle.response_complete
         if self.shelf is not None and idle and self.parser.get_method() == b"GET":

@@ -169,6 +169,7 @@ def test_following_on_a_websocket_and_going_on_after_a_loss(web: Web) -> None:
         ("since=1&since=2", 400),
         ("limit=x", 400),
         ("wait=x", 400),
+        ("after=1", 400),
         ("since=99", 410),
     ],
 )

@@ -40,7 +40,7 @@ from pydicom.uid import (
 from dicomweb.offers import FRAME_DEFAULTS
 from pacs import uids
 from pacs.auth import SYSTEM
-from pacs.errors import NotFound
+from pacs.errors import NotFound, Undecodable
 from pacs.retrieve import HASTE_BYTES
 
 JSON = "application/dicom+json"
@@ -702,6 +702,17 @@ def test_colour(web: Web) -> None:
     [(headers, content)] = parts(web.get(f"{where}/frames/1", "multipart/related; type=image/jpeg"))
     assert headers["content-type"] == f"image/jpeg; transfer-syntax={JPEGBaseline8Bit}"
     assert content.rstrip(b"\0") == codestream.rstrip(b"\0")
+
+
+def test_a_model_that_is_none_is_not_to_be_had_as_a_scene(tmp_path: Path) -> None:
+    def scene(_archive: object, _locations: object) -> bytes:
+        raise Undecodable("no binary STL")
+
+    with serving(tmp_path, renditions={"model/x3d+xml": scene}) as web:
+        ds = instance("no model", SOPClassUID=STL, Modality="M3D", PixelData=None, Rows=None, Columns=None)
+        assert web.store(ds).status_code == 200
+        answer = web.get(f"{path(ds)}/rendered", "model/x3d+xml")
+        assert (answer.status_code, "no binary STL" in answer.json()["detail"]) == (406, True)
 
 
 def test_renditions_of_what_is_no_image(web: Web) -> None:

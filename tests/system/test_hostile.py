@@ -187,6 +187,14 @@ def http(server: RunningServer, sent: bytes, within_s: float = 60) -> bytes:
     return bytes(got)
 
 
+@pytest.mark.parametrize("hosts", [b"", b"Host: x\r\nHost: y\r\n", b"Host: x\r\nHOST: x\r\n"])
+def test_a_request_names_one_host(server: RunningServer, token: str, hosts: bytes) -> None:
+    who = b"Authorization: Bearer " + token.encode() + b"\r\n"
+    for path in (b"/dicom-web/studies", b"/health/live"):
+        assert http(server, b"GET " + path + b" HTTP/1.1\r\n" + hosts + who + b"\r\n").startswith(b"HTTP/1.1 400 ")
+    is_well(server, token)
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ import orjson
 from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql
 
-from pacs import identity, recount
+from pacs import identity, packing, recount
 from pacs.dicom import json_model
 from pacs.dicom.attributes import Level
 from pacs.dicom.scanner import Scan
@@ -29,6 +28,7 @@ class Before:
 
     folded: rows.Folded = field(default_factory=dict)
     written: rows.Written = field(default_factory=dict)
+    packed: packing.Packer = field(default_factory=packing.packer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +65,12 @@ class Entry:
                 self.transfer_syntax_uid,
                 before.written,
             ),
-            "json": _packed(s.metadata_json()),
+            "json": before.packed(s.metadata_json()),
             "frames": None if s.frames is None else s.frames.to_bytes(),
             "bulk": orjson.dumps([(b.path, b.vr, b.offset, b.length) for b in s.bulk]),
         }
         for name, made_value in made.items():
             object.__setattr__(self, name, made_value)
-
-
-def _packed(json: bytes) -> bytes:
-    """The metadata in zlib's format; its window of 8 KiB and small tables leave more of the caches to others."""
-    packer = zlib.compressobj(1, wbits=13, memLevel=6)
-    return packer.compress(json) + packer.flush()
 
 
 class _Insert:

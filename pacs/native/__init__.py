@@ -1,19 +1,19 @@
 """The hot path in C: one shared library without a line of CPython's, used where it was built.
 
-Everything in it has a reference in Python that gives the same answers (docs/adr/0005-hot-path-in-c.md). Calls release the
+Everything in it has a reference in Python that does the same (docs/adr/0005-hot-path-in-c.md). Calls release the
 interpreter lock. `pacs.native.make` builds it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_double, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from typing import Any
 
 from pacs.native.make import library
 
-ABI = 1
+ABI = 2
 DONE, MORE, ODD, CLOSED, STALLED, FAILED = range(6)
 
 
@@ -62,6 +62,7 @@ def load() -> Any | None:
     found.m3_dataset.argtypes = (*wire, c_uint32, c_void_p, c_size_t)
     for name in ("m3_command", "m3_dataset"):
         getattr(found, name).restype = c_int
+    found.m3_pack.argtypes, found.m3_pack.restype = (c_char_p, c_size_t, c_void_p, c_size_t), c_size_t
     return found
 
 

@@ -12,7 +12,7 @@
 #endif
 
 /* Raised whenever a structure or a function below changes its shape. */
-#define M3_ABI 1
+#define M3_ABI 2
 
 enum m3_outcome {
   M3_DONE = 0,    /* the last fragment has come whole */
@@ -48,5 +48,6 @@ struct m3_patience {
 M3_API uint32_t m3_abi(void);
 M3_API int m3_command(struct m3_wire *w, const struct m3_patience *p, double wait, uint8_t *out, size_t room);
 M3_API int m3_dataset(struct m3_wire *w, const struct m3_patience *p, uint32_t context, uint8_t *out, size_t room);
+M3_API size_t m3_pack(const uint8_t *text, size_t size, uint8_t *out, size_t room);
 
 #endif

@@ -193,7 +193,11 @@ def _security() -> list[str]:
                 ("Non-Downgrading BCP 195 (B.10 and its successor)", "the TLS door of DIMSE speaks nothing else"),
                 ("HTTPS", "by a proxy in front, setting `behind_tls_proxy`"),
                 ("User Identity Negotiation (B.4 to B.7)", "username and passcode, JWT: setting `dimse_identity`"),
-                ("Audit Trail (A.5)", "events are recorded in the database; they are not sent by syslog"),
+                (
+                    "Audit Trail (A.5)",
+                    "stores, deletions, corrections, transfers, accesses (once a principal, study and quarter of an "
+                    "hour), commitments and Workitems are recorded in the database; they are not sent by syslog",
+                ),
                 ("Application Level Confidentiality (E)", "none: nothing is de-identified here"),
                 ("Digital Signatures (C)", "kept in what is stored, neither verified nor made"),
             ],

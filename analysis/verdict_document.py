@@ -54,8 +54,7 @@ def dataset(metadata: Mapping[str, Any]) -> Dataset:
 def groups(report: Dataset) -> Iterator[Dataset]:
     """The measurement groups of a report."""
     for item in report.get("ContentSequence") or ():
-        name = item.get("ConceptNameCodeSequence")
-        if name and (name[0].get("CodeValue"), name[0].CodingSchemeDesignator) == (MEASUREMENT_GROUP, "DCM"):
+        if _name(item) == (MEASUREMENT_GROUP, "DCM"):
             yield item
         elif item.get("ValueType") == "CONTAINER":
             yield from groups(item)
@@ -69,8 +68,12 @@ def tracking(group: Dataset) -> tuple[str, str]:
 
 
 def _name(item: Dataset) -> tuple[str, str]:
+    """Value and scheme of a content item's concept name; a value beyond 16 characters is a Long Code Value."""
     code = item.get("ConceptNameCodeSequence")
-    return (str(code[0].get("CodeValue")), str(code[0].CodingSchemeDesignator)) if code else ("", "")
+    if not code:
+        return "", ""
+    value = code[0].get("CodeValue") or code[0].get("LongCodeValue") or ""
+    return str(value), str(code[0].get("CodingSchemeDesignator") or "")
 
 
 def without_verdict(group: Dataset) -> Dataset:

@@ -66,13 +66,19 @@ _POINTS: Mapping[str, tuple[int, int]] = MappingProxyType(
 def concept(item: Dataset) -> tuple[str, str]:
     """(code value, scheme) of what an item is about; empty where it has no name."""
     names = item.get("ConceptNameCodeSequence") or [Dataset()]
-    return str(names[0].get("CodeValue") or ""), str(names[0].get("CodingSchemeDesignator") or "")
+    return _code(names[0])
 
 
 def value(item: Dataset) -> tuple[str, str]:
     """(code value, scheme) of the value of a CODE item."""
     codes = item.get("ConceptCodeSequence") or [Dataset()]
-    return str(codes[0].get("CodeValue") or ""), str(codes[0].get("CodingSchemeDesignator") or "")
+    return _code(codes[0])
+
+
+def _code(item: Dataset) -> tuple[str, str]:
+    """Value and scheme of a code (PS3.3 8.1): beyond 16 characters it is a Long Code Value, or a URN."""
+    values = (item.get(keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    return str(next(filter(None, values), "")), str(item.get("CodingSchemeDesignator") or "")
 
 
 def children(item: Dataset, *codes: str) -> list[Dataset]:

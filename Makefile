@@ -5,7 +5,7 @@ PYTHON ?= python3
 EXTRAS := mesh
 STAMPS := .venv/.stamps
 
-.PHONY: help run demo install worker-install test unit lint types format docs trial prove conformance viewer clean packages
+.PHONY: help run demo install worker-install test unit lint types format docs trial prove conformance gpu viewer clean packages
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -67,6 +67,10 @@ prove: packages $(STAMPS)/tools  ## the long runs, written up in docs/proofs.md:
 conformance: packages $(STAMPS)/tools  ## judge this server and Orthanc by the standard: docs/conformance-reports.md
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test"
 	@PYTHONPATH=tests $(PY) -m prove --only conformance --no-report $(ARGS)
+
+gpu: $(STAMPS)/tools  ## on a machine with a GPU and CuPy: is CuPy equal to NumPy, and how fast? (ARGS=--against numpy without)
+	@.ci/install.sh "$(EXTRAS)"
+	@$(PY) tests/gpu/parity.py $(ARGS)
 
 format:
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -340,6 +340,18 @@ def child_processes() -> list[int]:
     return found
 
 
+def test_a_worker_takes_only_tasks_of_its_plug_ins(archive: Archive, registry: Registry) -> None:
+    store(archive, dicom_data.series(3))
+    other, own = ask(archive, "count"), ask(archive, "odd", what="refuse")
+    worker = Worker(archive, registry, LocalQueue(archive.events), plugins=("odd",), slots=1)
+    assert worker.post.plugins == ("odd",)
+    worker.start()
+    assert ended(archive, own) == ("CANCELED", "the series shows no bone at all")
+    assert worker.metrics.counts() == {"refused": 1}
+    worker.stop()
+    assert state(archive, other) == "SCHEDULED"
+
+
 def test_a_worker_that_stops_hands_its_task_back(archive: Archive, registry: Registry) -> None:
     store(archive, dicom_data.series(3))
     first = Worker(archive, registry, LocalQueue(archive.events), slots=1)

@@ -13,8 +13,12 @@ from pathlib import Path
 from fuzz.targets import TARGETS
 from prove.registry import ROOT, Result, Run, proof
 
+from pacs.native import make
+
 SLICE_S = 30
 GROWTH_LIMIT = 50 << 20
+NATIVE_INPUTS = 250_000
+SANITIZERS = "address,undefined"
 
 
 @proof("fuzz", "No input makes a parser crash, hang, take over a second or leak; guided by coverage (atheris).")
@@ -51,6 +55,36 @@ def fuzz(run: Run) -> Result:
     assert all(size < GROWTH_LIMIT for size in grew.values()), f"memory grew: {dict(grew)}"
     total = f"{sum(runs.values()):,} inputs"
     return Result(rows, f"{total}; " + (f"**{len(found)} found**" if found else "no crash, hang, slow input or leak"))
+
+
+@proof(
+    "fuzz-native", "No stream of PDUs and no text makes the part in C touch memory that is not its own (ASan, UBSan)."
+)
+def fuzz_native(run: Run) -> Result:
+    """Streams that are made, spoilt and cut off, in buffers of their exact length, some of them through a socket."""
+    folder = ROOT / "build" / "fuzz"
+    folder.mkdir(parents=True, exist_ok=True)
+    driver, flags = folder / "native_driver", ("-std=c11", "-g", "-O1", "-fwrapv", "-fno-sanitize-recover=all")
+    sources = [ROOT / "tests/fuzz/native_driver.c", *make.sources()]
+    build = [*make.compiler(), *flags, f"-fsanitize={SANITIZERS}", f"-I{make.HERE}", "-o", driver, *sources]
+    subprocess.run(build, check=True)
+    inputs, found = 0, list[str]()
+    for number in run.rounds(40):
+        done = subprocess.run(
+            ["nice", "-n", "19", driver, str(number + 1), str(NATIVE_INPUTS)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            inputs += NATIVE_INPUTS
+        else:
+            said = re.findall(r"(?:ERROR|BROKEN|runtime error).*", done.stderr)
+            found.append(f"round {number + 1}: {said[0][:200] if said else done.stderr[-200:]}")
+            run.note(f"- FOUND {found[-1]}")
+        run.say(f"{inputs:,} inputs, {len(found)} found")
+    rows = [("inputs", "found"), (f"{inputs:,}", len(found))]
+    return Result(rows, f"{inputs:,} inputs; " + (f"**{len(found)} found**" if found else "nothing found"))
 
 
 def _slice(name: str, corpus: Path, folder: Path) -> str:

@@ -1,0 +1,65 @@
+"""Verdicts and batches in the viewer: by key and by button, kept over a reload; a look ahead before a batch."""
+
+from __future__ import annotations
+
+import io
+
+import httpx
+import pytest
+from conftest import RunningServer
+from dicom_data import part10, series
+from playwright.sync_api import expect
+from test_viewer import MG_STUDY, marked_mammogram
+from visitor import Visit, store
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def read(client: httpx.Client) -> None:
+    """A mammogram with one finding, and a CT."""
+    mg, report = marked_mammogram()
+    out = io.BytesIO()
+    report.save_as(out, enforce_file_format=True)
+    store(client, part10(mg), out.getvalue(), *(part10(ds) for ds in series(3)))
+
+
+def test_a_reader_judges_a_finding(visit: Visit, read: None, server: RunningServer) -> None:
+    reader = visit()
+    page = reader.study(MG_STUDY)
+    page.wait_for_selector("[data-id=CL1]")
+    page.keyboard.press("x")
+    expect(page.locator(".notice")).to_contain_text("Choose a finding first")
+    page.keyboard.press("n")
+    page.wait_for_selector(".finding[data-id=CL1][aria-current=true]")
+    page.keyboard.press("a")
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Accepted")
+    expect(page.locator('[data-verdict="accepted"]')).to_have_attribute("aria-pressed", "true")
+    page.locator('[data-verdict="rejected"]').click()
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Rejected")
+    # The verdicts are documents of the archive, told at the finding and not as reports of their own.
+    page.reload()
+    page.wait_for_selector("[data-id=CL1]")
+    expect(page.locator(".finding .verdict")).to_have_text("Rejected")
+    expect(page.locator(".report-picker")).to_have_count(0)
+    token = {"Authorization": f"Bearer {server.token}"}
+    said = httpx.get(f"{server.http}/api/verdicts", params={"study": MG_STUDY}, headers=token).json()
+    assert [(each["verdict"], each["counts"]) for each in said] == [("accepted", False), ("rejected", True)]
+
+
+def test_batches(visit: Visit, read: None) -> None:
+    reader = visit()
+    page = reader.open("#/batches")
+    expect(page.locator(".batches")).to_contain_text("No batches yet.")
+    page.get_by_role("button", name="New batch").click()
+    dialog = page.locator("dialog")
+    dialog.get_by_label("Studies").fill("PatientID=NOBODY")
+    dialog.get_by_role("button", name="Look ahead").click()
+    expect(dialog.get_by_role("status")).to_contain_text("0 studies: 0 to compute")
+    dialog.get_by_label("Studies").fill("PatientId=NOBODY")
+    dialog.get_by_role("button", name="Start").click()
+    expect(dialog.get_by_role("alert").last).to_contain_text("PatientId")
+    dialog.get_by_label("Studies").fill("PatientID=NOBODY")
+    dialog.get_by_role("button", name="Start").click()
+    expect(page.locator("[data-batch] .task-state")).to_have_text("Done", timeout=60_000)
+    expect(page.get_by_role("link", name="Report in the archive")).to_be_visible()

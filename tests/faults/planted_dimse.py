@@ -382,6 +382,10 @@ MORE = (
           keys(where("SOPInstanceUID", lambda v: v if isinstance(v, str) else v[0]), "C-MOVE-RQ")),
     Fault("elements change on the way to others", "L12a", back=keys(sets(StudyID="X"), "C-STORE-RQ")),
     Fault("elements change in another syntax", "L12", answering(lambda m: m.edit(sets(StudyID="X")), "C-STORE-RQ")),
+    Fault("an echo fails", "K07a,K07b,K10,K11,K11d,K11e", becomes(0, 0x0110, "C-ECHO-RSP")),
+    Fault("no context for what has unknown items", "K08b", Break(accept=_results(_first_context))),
+    Fault("what was stored before an abort is not found", "K24",
+          answering(lambda m: False if m.status in PENDING else None, FIND)),
     Fault("nobody may watch", "M05", becomes(0, 0xC308, "N-ACTION-RSP")),
 )  # fmt: skip
 

@@ -66,7 +66,31 @@ def _shared_series(results: list[Dataset]) -> None:
         ds.SeriesInstanceUID = results[0].SeriesInstanceUID
 
 
+def _capture(results: list[Dataset]) -> None:
+    """A picture that derives from images, and says of which neither that nor whether words are burnt in."""
+    ds = Dataset()
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "Modality", "StudyDate"):
+        setattr(ds, keyword, results[0][keyword].value)
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "2.25.71", "2.25.72"
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    results.append(ds)
+
+
+def _mark_outside(ds: Dataset) -> None:
+    """A point far beside an image that the report refers to (PS3.3 C.18.6)."""
+    image = next(each for each in objects.items(ds) if "ReferencedSOPClassUID" in each)
+    point, shown, reference = Dataset(), Dataset(), Dataset()
+    reference.ReferencedSOPClassUID = image.ReferencedSOPClassUID
+    reference.ReferencedSOPInstanceUID = image.ReferencedSOPInstanceUID
+    shown.RelationshipType, shown.ValueType, shown.ReferencedSOPSequence = "SELECTED FROM", "IMAGE", [reference]
+    point.RelationshipType, point.ValueType, point.GraphicType = "CONTAINS", "SCOORD", "POINT"
+    point.GraphicData, point.ContentSequence = [100_000.0, 5.0], [shown]
+    ds.ContentSequence = [*ds.ContentSequence, point]
+
+
 RESULTS = (
+    Fault("a capture says nothing of its origin", "N11", objects=_capture),
+    Fault("a mark beside its image", "N12", objects=of(SR, _mark_outside), absent=True),
     Fault("a Type 1 attribute is missing", "N01", objects=of(SEG, without("ContentLabel"))),
     Fault("a Type 2 attribute is missing", "N01", objects=of(SR, without("AccessionNumber"))),
     Fault("no template", "N04", objects=of(SR, without("ContentTemplateSequence"))),

@@ -261,6 +261,7 @@ STORES = (
     Fault("another content is said to be kept", "F29", Break(reply=_silent_refusal)),
     Fault("any UID is taken", "F31,G36", posting((400, 409), 200)),
     Fault("one of many is refused", "F34", attributes(_one_fails, "/studies$")),
+    Fault("what one door took the other lacks", "K29", refusing(404, lambda r: r.path.endswith("/metadata"))),
     Fault("one of many is not named", "F40,F41", attributes(_one_unnamed, "/studies")),
     Fault("numbers have to be numbers", "G35", refusing(400, lambda r: b'["17"]' in r.body)),
     Fault("coerced without a trace", "F13,D08", edited(lambda ds: setattr(ds, "PatientName", "ZZ^Other")), absent=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 BATCH_BYTES = 1 << 20
 PREPARING_AT_ONCE = 4
-BURST_BYTES = 32 << 20  # after which others have their turn
+BURST_BYTES, BURST_S = 32 << 20, 1.0  # after either of which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
 
@@ -158,12 +159,12 @@ class Taking:
             self._take(self._reader.feed(chunk))
 
     def burst(self, lent: Lent) -> None:
-        """Receive and take for as long as more comes, up to BURST_BYTES.
+        """Receive and take for as long as more comes, up to BURST_BYTES and for BURST_S.
 
         Raises as `feed`, and InvalidInput for a client that left.
         """
-        taken = 0
-        while lent.left and taken < BURST_BYTES:
+        taken, until = 0, time.monotonic() + BURST_S
+        while lent.left and taken < BURST_BYTES and time.monotonic() < until:
             with self._reader.room() as room:
                 count = lent.receive(room[: lent.left])
             if not count:

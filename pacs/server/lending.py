@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -40,6 +41,7 @@ class LentBody:
     async def ready(self) -> None:
         """Return when there is something to receive. Raises InvalidInput for a client that is gone or too slow."""
         if self._poll.poll(0):
+            self._judge(something=True)
             return
         came: asyncio.Future[None] = self._loop.create_future()
 
@@ -56,9 +58,9 @@ class LentBody:
         finally:
             self._loop.remove_reader(self._socket.fileno())
         self._waited += self._loop.time() - began
-        self._judge(came.done() and not came.cancelled())
+        self._judge(something=came.done() and not came.cancelled())
 
-    def _judge(self, something: bool) -> None:
+    def _judge(self, *, something: bool) -> None:
         """Nothing, or InvalidInput where too little came while it was waited for."""
         if self.gone:
             raise InvalidInput("the client left before the end of the body")
@@ -69,8 +71,11 @@ class LentBody:
 
     def receive(self, room: memoryview) -> int:
         """How many bytes came into `room`; 0 when none came for a while. Blocks. Raises InvalidInput as `ready`."""
-        if not (count := self._received(room)) and self._poll.poll(PATIENCE_MS):
-            count = self._received(room)
+        if not (count := self._received(room)):
+            began = time.monotonic()
+            more = self._poll.poll(PATIENCE_MS)
+            self._waited += time.monotonic() - began
+            count = self._received(room) if more else 0
         self.left -= count
         self._came += count
         return count

@@ -237,7 +237,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._unwanted = lent.left
         if lent.gone:
             self.transport.close()
-        elif not self._unwanted:
+        if self.transport.is_closing():
+            return
+        if not self._unwanted:
             self.on_message_complete()
         self.flow.resume_reading()
 

@@ -191,3 +191,22 @@ def test_a_body_that_does_not_come_is_given_up(door: Door, monkeypatch: pytest.M
         sock.sendall(door.head(len(BODY)) + BODY[:200_000])
         reader = sock.makefile("rb")
         assert b" 400 " in reader.readline()
+
+
+def test_a_body_that_comes_too_slowly_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "BODY_WINDOW_S", 0.5)
+    monkeypatch.setattr(wire, "BODY_BYTES_PER_S", 1 << 30)
+    with door.connection() as sock:
+        sock.sendall(door.head(len(BODY)) + BODY[:1000])
+        sock.settimeout(0.02)
+        until = time.monotonic() + 60
+        said = b""
+        for at in range(1000, len(BODY)):
+            assert time.monotonic() < until, "nobody minds"
+            sock.sendall(BODY[at : at + 1])
+            try:
+                said = sock.recv(1000)
+            except TimeoutError:
+                continue
+            break
+    assert b" 400 " in said

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 from pydicom import Dataset
 
-from analysis.api import NO_UNIT, Code, Image, ImageFindings, Mark, Measurement
+from analysis.api import NO_UNIT, Code, Image, ImageFindings, Mark, Measurement, Volume
 from analysis.evaluation import ct_phantom, mammogram_phantom
 from analysis.kit.context import LocalContext
 from analysis.plugins import microcalcification
@@ -51,11 +52,21 @@ def header(ds: Dataset) -> Dataset:
 
 def volume_results(size: int = 32) -> tuple[list[Dataset], list[Dataset]]:
     """Headers of a CT phantom, and every kind of result that is made of a volume, in every form."""
-    scan = ct_phantom.volume(ct_phantom.Phantom(0.7), size, 67.2 / size, "upright")
+    sources = [header(ds) for ds in ct_phantom.ct_series(_scan(size))]
+    return sources, volume_objects(sources)
+
+
+def volume_objects(sources: list[Dataset]) -> list[Dataset]:
+    """What is made of the volume of a phantom with such headers, a slice each."""
+    uids = tuple(str(ds.SOPInstanceUID) for ds in sources)
+    scan = replace(_scan(len(sources)), sop_instance_uids=uids)
     host = LocalContext({"series": scan})
     plugin.run(host, BoneSurfaceParams(views=2))
-    sources = [header(ds) for ds in ct_phantom.ct_series(scan)]
-    return sources, encode(_run(sources), host.emitted, FORMS)
+    return encode(_run(sources), host.emitted, FORMS)
+
+
+def _scan(size: int) -> Volume:
+    return ct_phantom.volume(ct_phantom.Phantom(0.7), size, 67.2 / size, "upright")
 
 
 def mammogram_results() -> tuple[list[Dataset], list[Dataset]]:

@@ -262,7 +262,6 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
     ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, run.plugin_title
     ds.DeviceSerialNumber, ds.SoftwareVersions = run.plugin_id, run.plugin_version
     ds.ContributingEquipmentSequence = sequence(*_contributing_equipment(run, origin))
-    ds.CodingSchemeIdentificationSequence = sequence(_coding_scheme())
     character_set = origin.get("SpecificCharacterSet") if _is_ascii(ds) else "ISO_IR 192"
     if character_set:
         ds.SpecificCharacterSet = character_set
@@ -273,6 +272,7 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    ds.CodingSchemeIdentificationSequence = sequence(*_coding_schemes(ds, run, origin))
     record.write(ds, run)
     _deidentified(ds)
     ds.file_meta = FileMetaDataset()
@@ -344,7 +344,8 @@ def _lawful(element: DataElement) -> DataElement:
 
 
 def _is_lawful(vr: str, value: Any) -> bool:
-    if value is None or value == "" or not isinstance(value, str):
+    # A UID is an identity: made empty, a result would lie in no study at all.
+    if value is None or value == "" or not isinstance(value, str) or vr == "UI":
         return True
     try:
         validate_value(vr, value, config.RAISE)
@@ -384,15 +385,35 @@ def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
         f"inputs {inputs['count']} sha256:{inputs['digest']} {parameters}"
     )
     ours.ContributionDescription = text[:1024]
-    return [acquired, *copy.deepcopy(list(origin.get("ContributingEquipmentSequence") or ())), ours]
+    return [acquired, *_earlier_equipment(origin), ours]
 
 
-def _coding_scheme() -> Dataset:
-    item = Dataset()
-    item.CodingSchemeDesignator = CODE_SCHEME
-    item.CodingSchemeName = "m3DICOM plug-ins and parameters"
-    item.CodingSchemeResponsibleOrganization = MANUFACTURER
-    return item
+def _earlier_equipment(origin: Dataset) -> Iterator[Dataset]:
+    """Who worked on the input before, as it says; not what breaks PS3.3 C.12.1 there."""
+    for item in origin.get("ContributingEquipmentSequence") or ():
+        if item.get("Manufacturer") and item.get("PurposeOfReferenceCodeSequence"):
+            kept = Dataset()
+            for element in item:
+                kept.add(_lawful(copy.deepcopy(element)))
+            yield kept
+
+
+def _coding_schemes(ds: Dataset, run: RunInfo, origin: Dataset) -> Iterator[Dataset]:
+    """Ours, and every other private scheme of the codes in `ds`: of the input, or the plug-in (PS3.3 C.12.1.1.5)."""
+    ours = Dataset()
+    ours.CodingSchemeDesignator = CODE_SCHEME
+    ours.CodingSchemeName = "m3DICOM plug-ins and parameters"
+    ours.CodingSchemeResponsibleOrganization = MANUFACTURER
+    yield ours
+    used = {str(each.value) for each in ds.iterall() if each.keyword == "CodingSchemeDesignator" and each.value}
+    theirs = {str(each.value) for each in origin.iterall() if each.keyword == "CodingSchemeDesignator"}
+    for designator in sorted(used - {CODE_SCHEME}):
+        if designator.startswith("99") and len(designator) <= _LENGTHS["SH"]:
+            item = Dataset()
+            item.CodingSchemeDesignator = designator
+            whose = "Codes of the source images" if designator in theirs else f"Codes of the plug-in {run.plugin_id}"
+            item.CodingSchemeName = whose
+            yield item
 
 
 def _is_ascii(ds: Dataset) -> bool:

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset
-
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from analysis.results.provenance import RunInfo
 
 CREATOR, GROUP, ELEMENT = "m3DICOM PROVENANCE 1", 0x0099, 0x01

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from importlib import resources
 from typing import Any
 
 import broken_results
 import pytest
+import result_objects
 from broken_results import BROKEN, Broken
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
 
-from analysis.results import checks
+from analysis.results import checks, provenance
 from analysis.results.checks.modules import IODS, Attribute
 
 Sets = dict[bool, tuple[list[Dataset], list[Dataset], list[bytes]]]
@@ -49,6 +51,28 @@ def test_bytes_that_are_no_dicom_are_found(sets: Sets) -> None:
     sources, _, files = sets[False]
     [first, *_] = checks.examine([b"no DICOM at all", *files], sources)
     assert (first.index, first.sop_instance_uid) == (0, "")
+
+
+def test_what_an_input_says_wrongly_is_no_defect_of_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives hold UIDs, codes and values that the standard forbids; results refer to and repeat some of them."""
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
+    sources = []
+    for ds in result_objects.volume_results()[0]:
+        source = copy.deepcopy(ds)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+            wrong = f"{ds[keyword].value[:40]}.007"
+            source[keyword] = DataElement(keyword, "UI", wrong, validation_mode=0)
+        procedure, unnamed, earlier = Dataset(), Dataset(), Dataset()
+        procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "CT1", "99HOSP", "Head"
+        unnamed.CodeValue, unnamed.CodingSchemeDesignator = "CT2", "99HOSP"
+        source.ProcedureCodeSequence = [procedure, unnamed]
+        earlier.Manufacturer = ""
+        source.ContributingEquipmentSequence = [earlier]
+        source["StudyID"] = DataElement("StudyID", "SH", "AN ID OF TOO MANY CHARACTERS", validation_mode=0)
+        sources.append(source)
+    results = result_objects.volume_objects(sources)
+    assert checks.examine([provenance.part10(ds) for ds in results], sources) == []
 
 
 def test_the_tables_ask_for_what_the_standard_asks_for() -> None:

@@ -34,11 +34,12 @@ def examine(files: Sequence[bytes], sources: Sequence[Dataset]) -> list[Defect]:
     sources: the inputs without pixel data. Of one object no more than MOST_TOLD defects are told.
     """
     results: list[Dataset] = []
+    inherited = attributes.Inherited(sources)
     found: list[tuple[int, str]] = []
     for number, data in enumerate(files):
         try:
             ds = dcmread(io.BytesIO(data))
-            found += [(number, words) for words in islice(attributes.defects(ds), MOST_TOLD)]
+            found += [(number, words) for words in islice(attributes.defects(ds, inherited), MOST_TOLD)]
         except Exception as error:  # whatever pydicom says of bytes that are no DICOM
             found.append((number, f"it cannot be read: {type(error).__name__}"))
             ds = Dataset()
@@ -75,4 +76,6 @@ def _study(sources: Sequence[Dataset]) -> dict[str, str]:
     carried = Dataset()
     for element in provenance.patient_and_study(sources[0]):
         carried.add(element)
-    return {keyword: str(carried.get(keyword) or "") for keyword in references.SAME}
+    told = {keyword: str(carried.get(keyword) or "") for keyword in references.SAME}
+    # Text beyond ASCII may be broken in the input, and then reads otherwise once it was written as it should be.
+    return {keyword: text for keyword, text in told.items() if text.isascii()}

@@ -19,13 +19,27 @@ _CODE_VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _SYNTAXES = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"})
 
 
-def defects(ds: Dataset) -> Iterator[str]:
+class Inherited:
+    """Values that the inputs of a task hold: a result that repeats them is not to blame for what they are."""
+
+    def __init__(self, sources: Sequence[Dataset]) -> None:
+        self._sources = sources
+        self._values: set[str] | None = None
+
+    def __contains__(self, value: str) -> bool:
+        if self._values is None:  # seldom asked: only for what looks wrong
+            elements = (each for ds in self._sources for each in ds.iterall() if each.VR != "SQ")
+            self._values = {text for element in elements for text in _each(element)}
+        return value in self._values
+
+
+def defects(ds: Dataset, inherited: Inherited) -> Iterator[str]:
     """What is wrong with a data set that was read from its file, in words."""
     yield from _file_meta(ds)
     module = IODS.get(str(ds.get("SOPClassUID")), ())
     yield from _required(ds, module, "")
     schemes = {str(item.get("CodingSchemeDesignator")) for item in ds.get("CodingSchemeIdentificationSequence") or ()}
-    yield from _values(ds, "", schemes)
+    yield from _values(ds, "", schemes, inherited)
 
 
 def _file_meta(ds: Dataset) -> Iterator[str]:
@@ -65,20 +79,20 @@ def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | bytes | Sequence) and len(value) == 0)
 
 
-def _values(ds: Dataset, where: str, schemes: set[str]) -> Iterator[str]:
+def _values(ds: Dataset, where: str, schemes: set[str], inherited: Inherited) -> Iterator[str]:
     for element in ds:
         name = where + (element.keyword or str(element.tag))
         if element.VR == "SQ":
             for number, item in enumerate(element.value, 1):
                 inner = f"{name}[{number}]."
-                if element.keyword.endswith("CodeSequence"):
+                if element.keyword.endswith("CodeSequence") and not _taken_over(item, inherited):
                     yield from _code(item, inner, schemes)
-                yield from _values(item, inner, schemes)
+                yield from _values(item, inner, schemes, inherited)
         elif element.VR == "UI":
             for uid in _each(element):
-                if len(uid) > 64 or not _UID.fullmatch(uid):
+                if (len(uid) > 64 or not _UID.fullmatch(uid)) and uid not in inherited:
                     yield f"{name} is no UID (PS3.5 9.1)"
-        elif not _empty(element.value) and not _lawful(element):
+        elif not _empty(element.value) and not _lawful(element, inherited):
             yield f"{name} has a value that its VR {element.VR} forbids (PS3.5 6.2)"
         if not element.tag.is_private and element.keyword and not _right_vr(element):
             yield f"{name} has the VR {element.VR} (PS3.6)"
@@ -91,14 +105,23 @@ def _each(element: DataElement) -> list[str]:
     return [str(each) for each in (value if isinstance(value, list | tuple | MultiValue) else [value])]
 
 
-def _lawful(element: DataElement) -> bool:
+def _taken_over(item: Dataset, inherited: Inherited) -> bool:
+    """Whether a code that is not whole is one of an input."""
+    whole = item.get("CodeMeaning") and item.get("CodingSchemeDesignator") and any(item.get(k) for k in _CODE_VALUES)
+    if whole and not str(item.CodingSchemeDesignator).startswith("99"):
+        return False
+    return bool(item) and all(text in inherited for element in item for text in _each(element))
+
+
+def _lawful(element: DataElement, inherited: Inherited) -> bool:
     if element.VR not in _TEXT:
         return True
-    try:
-        for value in _each(element):
+    for value in _each(element):
+        try:
             validate_value(element.VR, value, config.RAISE)
-    except ValueError:
-        return False
+        except ValueError:
+            if value not in inherited:
+                return False
     return True
 
 

@@ -64,7 +64,8 @@ def _plugin(installed: Installed, found: list[Candidate] | None) -> dict[str, An
         "auto": manifest.auto,
     }
     if found is not None:
-        described["matches"] = [_match(match) for wanted in manifest.inputs for match in matches(wanted, found)]
+        asked_for = [each for each in manifest.inputs if not each.prior and not each.results_of]
+        described["matches"] = [_match(match) for wanted in asked_for for match in matches(wanted, found)]
     return described
 
 

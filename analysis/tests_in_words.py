@@ -18,7 +18,7 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from analysis.api import AnyOf, When
-from analysis.matching import tags_of
+from analysis.attribute_tests import tags_of
 from pacs.errors import InvalidInput
 
 _SYMBOLS = {"=": "eq", "!=": "ne", "<=": "le", ">=": "ge", "<": "lt", ">": "gt"}

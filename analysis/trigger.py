@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from analysis import plans, rules
+from analysis import chains, plans, rules
 from analysis.api import Input, NotAnalysable
-from analysis.matching import Candidate, Match, candidates, results, tasks_among
+from analysis.matching import Match, candidates
 from analysis.plans import Study, Verdict
 from analysis.priors import Priors
 from analysis.registry import Registry, job_key
@@ -26,7 +26,6 @@ from analysis.rules import Rule, Rules
 from pacs import uids
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom import ups_task
-from pacs.dicom.ups import State
 from pacs.errors import ArchiveError
 from pacs.index import rule_waits, workitems
 
@@ -112,10 +111,19 @@ class Trigger:
                 )
             elif wait.about:
                 made += len(self._build_on(wait.about, now))
+                self._forget(wait, now)
             else:
                 found = candidates(index, wait.study_instance_uid, replace(SYSTEM, scope=wait.scope))
                 made += len(self._apply(rule, about, "", plans.judge(rule, about, found, now), now))
         return made
+
+    def _forget(self, wait: rule_waits.Wait, now: float) -> None:
+        """Wait no longer where nobody looked: what it is about has been superseded."""
+        with self._archive.index.read() as conn:
+            left = rule_waits.get(conn, wait.rule, wait.study_instance_uid, wait.about)
+        if left is not None and left.due_at <= now:
+            drop = partial(rule_waits.drop, rule=wait.rule, study=wait.study_instance_uid, about=wait.about)
+            self._archive.index.transact(drop)
 
     def _apply(self, rule: Rule, about: Study, key: str, verdict: Verdict, now: float) -> list[str]:
         """Make what the rule asks for now, and note what it waits for; the UIDs of new Workitems."""
@@ -184,50 +192,10 @@ class Trigger:
 
     def _build_on(self, uid: str, now: float) -> list[str]:
         """Make the Workitems that rules ask for on the results of a Workitem; their UIDs."""
-        with self._archive.index.read() as conn:
-            row = workitems.get(conn, uid)
-        if row is None or row.plugin not in self._chained or row.state is not State.COMPLETED or row.superseded_by:
-            return []
-        about = None if row.study_instance_uid is None else plans.study(self._archive.index, row.study_instance_uid)
-        if about is None:
-            return []
-        principal = replace(SYSTEM, scope=about.scope)
-        theirs = results(self._archive.index, about.study_instance_uid, uid, principal)
-        given = {sop for each in ups_task.references_of(row.attributes) for _, sop in each.instances}
-        series = {each.series_instance_uid for each in ups_task.references_of(row.attributes)}
-        found = [
-            each
-            for each in candidates(self._archive.index, about.study_instance_uid, principal)
-            if each.sop_instance_uid in given or (not given and (each.series_instance_uid in series or None in series))
-        ]
         made = []
-        for rule in self.rules:
-            if row.plugin in rule.results_of:
-                made += self._apply(rule, about, uid, self._of_results(rule, about, row, theirs, found), now)
+        for rule, about, verdict in chains.verdicts(self._archive, self.rules, uid):
+            made += self._apply(rule, about, uid, verdict, now)
         return made
-
-    def _of_results(
-        self, rule: Rule, about: Study, row: WorkitemRow, theirs: list[Candidate], found: list[Candidate]
-    ) -> Verdict:
-        if rule.scopes and about.scope not in rule.scopes:
-            return Verdict(why="the study belongs to another access scope")
-        declared = any(each.results_of for each in rule.installed.manifest.inputs)
-        first = rule.installed.manifest.inputs[0]
-
-        def pool(wanted: Input) -> Sequence[Candidate]:
-            if wanted.results_of == row.plugin or (not declared and wanted is first):
-                return theirs
-            if wanted.results_of:
-                known = self._archive.worklist.of_plugin(wanted.results_of, about.study_instance_uid, requested=True)
-                done = [each for each in known if each.state is State.COMPLETED and not each.superseded_by]
-                scope = replace(SYSTEM, scope=about.scope)
-                return results(self._archive.index, about.study_instance_uid, done[-1].uid, scope) if done else []
-            return found
-
-        try:
-            return Verdict(tuple(tasks_among(rule.installed.manifest, pool, rule.tests)))
-        except NotAnalysable as reason:
-            return Verdict(why=str(reason))
 
     # Workitems
 
@@ -240,14 +208,15 @@ class Trigger:
         known = worklist.of_plugin(manifest.id, inputs[0].instances[0].study_instance_uid)
         if any(row.task_key == key for row in known):
             return None
-        older = [row for row in known if self._replaces(rule, row, inputs)]
+        written = installed.written(params)
+        older = [row for row in known if self._replaces(rule, row, inputs, written)]
         if older and not rule.late:
             return None
         attributes = ups_task.build(
             plugin=manifest.id,
             title=manifest.title,
             label=f"{manifest.title}: {inputs[0].label}",
-            parameters=installed.written(params),
+            parameters=written,
             inputs=[reference for match in inputs for reference in match.references],
             patient=inputs[0].instances[0].corrected,
             now=now,
@@ -263,13 +232,17 @@ class Trigger:
         log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
         return uid
 
-    def _replaces(self, rule: Rule, row: WorkitemRow, inputs: Sequence[Match]) -> bool:
+    def _replaces(
+        self, rule: Rule, row: WorkitemRow, inputs: Sequence[Match], written: Sequence[ups_task.Parameter]
+    ) -> bool:
         """Whether a task of the rule on `inputs` replaces an older one: same rule, same study, series or instance.
 
-        A rule that is no more is replaced as well. Results of a task are those of the same input when theirs replace
-        the older's.
+        A rule that is no more is replaced as well, and what a batch made with the same parameters. Results of a task
+        are those of the same input when theirs replace the older's.
         """
-        if row.superseded_by or (row.rule != rule.name and self.rules.get(row.rule or "") is not None):
+        if row.superseded_by or (row.rule is not None and row.rule != rule.name and self.rules.get(row.rule)):
+            return False
+        if row.rule is None and ups_task.parameters_of(row.attributes) != ups_task.read_back(written):
             return False
         references = ups_task.references_of(row.attributes)
         if not references:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
-from analysis.api import Input, Manifest, When
+from analysis.api import AnyOf, Input, Manifest, When
+from analysis.attribute_tests import holds
 from analysis.evaluation import ct_phantom, mammogram_phantom
 from pacs import uids
 
@@ -42,6 +43,9 @@ def cases(manifest: Manifest) -> Iterator[Case]:
     """The phantom first, then every odd form of it; deterministic."""
     plain = {each.name: _shaped(_phantom(each), each.where) for each in manifest.inputs}
     yield Case("the phantom", plain)
+    if any(each.optional for each in manifest.inputs):
+        needed = {each.name for each in manifest.inputs if not each.optional}
+        yield Case("only what it needs", {name: given if name in needed else [] for name, given in plain.items()})
     for name, spoil in {**_FOR_ALL, **_for_loads(manifest)}.items():
         yield Case(name, {key: spoil(copy.deepcopy(instances)) for key, instances in plain.items()})
 
@@ -56,7 +60,17 @@ def _for_loads(manifest: Manifest) -> dict[str, Callable[[Instances], Instances]
 
 
 def _phantom(wanted: Input) -> Instances:
-    return copy.deepcopy(_head() if wanted.load == "volume" else _breasts())
+    made = copy.deepcopy(_head() if wanted.load == "volume" else _breasts())
+    return [_earlier(ds) for ds in made] if wanted.prior else made
+
+
+def _earlier(ds: Dataset) -> Dataset:
+    """The same of the patient's study a year before."""
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        if ds.get(keyword):
+            setattr(ds, keyword, uids.derived("plug-in kit", "earlier", str(ds[keyword].value)))
+    ds.StudyDate = f"{int(str(ds.StudyDate)[:4]) - 1}{str(ds.StudyDate)[4:]}"
+    return ds
 
 
 @cache
@@ -71,15 +85,24 @@ def _breasts() -> Instances:
     return [mammogram_phantom.to_dataset(made, study="plug-in kit")]
 
 
-def _shaped(instances: Instances, tests: Sequence[When]) -> Instances:
-    """The instances with such values that the tests hold."""
+def _shaped(instances: Instances, tests: Sequence[When | AnyOf]) -> Instances:
+    """The instances with such values that the tests hold; of alternatives the first."""
     for test in tests:
         for ds in instances:
-            _hold(ds, test)
+            _hold(ds, test.tests[0] if isinstance(test, AnyOf) else test)
     return instances
 
 
 def _hold(ds: Dataset, test: When) -> None:
+    *outer, last = test.attribute.split(".")
+    for keyword in outer:
+        if not ds.get(keyword):
+            setattr(ds, keyword, [Dataset()])
+        ds = ds[keyword].value[0]
+    test = test.model_copy(update={"attribute": last})
+    if test.op in ("ne", "like", "matches"):
+        _hold_text(ds, test)
+        return
     if test.op == "exists":
         if test.value is False:
             if test.attribute in ds:
@@ -92,6 +115,12 @@ def _hold(ds: Dataset, test: When) -> None:
         here = ds.get(test.attribute)
         held = list(here) if isinstance(here, Sequence) and not isinstance(here, str) else [here] if here else []
         value = held if value in held else [*held, value]
+    elif test.op in ("gt", "lt"):
+        here = ds.get(test.attribute)
+        if here is not None and float(here) != float(value) and (float(here) > float(value)) == (test.op == "gt"):
+            return
+        number = float(value)
+        value = number + 1 if test.op == "gt" else number / 2 if number > 0 else number - 1
     elif test.op in ("ge", "le"):
         here = ds.get(test.attribute)
         if here is not None and (float(here) == float(value) or (float(here) > float(value)) == (test.op == "ge")):
@@ -100,6 +129,14 @@ def _hold(ds: Dataset, test: When) -> None:
     if vr in _PIXEL_TEXT and isinstance(value, float | int):
         value = f"{value:.10g}"
     setattr(ds, test.attribute, value)
+
+
+def _hold_text(ds: Dataset, test: When) -> None:
+    """Tests that many values pass: one is made up where none of the phantom does. No value is made from expressions."""
+    if holds(test, [str(ds.get(test.attribute) or "")]) or test.op == "matches":
+        return
+    made = str(test.value).replace("*", "").replace("?", "X") if test.op == "like" else _any_value(test.attribute)
+    setattr(ds, test.attribute, made)
 
 
 def _any_value(keyword: str) -> Any:

@@ -149,6 +149,11 @@ def parameters_of(attributes: Mapping[str, Any], tag: str = ups.PARAMETERS_SEQUE
     return found
 
 
+def read_back(parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """What `parameters_of` gives of a Workitem that these were written into."""
+    return parameters_of({ups.PARAMETERS_SEQUENCE: element("SQ", *map(content_item, parameters))})
+
+
 def plugin_of(attributes: Mapping[str, Any]) -> str | None:
     """The plug-in that the Workitem asks for, None where it asks for something that is not ours."""
     for item in ups.items(attributes, ups.WORKITEM_CODE_SEQUENCE):

@@ -292,6 +292,22 @@ def test_late_images_reopen_an_analysis_and_its_results_are_superseded(opened: O
         assert [ups.value(each, ups.REFERENCED_SOP_INSTANCE_UID) for each in replaced] == [old.uid]
 
 
+def test_what_was_asked_for_with_other_parameters_is_not_superseded_by_a_rule(opened: Opened) -> None:
+    with opened(Rule("count", plugin="count"), *ALONE) as place:
+        place.store(slices(3))
+        made = {}
+        for threshold in (300, 400):
+            attributes = ups_task.build(
+                plugin="count", title="Count", label="Count", patient={}, now=time.time(), priority="LOW",
+                parameters=[ups_task.Parameter("threshold", "T", threshold), ups_task.Parameter("pause_s", "P", 0)],
+                inputs=[ups_task.References(STUDY, uids.derived("series", 0, 0))],
+            )  # fmt: skip
+            made[threshold] = place.archive.worklist.create(attributes, None, USER, task=f"batch {threshold}")
+        assert place.settle() == 1
+        assert place.tasks.get(made[300], SYSTEM).ended == "superseded"
+        assert place.tasks.get(made[400], SYSTEM).state == "SCHEDULED"
+
+
 def test_late_images_stop_a_task_that_runs_on_the_old_ones(opened: Opened) -> None:
     pausing = Rule("count", plugin="count", parameters=("pause_s = 600",))
     with opened(pausing, *ALONE, work=True) as place:
@@ -489,6 +505,22 @@ def test_an_answer_is_waited_for_so_long_and_a_question_is_asked_again_after_a_r
         assert place.comments(place.all()[0]) == "no earlier study fits (OLD: no answer within 300 s)"
         for shelf in shelves:
             shelf.answer.set()
+
+
+def test_a_start_to_come_is_kept_across_a_restart(opened: Opened, index: str) -> None:
+    with opened(*ONLY, index=index) as place:
+        asked = ups_task.build(
+            plugin="count", title="Count", label="Count", parameters=[], inputs=[ups_task.References(STUDY)],
+            patient={}, now=time.time() + 3600,
+        )  # fmt: skip
+        uid = place.archive.worklist.create(asked, None, USER)
+    with opened(*ONLY, index=index) as place:
+        worklist = place.archive.worklist
+        assert worklist.claim(["count"], "w", time.time() + 3000, 30) is None
+        assert worklist.due_offers(time.time() + 3000) == []
+        claim = worklist.claim(["count"], "w", time.time() + 3601, 30)
+        assert claim is not None
+        assert claim.uid == uid
 
 
 def test_the_dispatcher_ends_what_expired(opened: Opened) -> None:

@@ -13,7 +13,7 @@ from task_plugins import BUILDING, TARGETS
 
 from analysis.api import AnyOf, Input, Manifest, NotAnalysable, When
 from analysis.assign import assigned
-from analysis.matching import holds, like
+from analysis.attribute_tests import holds, like
 from analysis.prior_sources import first_part
 from analysis.registry import Registry
 from analysis.rules import load

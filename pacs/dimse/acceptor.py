@@ -81,6 +81,11 @@ class Places:
         self._total = 0
         self._per_host: Counter[str] = Counter()
 
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return self._total
+
     def taken(self, host: str) -> tuple[int, int]:
         """How many there are, and how many of them are from this address."""
         with self._lock:

@@ -24,6 +24,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pacs.dimse import crew
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.attendant")
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+NURSERY, ATTENDANT = b"m3dicom-nursery", b"m3dicom-dimse"
+"""What `ps` shows; at most 15 bytes."""
 
 
 class Attendant:
@@ -118,6 +121,19 @@ class Nursery:
             self._process.wait()
 
 
+def living(server: int) -> list[int]:
+    """The process ids of the attendants of a server, as /proc tells them; the newest last."""
+    parents: dict[int, int] = {}
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            name, _, rest = (folder / "stat").read_bytes().partition(b" (")[2].rpartition(b") ")
+            parents[int(folder.name)] = int(rest.split()[1])
+            if name == ATTENDANT and not rest.startswith(b"Z"):
+                found.append(int(folder.name))
+    return sorted(each for each in found if parents.get(parents[each]) == server)
+
+
 def main() -> int:
     """A nursery on the descriptor, for the parent, that the command line names."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
@@ -156,6 +172,7 @@ def _run(work: object, line: socket.socket, parent: int) -> None:
     """The life of a forked process: it never returns to what its parent was doing."""
     status = 1
     try:
+        _call_this(ATTENDANT if work is _attend else NURSERY)
         _end_with(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the server hears them, and tells us
@@ -171,6 +188,11 @@ def _run(work: object, line: socket.socket, parent: int) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _call_this(name: bytes) -> None:
+    """The name of this process, for those who look for it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
 def _end_with(parent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -138,6 +139,7 @@ class Parts:
             raise InvalidInput(
                 f"no plug-in named {', '.join(sorted(unknown))}; installed: {', '.join(self.registry.ids)}"
             )
+        self.also_counted: list[Callable[[], str]] = []
         self._trigger = Trigger(archive, self.registry)
         self.rules = self._trigger.rules
         self._queue = open_queue(settings.queue, archive.events)
@@ -181,7 +183,8 @@ class Parts:
 
     def metrics(self) -> str:
         """What Prometheus reads. Raises Unavailable."""
-        return exposition(self.workforce, self._worker, time.time())
+        told = exposition(self.workforce, self._worker, time.time())
+        return told + "".join(each() for each in self.also_counted)
 
     def close(self) -> None:
         """Give leases back and let go of the queue."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import sqlite3
 import ssl
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from pacs import native
 from pacs.errors import ArchiveError, NotFound
-from pacs.server import beside, compose, doors
+from pacs.server import attendant, beside, compose, doors, ground
 from pacs.settings import AE, Settings
 
 Level = Literal["ok", "slow", "advice", "wrong"]
@@ -141,6 +142,7 @@ def server(settings: Settings) -> Findings:
     if running:
         yield Finding("server", "ok", f"runs as process {running['pid']}: HTTP {running['http']}, "
                       f"DIMSE {running['dimse'] or 'none'}")  # fmt: skip
+        yield from _attendants(settings, int(running["pid"]))
         return
     yield Finding("server", "ok", "none runs on this data folder")
     for name, text in (("http", settings.http), ("dimse", settings.dimse), ("dimse_tls", settings.dimse_tls)):
@@ -151,6 +153,30 @@ def server(settings: Settings) -> Findings:
                 yield Finding(
                     "server", "wrong", error.reason, f"another program has the port: change the setting {name}"
                 )
+
+
+def _attendants(settings: Settings, pid: int) -> Findings:
+    wanted = ground.attendants(settings)
+    if not wanted:
+        if settings.dimse:
+            yield Finding("server", "ok", "serves DIMSE associations itself")
+        return
+    living = attendant.living(pid)
+    sizes = [size for each in living if (size := _resident_mb(each))]
+    said = f"{len(living)} of {wanted} attendants serve DIMSE associations"
+    said += f", {max(sizes):.0f} MB each at most" if sizes else ""
+    if len(living) < wanted:
+        yield Finding("server", "advice", said, "one that ended is started again within seconds: see the server's log")
+    else:
+        yield Finding("server", "ok", said)
+
+
+def _resident_mb(pid: int) -> float:
+    """The memory of a process, what it shares with others included; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+    except (OSError, IndexError):
+        return 0.0
 
 
 def index(settings: Settings) -> Findings:

@@ -15,13 +15,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from analysis.metrics import CONTENT_TYPE
+from analysis.metrics import CONTENT_TYPE, Family, text
 from pacs.auth import Principal, Right
 from pacs.errors import Forbidden, Unauthenticated, Unavailable
 from pacs.server.http import problem
 
 if TYPE_CHECKING:
     from pacs.auth import Auth
+    from pacs.dimse.acceptor import Places
+    from pacs.dimse.crew import Crew
     from pacs.server.doors import Door
 
 PATH = "/metrics"
@@ -31,6 +33,16 @@ Exposition = Callable[[], str]
 def _allowed(principal: Principal) -> None:
     if Right.ADMIN not in principal.rights:
         principal.require(Right.METRICS)
+
+
+def of_dimse(places: Places, crew: Crew | None, wanted: int) -> str:
+    """The metrics of the DIMSE doors: associations, and the attendants that serve them."""
+    families = [Family("m3dicom_dimse_associations", "gauge", "Associations that are open.", [({}, places.total)])]
+    if crew is not None:
+        states = [({"state": "serving"}, crew.ready), ({"state": "wanted"}, wanted)]
+        told = "Processes that serve associations, and how many there should be."
+        families.append(Family("m3dicom_dimse_attendants", "gauge", told, states))
+    return text(families)
 
 
 def route(exposition: Exposition) -> Route:

@@ -32,7 +32,7 @@ from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput, Unavailable
 from pacs.server import api_mount, collector, compose, doors, http, wire
 from pacs.server.ground import StartAttendant, attendants
-from pacs.server.metrics import MetricsDoor
+from pacs.server.metrics import MetricsDoor, of_dimse
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import Shelf, Shelving
 
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
+IDLE_PERIOD_S = 5.0
+"""How often what only time brings is looked for, where nobody has changed anything for a while."""
+
 PATIENCE_S, AGAIN_S = 120.0, 1.0
 
 
@@ -96,8 +99,16 @@ class Scheduler:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
+        seen: int | None = None
+        lively_until = stepped = -IDLE_PERIOD_S
         while not self._stop.wait(SCHEDULER_PERIOD_S):
             try:
+                now, version = time.monotonic(), self._archive.index.version()
+                if version is None or version != seen:
+                    seen, lively_until = version, now + self._archive.settings.stable_after_s + IDLE_PERIOD_S
+                elif now > lively_until and now < stepped + IDLE_PERIOD_S:
+                    continue
+                stepped = now
                 self._archive.settle.claim_stable(time.time())
                 self._step(time.time())
             except ArchiveError as error:
@@ -128,7 +139,7 @@ def serve(
         stack.callback(archive.close)
         parts = compose.Parts(archive)
         stack.callback(parts.close)
-        acceptors = _open_dimse(archive, start_attendant, stack)
+        acceptors = _open_dimse(archive, start_attendant, parts, stack)
         scheduler = Scheduler(archive, parts.schedule)
         stack.callback(scheduler.close)
 
@@ -173,7 +184,9 @@ def serve(
         return 0
 
 
-def _open_dimse(archive: Archive, start_attendant: StartAttendant, stack: ExitStack) -> dict[str, Acceptor]:
+def _open_dimse(
+    archive: Archive, start_attendant: StartAttendant, parts: compose.Parts, stack: ExitStack
+) -> dict[str, Acceptor]:
     """The DIMSE doors by the names of their settings; they share the limits of associations."""
     from pacs.dimse.acceptor import Places
     from pacs.dimse.acceptor import serve as serve_dimse
@@ -186,6 +199,7 @@ def _open_dimse(archive: Archive, start_attendant: StartAttendant, stack: ExitSt
     if count := attendants(settings):
         hands = crew.Crew(settings, count, start_attendant, archive.events.publish)
         stack.callback(hands.close, settings.drain_s)
+    parts.also_counted.append(partial(of_dimse, places, hands, count))
     for name in ("dimse", "dimse_tls"):
         if not getattr(settings, name):
             continue

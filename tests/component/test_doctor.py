@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dicom_data
+import httpx
 import pytest
 from conftest import ServerStarter, needed
 from servers import PostgreSQL, S3Server, free_port
@@ -148,3 +149,21 @@ def test_postgresql_and_s3(
     assert "keeps no versions" in everything
     away = change(settings, index=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none")
     assert "index: PostgreSQL cannot be reached" in said(wrong(away))
+
+
+def test_attendants_are_told_of(start: ServerStarter) -> None:
+    running = start(settings={"M3DICOM_DIMSE_PROCESSES": "2", "M3DICOM_WORKERS": "0"})
+    settings = Settings(data=running.data, dimse=running.dimse, dimse_processes=2)
+
+    def lines() -> list[str]:
+        return [each.said for each in doctor.server(settings) if "attendant" in each.said]
+
+    until = time.monotonic() + 60
+    while not lines()[0].startswith("2 of 2 attendants serve") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert lines()[0].startswith("2 of 2 attendants serve")
+    assert "MB each" in lines()[0]
+    told = httpx.get(f"{running.http}/metrics", headers={"Authorization": f"Bearer {running.token}"})
+    assert told.status_code == 200
+    assert 'm3dicom_dimse_attendants{state="wanted"} 2' in told.text
+    assert "m3dicom_dimse_associations 0" in told.text

@@ -78,6 +78,21 @@ def same_of(results: Sequence[Stored | Failure]) -> int:
     return sum(not isinstance(each, Failure) and each.outcome == "same" for each in results)
 
 
+def location(results: Sequence[Stored | Failure], root: str) -> str:
+    """The URL of what was made, for the Location header (PS3.18 Table 10.5.3-2): the instance, or the one study of all.
+
+    Empty where nothing is stored, or in several studies, which have no address together.
+    """
+    stored = [each for each in results if not isinstance(each, Failure)]
+    studies = {each.study_instance_uid for each in stored}
+    if len(studies) != 1:
+        return ""
+    study = f"{root}/studies/{studies.pop()}"
+    if len(stored) > 1:
+        return study
+    return f"{study}/series/{stored[0].series_instance_uid}/instances/{stored[0].sop_instance_uid}"
+
+
 def response_module(results: Sequence[Stored | Failure], root: str) -> dict[str, Any]:
     """The Store Instances Response Module (PS3.18 Annex I.2) as DICOM JSON; `root` is the URL of the service."""
     stored, failed, others, studies = [], [], [], set()

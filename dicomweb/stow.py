@@ -31,7 +31,7 @@ from dicomweb.media_types import (
     parse,
 )  # fmt: skip
 from dicomweb.multipart import ROOM_BYTES, Event, Parser, PartBegin, PartEnd
-from dicomweb.store_results import SAME_HEADER, Failure, failure, file, response_module, same_of, status_of
+from dicomweb.store_results import SAME_HEADER, Failure, failure, file, location, response_module, same_of, status_of
 from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.dicom.json_model import dumps
@@ -81,6 +81,8 @@ async def store(call: Call) -> Answer:
             log.warning("STOW-RS of %s by %r refused: %s", uid, principal.name, each.error.reason)
     body = response_module(results, root)
     told = [(SAME_HEADER, str(same_of(results)))]
+    if place := location(results, root):
+        told.append(("Location", place))
     if offer.media_type == DICOM_XML:
         return Answer(status_of(results), DICOM_XML, [xml_model.dumps(body)], told)
     return Answer(status_of(results), DICOM_JSON, [dumps(body)], told)

@@ -132,6 +132,17 @@ def study_url(c: Context) -> None:
     c.expect("Retrieve URL (0008,1190) with the study", sample.study in url, url, about=answer)
 
 
+@check("F11l", "PS3.18 Table 10.5.3-2", "the answer to one new instance names what was made: Location",
+       Level.CONDITIONAL, service=SERVICE)  # fmt: skip
+def location(c: Context) -> None:
+    sample = fresh(c, "location")
+    answer = send(c, [sample.file])
+    c.expect_status(answer, 200)
+    place = answer.header("Location")
+    if c.expect("Location with the study of the instance", sample.study in place, place, about=answer):
+        c.expect_status(c.web.request("GET", place, accept=related(DICOM).partition("; boundary")[0]), 200)
+
+
 @check("F12", "PS3.18 10.5.3.3", "the answer as JSON, and as anything", service=SERVICE)
 def accept(c: Context) -> None:
     for wanted in (JSON, "*/*"):

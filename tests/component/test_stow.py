@@ -83,6 +83,7 @@ def test_all_stored(web: Web) -> None:
         assert web.client.get(item["00081190"]["Value"][0]).status_code == 200
     found = web.get(f"{study_of(slices[0])}/instances")
     assert len(found.json()) == 3
+    assert answer.headers["location"] == web.url + study_of(slices[0])  # PS3.18 Table 10.5.3-2
 
 
 def test_some_stored_some_not(web: Web) -> None:
@@ -199,6 +200,12 @@ def test_one_instance_without_multipart(web: Web) -> None:
     answer = web.client.post(study_of(ds), content=dicom_data.part10(ds), headers={"Content-Type": "application/dicom"})
     assert answer.status_code == 200
     assert answer.json()["00081199"]["Value"][0]["00081155"]["Value"] == [ds.SOPInstanceUID]
+    assert answer.headers["location"] == answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
+
+
+def test_only_what_was_made_in_one_place_has_an_address(web: Web) -> None:
+    assert "location" not in web.store(fresh(18), fresh(19)).headers
+    assert "location" not in web.store(fresh(18), path=study_of(fresh(19))).headers
 
 
 @pytest.mark.parametrize("ts", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])

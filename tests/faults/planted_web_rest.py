@@ -250,6 +250,7 @@ STORES = (
     Fault("XML that says to be text", "F12x", header("content-type", "text/plain", "/studies$")),
     Fault("text is taken for a boundary", "F16",
           contents(lambda data: data.replace(b"--conformance-boundar", b""), INSTANCE)),
+    Fault("what was made has no address", "F11l", header("location", None, "/studies$")),
     Fault("parts need a type", "F18", refusing(400, lambda r: r.body.startswith(b"--b\r\n\r\n"))),
     Fault("parts may say where they are", "F19", refusing(400, lambda r: b"Content-Location" in r.body)),
     Fault("what is missing is not missed", "F23", posting((202, 400, 409), 200)),

@@ -24,25 +24,24 @@ from pacs import filing, ingest, spool
 from pacs.archive import open_archive
 from pacs.auth import Principal
 from pacs.dicom import scanner
-from pacs.index import statement, writer
+from pacs.index import joining, statement, writer
 from pacs.settings import Settings
 from pacs.storage import files, segments
 
 STAGES = (
     (spool.Spool, "write", "hash and copy of the bytes"),
     (scanner, "scan", "header walk"),
-    (filing.Entry, "__post_init__", "rows, JSON, zlib"),
+    (filing.Entry, "__post_init__", "rows, JSON, packing"),
     (ingest, "head", "File Meta and arrival facts"),
     (files.FileStore, "put", "append to the segment: bookkeeping"),
-    (segments, "_write_all", "append to the segment: pwritev"),
-    (segments.kernel, "start_writing", "telling the disk to begin"),
-    (os, "fdatasync", "fdatasync"),
+    (segments.Segment, "_write", "append to the segment: the write, durable"),
+    (os, "fdatasync", "other syncs"),
     (writer.GroupCommit, "submit", "group commit: bookkeeping"),
     (writer.GroupCommit, "_alone", "group commit: BEGIN and COMMIT"),
-    (ingest.Ingest, "_filed", "filing: Python between statements"),
-    (statement.Statement, "all", "filing: look-ups and updates"),
-    (statement.Statement, "key", "filing: the instance's row"),
-    (statement.Statement, "each", "filing: metadata, audit, change"),
+    (filing, "join", "filing: Python between statements"),
+    (statement.Statement, "first_on_driver", "filing: look-up"),
+    (joining, "join", "filing: all its rows"),
+    (ingest.Ingest, "_filed", "filing of what begins a series"),
     (ingest.Ingest, "store", "everything else"),
 )
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pacs.dicom import json_model
 from pacs.dicom.charsets import Decoder, decoder
 from pacs.dicom.transfer_syntaxes import TransferSyntax
-from pacs.dicom.walk import DEFAULT_LIMITS, FIRST, WINDOW, Begun, Mark, Row, Walk, plain_of
+from pacs.dicom.walk import DEFAULT_LIMITS, FIRST, WINDOW, Begun, BulkValue, Mark, Row, Walk, plain_of
 
 _CHARACTER_SET: Final = 0x00080005
 _SERIES: Final = "0020000E"
@@ -52,6 +52,19 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
+class _Tail:
+    """Native pixel data that follow the last step and end the data set."""
+
+    header: bytes
+    """Their tag, VR and length."""
+    path: str
+    vr: str
+    length: int
+    entry: dict[str, Any]
+    json: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """The header of a data set, in steps."""
 
@@ -63,6 +76,7 @@ class _Known:
     """All of it, element by element."""
     differing: frozenset[str]
     series: object
+    tail: _Tail | None
 
 
 class Repeats:
@@ -80,9 +94,14 @@ class Repeats:
         known = self._known
         if known is None or known.syntax is not syntax:
             return self._learned(data, syntax, None)
-        begun, json, expected = _compared(known, bytes(data[: known.reach]))
+        source = bytes(data[: known.reach])
+        begun, json, expected = _compared(known, source)
         if expected:
             self._in_vain = 0
+            if (tail := known.tail) is not None:
+                start = begun.position + len(tail.header)
+                if source[begun.position : start] == tail.header and start + tail.length == len(data):
+                    return _ended(data, syntax, begun, json, tail)
         else:
             self._in_vain += 1
             if self._in_vain < _IN_VAIN or self._in_vain % _IN_VAIN == 0:
@@ -140,6 +159,28 @@ def _compared(known: _Known, source: bytes) -> tuple[Begun, list[bytes], bool]:
     return Begun(elements, position, last, decode, budget), json, expected
 
 
+def _ended(data: memoryview, syntax: TransferSyntax, begun: Begun, json: list[bytes], tail: _Tail) -> Walked:
+    """The walk, its last element being the one that is known."""
+    walk = Walk(data, syntax, DEFAULT_LIMITS)
+    walk.pixels = BulkValue(tail.path, tail.vr, begun.position + len(tail.header), tail.length)
+    walk.bulk.append(walk.pixels)
+    begun.elements[tail.path] = tail.entry
+    json.append(tail.json)
+    return walk, begun.elements, b"{" + b",".join(json) + b"}"
+
+
+def _tail(walk: Walk, metadata: dict[str, Any], at: int) -> _Tail | None:
+    """What ends the data set that was just walked, if native pixel data begin at `at` and do."""
+    pixels = walk.pixels
+    if pixels is None or walk.syntax.encapsulated or not at < pixels.offset <= at + 12:
+        return None
+    if pixels.offset + pixels.length != len(walk.data):
+        return None
+    entry = metadata[pixels.path]
+    json = json_model.dumps({pixels.path: entry})[1:-1]
+    return _Tail(bytes(walk.data[at : pixels.offset]), pixels.path, pixels.vr, pixels.length, entry, json)
+
+
 def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: _Known | None) -> _Known:
     """The header that was just walked, as what the next one is compared with."""
     odd = _odd(walk, metadata)
@@ -161,6 +202,7 @@ def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: 
     steps = list[_Step]()
     decode, last, run_from, budget = decoder(()), FIRST, 0, DEFAULT_LIMITS.metadata_bytes
     held: dict[str, Any] = {}
+    tail: _Tail | None = None
 
     def step(end: int, left: int, differs: tuple[bytes, Row] | None) -> None:
         members = json_model.dumps(held)[1:-1]
@@ -182,7 +224,8 @@ def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: 
             decode = walk.decode
     else:
         step(len(header), next((mark[4] for mark in marks if mark[0] == len(header)), budget), None)
-    return _Known(walk.syntax, tuple(steps), len(header) + _SLACK, elements, differing, series)
+        tail = _tail(walk, metadata, len(header))
+    return _Known(walk.syntax, tuple(steps), len(header) + _SLACK, elements, differing, series, tail)
 
 
 def _odd(walk: Walk, metadata: dict[str, Any]) -> set[str]:

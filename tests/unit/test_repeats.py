@@ -93,6 +93,37 @@ def test_damaged_data_sets_between_sound_ones_make_no_difference(syntax: str, se
     assert stored == 60
 
 
+@pytest.mark.parametrize("syntax", [raw.EXPLICIT, raw.IMPLICIT, raw.BIG])
+def test_whatever_ends_a_data_set_makes_no_difference(syntax: str) -> None:
+    """Pixel data that end the slices before: spoilt, cut short, longer, elsewhere, followed by more, or not there."""
+    rng, repeats = random.Random(5), Repeats()
+    slices = [dicom_data.dataset_bytes(dicom_data.image(number), syntax) for number in range(12)]
+    long = 12 if syntax != raw.IMPLICIT else 8
+    taken = 0
+    for turn in range(400):
+        data = rng.choice(slices)
+        taken += same(data, syntax, repeats)
+        begin = len(data) - 16 * 12 * 2 - long
+        other = bytearray(data)
+        match turn % 7:
+            case 0:
+                other[begin + rng.randrange(long)] ^= 1 << rng.randrange(8)
+            case 1:
+                del other[-rng.randrange(1, 20) :]
+            case 2:
+                other += bytes(rng.randrange(1, 20))
+            case 3:
+                other += data[begin:]
+            case 4:
+                del other[begin:]
+            case 5:
+                other[begin:begin] = data[begin:]
+            case _:
+                other[begin:] = other[begin : begin + long - 4] + bytes(4)
+        same(bytes(other), syntax, repeats)
+    assert taken == 400
+
+
 def elements(data: bytes) -> list[bytes]:
     """The elements of an explicit data set with short values, whole."""
     found, at = [], 0

@@ -269,7 +269,7 @@ BROKEN: tuple[Broken, ...] = (
            _set("GraphicAnnotationSequence", "GraphicObjectSequence", "NumberOfGraphicPoints", 7)),
     Broken("no displayed area", STATE, _delete("DisplayedAreaSelectionSequence")),
     Broken("a key object that selects nothing", KEY,
-           lambda ds: _set("ContentSequence", [i for i in ds.ContentSequence if i.ValueType != "IMAGE"])(ds)),
+           lambda ds: _set("ContentSequence", [i for i in ds.ContentSequence if "ReferencedSOPSequence" not in i])(ds)),
     Broken("a key image that is no evidence", KEY, _without_evidence),
     Broken("another patient", SEG, _set("PatientID", "SOMEBODY ELSE")),
     Broken("another study", STL, _set("StudyInstanceUID", "1.2.3.4.5")),

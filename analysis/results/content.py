@@ -85,6 +85,13 @@ def image(
     return ds
 
 
+def composite(relationship: str, referenced: Dataset) -> Dataset:
+    """A reference to what is neither image nor waveform: a report, a presentation state."""
+    ds = _item(relationship, "COMPOSITE", None)
+    ds.ReferencedSOPSequence = provenance.sequence(provenance.reference(referenced))
+    return ds
+
+
 def coordinates(relationship: str, name: Code, graphic: str, data: Sequence[float], where: Sequence[int]) -> Dataset:
     """A place on the image that another item of this document names (PS3.3 C.18.6)."""
     ds = _item(relationship, "SCOORD", name, [by_reference(SELECTED, where)])

@@ -25,17 +25,18 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
     """All result objects of these findings, finished.
 
     A Secondary Capture of each image and a TID 1500 report over all; a presentation state of each image with marks and
-    a Key Object that names those images; for mammograms a Mammography CAD SR too. The same marks under the same ids.
+    a Key Object that names those images and then all the rest; for mammograms a Mammography CAD SR too. The same marks
+    under the same ids.
     """
     captures = [secondary_capture.encode(run, each) for each in findings]
     made = [*captures, report(run, findings, captures)]
     marked = [each for each in findings if each.marks]
     made += [presentation_state.encode(run, each) for each in marked]
-    if marked:
-        images = [run.source(each.image.sop_instance_uid) for each in marked]
-        made.append(key_object.encode(run, images, conclusion(marked, images)))
     if mammography_cad_sr.possible(run, findings):
         made.append(mammography_cad_sr.encode(run, findings))
+    if marked:
+        images = [run.source(each.image.sop_instance_uid) for each in marked]
+        made.append(key_object.encode(run, images, conclusion(marked, images), made))
     return made
 
 

@@ -20,14 +20,14 @@ _DEVICE = Code("121007", "DCM", "Device")
 _DESCRIPTION = Code("113012", "DCM", "Key Object Description")
 
 
-def encode(run: RunInfo, images: Sequence[Dataset], words: str) -> Dataset:
-    """The finished document that names these images of one study, with a sentence on why."""
+def encode(run: RunInfo, images: Sequence[Dataset], words: str, results: Sequence[Dataset] = ()) -> Dataset:
+    """The finished document that names these images of one study, with a sentence on why, then other results."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = KeyObjectSelectionDocumentStorage, run.instance_uid(KIND)
     ds.StudyInstanceUID, ds.InstanceNumber = images[0].StudyInstanceUID, 1
     provenance.series(ds, run, KIND, "KO", f"{run.plugin_title}: images with findings")
     ds.ReferencedPerformedProcedureStepSequence = provenance.sequence()
-    ds.CurrentRequestedProcedureEvidenceSequence = provenance.sequence(provenance.evidence(images))
+    ds.CurrentRequestedProcedureEvidenceSequence = provenance.sequence(provenance.evidence([*images, *results]))
     ds.ContentDate, ds.ContentTime = run.date, run.time
     content.document(
         ds,
@@ -44,7 +44,10 @@ def encode(run: RunInfo, images: Sequence[Dataset], words: str) -> Dataset:
             content.text(OBSERVATION, Code("121014", "DCM", "Device Observer Manufacturer"), provenance.MANUFACTURER),
             content.text(OBSERVATION, Code("121015", "DCM", "Device Observer Model Name"), run.plugin_title),
             content.text(CONTAINS, _DESCRIPTION, words),
-            *(content.image(CONTAINS, image) for image in images),  # TID 2010 gives these items no name
+            # TID 2010 gives these items no name
+            *(content.image(CONTAINS, each) for each in images),
+            *(content.image(CONTAINS, each) for each in results if "Rows" in each),
+            *(content.composite(CONTAINS, each) for each in results if "Rows" not in each),
         ],
     )
     return provenance.finish(ds, run, images[0])

@@ -197,7 +197,7 @@ def relate(results: Sequence[Dataset], sources: Sequence[Dataset] = ()) -> None:
 
     Related Series (PS3.3 C.7.3.1) where the General Series module is; Pertinent Other Evidence (C.17.2) in a report, of
     what its evidence does not list already: other results, and inputs of the task, also those of other studies. A Key
-    Object has no such place; the others name it.
+    Object names them in its content.
     """
     for ds in results:
         others = [other for other in results if other is not ds]

@@ -367,19 +367,23 @@ def test_the_key_object_names_the_images_with_findings(outcome: Outcome) -> None
     [key] = [ds for ds in outcome.results if ds.Modality == "KO"]
     images = [item for item in key.ContentSequence if item.ValueType == "IMAGE"]
     named_uids = [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images]
-    assert named_uids == [outcome.sources[0].SOPInstanceUID]
+    captures = [ds.SOPInstanceUID for ds in outcome.results if ds.SOPClassUID == SecondaryCaptureImageStorage]
+    assert named_uids == [outcome.sources[0].SOPInstanceUID, *captures]
+    others = [item for item in key.ContentSequence if item.ValueType == "COMPOSITE"]
+    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in others} == {
+        ds.SOPInstanceUID for ds in outcome.results if ds.Modality in ("SR", "PR")
+    }
     assert not any("ConceptNameCodeSequence" in item for item in images)  # TID 2010
     text = next(item.TextValue for item in key.ContentSequence if named(item) == "Key Object Description")
     assert "2 clusters" in text
 
 
 def test_every_result_names_the_others(outcome: Outcome) -> None:
-    """Related Series, or evidence in reports; a Key Object has no place for it."""
+    """Related Series, evidence in reports, items of a Key Object."""
     for ds in outcome.results:
         others = {str(o.SeriesInstanceUID) for o in outcome.results} - {str(ds.SeriesInstanceUID)}
         text = {str(e.value) for e in ds.iterall() if e.keyword == "SeriesInstanceUID"}
-        if ds.Modality != "KO":
-            assert others <= text, ds.Modality
+        assert others <= text, ds.Modality
 
 
 def test_large_and_wordless_images_are_drawn_too(outcome: Outcome) -> None:

@@ -88,12 +88,10 @@ def _content(item: Dataset) -> Iterator[str]:
 
 
 def _related(ds: Dataset, results: Sequence[Dataset], sources: Mapping[str, str]) -> Iterator[str]:
-    """Each result says what it was made of, and which others its task made: a Key Object cannot, the others name it."""
+    """Each result says what it was made of, and which others its task made."""
     referred = {uid for _, uid in _references(ds)}
     if not referred & set(sources) and str(ds.get("SOPClassUID")):
         yield "it refers to none of its inputs"
-    if ds.get("Modality") == "KO":
-        return
     mine = str(ds.get("SeriesInstanceUID"))
     others = {
         str(each.get("SeriesInstanceUID")): str(each.get("SOPInstanceUID"))

@@ -33,6 +33,9 @@ from pacs.storage.base import Locator, ObjectStore
 log = logging.getLogger("m3dicom.scrub")
 
 CURSOR = "scrub"
+WRITTEN_S = 1.0
+"""How long, in all, records are waited for that another process may be writing."""
+
 ORPHAN_AFTER_S = 86_400.0
 _AT_ONCE = 100
 _DAY_S = 86_400.0
@@ -175,6 +178,7 @@ class Scrub:
         done = Orphans()
         roles = replay.roles(journal.read(self._store))
         progress = Progress()
+        unreadable: list[Locator] = []
         for locator in self._unowned(progress, tell):
             try:
                 entry = rescan.entry(self._store, locator)
@@ -182,9 +186,8 @@ class Scrub:
                 if isinstance(error, Unavailable):
                     raise
                 continue
-            except ArchiveError as error:
-                done.unusable += 1
-                self._index.transact(partial(self._list, locator=locator, reason=error.reason, now=self._clock()))
+            except ArchiveError:
+                unreadable.append(locator)
                 continue
             if entry.arrival.at > self._clock() - older_than_s:
                 done.young += 1
@@ -197,11 +200,32 @@ class Scrub:
             elif self._index.transact(partial(self._bury, entry=entry, now=self._clock())):
                 done.removed += 1
                 done.removed_bytes += locator.length
+        self._look_again(unreadable, done)
         self._removal.sweep()
         if done.adopted or done.removed:
             detail = f"{done.adopted} orphans adopted, {done.removed} removed"
             self._index.transact(lambda conn: _note(conn, "Orphans Swept", None, detail))
         return done
+
+    def _look_again(self, unreadable: Sequence[Locator], done: Orphans) -> None:
+        """List what still cannot be read; what can by now was being written by another process, and is young."""
+        until = time.monotonic() + WRITTEN_S
+        for locator in unreadable:
+            while True:
+                try:
+                    rescan.entry(self._store, locator)
+                    done.young += 1
+                except NotFound:
+                    pass
+                except Unavailable:
+                    raise
+                except ArchiveError as error:
+                    if time.monotonic() < until:
+                        time.sleep(0.05)
+                        continue
+                    done.unusable += 1
+                    self._index.transact(partial(self._list, locator=locator, reason=error.reason, now=self._clock()))
+                break
 
     def _unowned(self, progress: Progress, tell: Tell | None) -> Iterator[Locator]:
         some: list[Locator] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from servers import S3Server
 from sqlalchemy import Connection
 
-from pacs import aside, uids
+from pacs import aside, filing, rescan, uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom.attributes import Level
@@ -23,7 +24,7 @@ from pacs.retrieve import InstanceLocation
 from pacs.scrub import Background, Scrub
 from pacs.server import cli, doctor
 from pacs.settings import Settings
-from pacs.storage.base import Locator
+from pacs.storage.base import Locator, ObjectStore
 
 MODALITY = Principal("MODALITY", "ae")
 STUDY = uids.derived("study", 0)
@@ -214,6 +215,25 @@ def test_what_was_deleted_is_not_adopted(archive: Archive) -> None:
     done = Scrub(archive.store, archive.index, clock=lambda: time.time() + 90_000).orphans()
     assert (done.adopted, done.removed) == (0, 1)
     assert archive.query.search(Query(Level.STUDY), SYSTEM).rows == []
+
+
+def test_what_another_process_is_writing_is_no_damage(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two records without rows: one is whole when it is looked at for the second time, the other never is."""
+    places = [prepare(archive, next(dicom_data.series(1, study=n))).entry.locator for n in (5, 6)]
+    looked: Counter[Locator] = Counter()
+    real = rescan.entry
+
+    def half_written(store: ObjectStore, locator: Locator) -> filing.Entry:
+        looked[locator] += 1
+        if locator == places[1] or (locator == places[0] and looked[locator] == 1):
+            raise Corrupt("its digest is another")
+        return real(store, locator)
+
+    monkeypatch.setattr(rescan, "entry", half_written)
+    scrub = Scrub(archive.store, archive.index)
+    done = scrub.orphans()
+    assert (done.unusable, done.young) == (1, 1)
+    assert [case.object_offset for case in scrub.cases()] == [places[1].offset]
 
 
 def test_orphans_in_s3_that_arrive_again_while_they_go(

@@ -49,7 +49,7 @@ def cube(
     finest = min(*grid.spacing, float(np.median(grid.gaps)))
     pitch = max(finest, float(extent.max()) / (most_voxels - 1))
     field, grid = _coarser(field, grid, pitch, xp)
-    shape = [round(float(extent[axis]) / pitch) + 1 for axis in (2, 1, 0)]
+    shape = [max(2, round(float(extent[axis]) / pitch) + 1) for axis in (2, 1, 0)]
     origin = corners.min(axis=0)
     scale = 255.0 / (high - low)
     data = xp.zeros(shape, xp.uint8)
@@ -86,8 +86,9 @@ def _corners(grid: Grid, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
 
 def _coarser(field: Array, grid: Grid, pitch: float, xp: Any) -> tuple[Array, Grid]:
     """Means over as many rows, columns and slices as fit into the pitch: thin structures fade, they do not flicker."""
-    down, across = (max(1, int(pitch / mm)) for mm in grid.spacing)
-    deep = max(1, int(pitch / float(np.median(grid.gaps))))
+    steps = (float(np.median(grid.gaps)), *grid.spacing)
+    # At least two of each remain, however thin the slab is.
+    deep, down, across = (max(1, min(int(pitch / mm), n // 2)) for mm, n in zip(steps, field.shape, strict=True))
     if (deep, down, across) == (1, 1, 1):
         return field, grid
     slices, rows, columns = len(field) // deep, field.shape[1] // down, field.shape[2] // across

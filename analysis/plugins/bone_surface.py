@@ -77,7 +77,7 @@ class BoneSurfaceParams(Params):
         description="Teeth become a label of their own where they can be told from bone",
     )  # fmt: skip
     max_triangles: int = Field(
-        default=120_000, ge=1_000, le=2_000_000, title="Most triangles",
+        default=120_000, ge=1_000, le=1_000_000, title="Most triangles",
         description="More than this loosen the surface error; the report says how far",
     )  # fmt: skip
     views: int = Field(
@@ -181,7 +181,8 @@ def _pictures(ctx: Context, params: BoneSurfaceParams, volume: Volume, field: An
     )
     data = cube.data.get() if hasattr(cube.data, "get") else cube.data
     ctx.emit("pictures", VolumeRendering(volume, data, cube.origin, cube.pitch, cube.low, cube.high, iso))
-    ctx.emit("pictures", Turntable(volume, frames, cube.pitch))
+    if frames.any():  # in a scan of which nothing is seen there is nothing to turn
+        ctx.emit("pictures", Turntable(volume, frames, cube.pitch))
 
 
 def _check(volume: Volume) -> None:

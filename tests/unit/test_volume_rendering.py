@@ -43,6 +43,15 @@ def test_what_lies_beside_the_patient_is_left_out() -> None:
     assert not cube.data[:, 34:].any()
 
 
+def test_a_thin_slab_has_pictures_too() -> None:
+    """Three slices that lie closer than a voxel of the cube."""
+    field = np.full((3, 200, 200), -1000, np.float32)
+    field[:, 50:150, 50:150] = 1000
+    cube = volume_rendering.cube(field, grid(3, 0.2), -250, 2000, np, scipy.ndimage, most_voxels=40)
+    assert cube.data.shape[0] == 2
+    assert volume_rendering.turntable(cube, TRANSFER, 2, np, scipy.ndimage).any()
+
+
 def test_fine_slices_become_means() -> None:
     noise = np.random.default_rng(1).normal(500, 200, (60, 60, 60)).astype(np.float32)
     cube = volume_rendering.cube(noise, grid(60), -250, 2000, np, scipy.ndimage, most_voxels=20)

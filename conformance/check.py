@@ -84,8 +84,8 @@ class Check:
     needs: frozenset[str]
     """Of `dicomweb`, `dimse`: what has to be given on the command line."""
     function: Callable[[Context], None]
-    last: bool = False
-    """Whether it is made after all others, because a server might not survive it."""
+    last: int = 0
+    """Checks are made in this order: 1 after all of 0, because a server might not survive it, 2 after those."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def check(
     edition: str = EDITION,
     service: str,
     needs: str = "dicomweb",
-    last: bool = False,
+    last: int = 0,
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Register the function below as a check; `needs` names what it asks, by commas."""
 

@@ -252,7 +252,7 @@ def digits(c: Context, name: str) -> tuple[dict[str, Any], str]:
     return (found[0] if found else {}), answer.request
 
 
-@check("G21", "RFC 8259 6", "NaN and infinities: valid JSON all the same", service=SERVICE, last=True)
+@check("G21", "RFC 8259 6", "NaN and infinities: valid JSON all the same", service=SERVICE, last=1)
 def not_a_number(c: Context) -> None:
     found, request = digits(c, "nan")
     for tag in ("00189073", "0018605A"):
@@ -262,7 +262,7 @@ def not_a_number(c: Context) -> None:
 
 
 @check("G17", "PS3.18 F.2.3", "DS and IS that are no numbers: valid JSON, the text kept", Level.ROBUSTNESS,
-       service=SERVICE, last=True)  # fmt: skip
+       service=SERVICE, last=1)  # fmt: skip
 def illegal(c: Context) -> None:
     found, request = digits(c, "illegal")
     c.expect_equal("DS", values(found, "00180050"), ["abc"], about=request)
@@ -271,7 +271,7 @@ def illegal(c: Context) -> None:
 
 
 @check("G33", "PS3.18 F.2", "sequences sixty levels deep: answered or refused, and the server lives", Level.ROBUSTNESS,
-       service=SERVICE, last=True)  # fmt: skip
+       service=SERVICE, last=1)  # fmt: skip
 def deep(c: Context) -> None:
     sample = c.sample("nested", "deep")
     answer = c.web.get(sample.path + "/metadata")

@@ -32,7 +32,7 @@ def vast(c: Context) -> Sample:
 
 
 @check("A27", "PS3.18 8.7.8.1 note 1", "what would not fit into a value without compression: 406", Level.ROBUSTNESS,
-       service="negotiation", last=True)  # fmt: skip
+       service="negotiation", last=2)  # fmt: skip
 def too_long_for_a_value(c: Context) -> None:
     sample = vast(c)
     c.store([sample])
@@ -48,7 +48,7 @@ def too_long_for_a_value(c: Context) -> None:
 
 
 @check("B14", "RFC 9110 10.2.3", "an answer that says to come later says when: 503 with Retry-After", Level.ROBUSTNESS,
-       service="common", last=True)  # fmt: skip
+       service="common", last=1)  # fmt: skip
 def retry_after(c: Context) -> None:
     for _ in range(3):
         c.web.get("/studies", "limit=1")

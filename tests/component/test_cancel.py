@@ -37,7 +37,7 @@ class Form:
     dispatcher: Dispatcher
 
 
-@pytest.fixture(scope="module", params=["embedded", "scaled"])
+@pytest.fixture(scope="module")
 def form(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Form]:
     """SQLite and the task table; PostgreSQL and arq on Redis."""
     with ExitStack() as stack:
@@ -90,7 +90,9 @@ def children() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("how", ["python", "c", "family"])
+@pytest.mark.parametrize(
+    ("form", "how"), [("embedded", "family"), ("scaled", "c"), ("scaled", "family")], indirect=["form"]
+)
 def test_what_is_busy_for_ever_is_ended_with_all_it_started(form: Form, how: str) -> None:
     archive, tasks, mark = form.archive, Tasks(form.archive.worklist), uuid.uuid4().hex
     attributes = ups_task.build(

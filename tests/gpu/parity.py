@@ -26,7 +26,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from analysis import device
-from analysis.algorithms import breast_mask, candidates, components, marching_cubes, smoothing, texture, threshold
+from analysis.algorithms import (
+    breast_mask,
+    candidates,
+    components,
+    marching_cubes,
+    smoothing,
+    texture,
+    threshold,
+    volume_rendering,
+)
 from analysis.algorithms.geometry import Grid
 from analysis.algorithms.teeth import find_teeth
 from analysis.api import Image, ImageFindings, LabelMap, Surface
@@ -103,12 +112,19 @@ def ct_cases(size: int) -> list[Case]:
         corner = [float(np.abs(mesh.vertices).sum(dtype=np.float64) / max(1, mesh.vertices.size)) for mesh in meshes]
         return {"labels": labels.labels > 0, "surfaces": float(len(meshes)), "mean place mm": np.asarray(corner)}
 
+    def turntable(xp: Any, nd: Any, _: device.Backend) -> Results:
+        cube = volume_rendering.cube(smooth(xp, nd), grid, -250.0, 2000.0, xp, nd)
+        looks = volume_rendering.transfer(cube.low, cube.high, HU)
+        frames = volume_rendering.turntable(cube, looks, 3, xp, nd)
+        return {"voxels": cube.data.astype(np.float32), "mean light": frames.mean(axis=(1, 2, 3))}
+
     return [
         Case("smoothing", lambda xp, nd, _: {"HU": smooth(xp, nd)}, {"HU": 0.01}),
         Case("threshold", thresholds, {"guess HU": 1.0, "iso HU": 1.0}),
         Case("components", pieces, {"mask": 1e-6, "closed": 1e-6}),
         Case("marching cubes", surface, {"vertices voxel": 1e-3, "faces": 0}),
         Case("teeth", teeth, {"found": 0, "mask": 1e-3}),
+        Case("turntable", turntable, {"voxels": 1, "mean light": 0.5}),
         Case("plug-in bone-surface", whole, {"labels": 1e-3, "surfaces": 0, "mean place mm": 0.05}),
     ]
 

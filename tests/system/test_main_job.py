@@ -22,6 +22,7 @@ pytestmark = pytest.mark.system
 
 STL = "1.2.840.10008.5.1.4.1.1.104.3"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+VOLUME, TURNTABLE = "1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.4"
 SC = "1.2.840.10008.5.1.4.1.1.7"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 CAD_SR = "1.2.840.10008.5.1.4.1.1.88.50"
@@ -72,7 +73,8 @@ def results(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_every_kind_of_result_is_there(results: dict[str, list[Dataset]]) -> None:
-    assert set(results) - {"folder"} == {SEG, STL, SR, SC, CAD_SR, GSPS, KEY_OBJECT}
+    assert set(results) - {"folder"} == {SEG, STL, SR, SC, CAD_SR, GSPS, KEY_OBJECT, VOLUME, TURNTABLE}
+    assert len(results[VOLUME]) == len(results[TURNTABLE]) == 1
     assert len(results[SR]) == 2
     assert len(results[CAD_SR]) == len(results[KEY_OBJECT]) == 1
     assert len(results[GSPS]) == 2  # both breasts have clusters
@@ -142,6 +144,21 @@ def test_the_model_is_a_rendition(server: RunningServer, results: dict[str, list
             assert answer.headers["content-type"].startswith("model/x3d+xml")
             assert answer.headers["content-encoding"] == "gzip"
             assert b"<X3D" in gzip.decompress(wire)[:600]
+
+
+def test_the_volume_is_a_rendition_and_the_turntable_a_picture(
+    server: RunningServer, results: dict[str, list[Dataset]]
+) -> None:
+    [volume], [turntable] = results[VOLUME], results[TURNTABLE]
+    with server.client() as client:
+        address = f"/studies/{volume.StudyInstanceUID}/series/{volume.SeriesInstanceUID}"
+        scene = client.get(f"{address}/rendered", headers={"Accept": "model/x3d+xml"})
+        assert scene.status_code == 200
+        assert b"<VolumeData" in scene.content
+        assert client.get(f"{address}/rendered", headers={"Accept": "model/gltf-binary"}).status_code == 406
+        address = f"/studies/{turntable.StudyInstanceUID}/series/{turntable.SeriesInstanceUID}"
+        picture = client.get(f"{address}/instances/{turntable.SOPInstanceUID}/frames/7/rendered")
+        assert picture.headers["content-type"] == "image/jpeg"
 
 
 def test_independent_validators_find_no_error(results: dict[str, list[Dataset]]) -> None:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
 from dicomweb import routes
 from pacs import uids
 from pacs.dicom import charsets
+from pacs.dicom.sop_classes import STORAGE_SOP_CLASSES
 from pacs.server import statement_dimse, statement_web
 from pacs.server.markdown import table
 from pacs.settings import Settings
 
 SOURCES = Path(__file__).resolve().parents[2]
 EDITION = "2025"
+
+
+RESULT_FORM_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "LABELMAP": ("1.2.840.10008.5.1.4.1.1.66.7",),
+    "OBJ": ("1.2.840.10008.5.1.4.1.1.104.4", "1.2.840.10008.5.1.4.1.1.104.5"),
+}
 
 
 def page() -> str:
@@ -144,12 +151,28 @@ def _content() -> list[str]:
                 ("File Meta Information that contradicts the data set", "refused by STOW-RS with A900H"),
             ],
         ),
-        "Results are made by plug-ins ([plug-ins.md](plug-ins.md)): their SOP classes, templates and codes stand in",
-        "each plug-in's model",
-        "card under [model-cards](model-cards). The UIDs of what is made here are UUID-derived, under 2.25 (PS3.5",
-        "B.2). No private",
-        "attributes are written. The coding scheme designator 99M3DICOM names codes of our own.",
+        "Results are made by plug-ins ([plug-ins.md](plug-ins.md)) as instances of these SOP classes; what is in each",
+        "is in [results.md](results.md), and in each plug-in's model card under [model-cards](model-cards):",
         "",
+        *table(("SOP class of results", "UID", "form"), _created()),
+        "The UIDs of what is made here are UUID-derived, under 2.25 (PS3.5 B.2). The coding scheme designator",
+        "99M3DICOM names codes of our own. Every result holds one private element, (0099,xx01) UT under the private creator",
+        "`m3DICOM PROVENANCE 1`: a JSON text on what made it, without identity of the patient.",
+        "",
+    ]
+
+
+def _created() -> list[tuple[str, str, str]]:
+    """The SOP classes of results, and where they are more or other than the standard's own form (PS3.2 3.11)."""
+    from analysis.results.checks.modules import IODS
+
+    model = "Standard Extended: Tracking ID and UID, Primary Anatomic Structure, Related Series"
+    forms = {"1.2.840.10008.5.1.4.1.1.104.3": model}
+    for form, classes in RESULT_FORM_CLASSES.items():
+        for uid in classes:
+            forms[uid] = f"where `result_forms` asks for {form}" + (f". {model}" if ".104." in uid else "")
+    return [
+        (STORAGE_SOP_CLASSES[uid], f"`{uid}`", forms.get(uid, "Standard Extended (private element)")) for uid in IODS
     ]
 
 

@@ -29,14 +29,13 @@ if [ "$have" != "$digest" ] || [ -z "$same_extras" ]; then
   echo "extras=${old:+$old,}$extras" >"$stamp.extras"
 fi
 
-# The compiled part: by the system's compiler, else by one from pip; without either everything runs in Python.
-if ! command -v "${CC:-cc}" >/dev/null && ! command -v gcc >/dev/null && ! command -v clang >/dev/null &&
-  ! .venv/bin/python -c 'import ziglang' 2>/dev/null; then
-  echo "No C compiler here: installing one from pip (ziglang) …"
+# The part in C: by the system's compiler, else by one from pip; without either Python does its work.
+if ! .venv/bin/python pacs/native/make.py --or-fail; then
+  echo "No C compiler that works here: installing one from pip (ziglang) …"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ziglang ||
-    echo "That failed; what would have been compiled will run in Python." >&2
+    echo "That failed." >&2
+  .venv/bin/python pacs/native/make.py
 fi
-.venv/bin/python pacs/native/make.py
 
 # The JavaScript clients that tests drive.
 clients=tests/clients_js

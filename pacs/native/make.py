@@ -60,50 +60,53 @@ def library() -> Path | None:
     return path if path.is_file() else None
 
 
-def compiler() -> list[str]:
-    """The command that compiles C. Raises NotBuilt where there is none."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    for name in ("cc", "gcc", "clang"):
-        if (found := shutil.which(name)) is not None:
-            return [found]
+def compilers() -> list[list[str]]:
+    """The commands that may compile C here, the likeliest first. Raises NotBuilt where there is none."""
+    found = [shlex.split(os.environ["CC"])] if os.environ.get("CC") else []
+    found += [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name)) is not None]
     if find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise NotBuilt("no C compiler: install one (Debian: gcc and libc6-dev), or the Python package ziglang")
+        found.append([sys.executable, "-m", "ziglang", "cc"])
+    if not found:
+        raise NotBuilt("no C compiler: install one (Debian: gcc and libc6-dev), or the Python package ziglang")
+    return found
 
 
-def build(*, force: bool = False, flags: tuple[str, ...] = (), path: Path | None = None) -> Path:
-    """The library, compiled if it was not. Raises NotBuilt.
-
-    With `path` it goes there, with further `flags`, and replaces nothing.
-    """
-    goal = path or target()
+def build(*, force: bool = False) -> Path:
+    """The library, compiled if it was not, by the first compiler that can. Raises NotBuilt or OSError."""
+    goal = target()
     if goal.is_file() and not force:
         return goal
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
+    BUILT.mkdir(parents=True, exist_ok=True)
+    said = []
+    with tempfile.TemporaryDirectory(dir=BUILT) as folder:
         draft = Path(folder) / goal.name
-        command = [*compiler(), *FLAGS, *flags, "-o", str(draft), *map(str, sources())]
-        try:
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise NotBuilt(f"`{shlex.join(command[:2])}` cannot be run: {error.strerror}") from error
-        if ran.returncode != 0:
-            raise NotBuilt(f"`{shlex.join(command)}` failed:\n{ran.stderr[-2000:]}")
-        draft.replace(goal)  # whoever has the old one loaded keeps it
-    if path is None:
-        for old in BUILT.glob("libm3dicom-*.so"):
-            if old != goal:
-                old.unlink(missing_ok=True)
+        for compiler in compilers():
+            command = [*compiler, *FLAGS, "-o", str(draft), *map(str, sources())]
+            try:
+                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                said.append(f"`{shlex.join(compiler)}` cannot be run: {error.strerror}")
+                continue
+            if ran.returncode == 0:
+                draft.replace(goal)  # whoever has an old one loaded keeps it
+                break
+            said.append(f"`{shlex.join(command)}` failed:\n{ran.stderr[-2000:]}")
+        else:
+            raise NotBuilt("\n".join(said))
+    for old in BUILT.glob("libm3dicom-*.so"):
+        if old != goal:
+            old.unlink(missing_ok=True)
     return goal
 
 
 def main() -> int:
-    """Build from the command line; the exit status, 0 also where everything will run in Python instead."""
+    """Build from the command line; the exit status: 0 also where Python will do the work, unless with `--or-fail`."""
     try:
         build(force="--force" in sys.argv[1:])
     except (NotBuilt, OSError) as error:
-        print(f"The hot path is not compiled, and will run in Python: {error}", file=sys.stderr)
+        if "--or-fail" in sys.argv[1:]:
+            return 1
+        print(f"The part in C is not compiled, Python will do its work: {error}", file=sys.stderr)
     return 0
 
 

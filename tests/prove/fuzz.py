@@ -66,7 +66,7 @@ def fuzz_native(run: Run) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     driver, flags = folder / "native_driver", ("-std=c11", "-g", "-O1", "-fwrapv", "-fno-sanitize-recover=all")
     sources = [ROOT / "tests/fuzz/native_driver.c", *make.sources()]
-    build = [*make.compiler(), *flags, f"-fsanitize={SANITIZERS}", f"-I{make.HERE}", "-o", driver, *sources]
+    build = [*make.compilers()[0], *flags, f"-fsanitize={SANITIZERS}", f"-I{make.HERE}", "-o", driver, *sources]
     subprocess.run(build, check=True)
     inputs, found = 0, list[str]()
     for number in run.rounds(40):

@@ -156,8 +156,8 @@ def _content() -> list[str]:
         "",
         *table(("SOP class of results", "UID", "form"), _created()),
         "The UIDs of what is made here are UUID-derived, under 2.25 (PS3.5 B.2). The coding scheme designator",
-        "99M3DICOM names codes of our own. Every result holds one private element, (0099,xx01) UT under the private creator",
-        "`m3DICOM PROVENANCE 1`: a JSON text on what made it, without identity of the patient.",
+        "99M3DICOM names codes of our own. Every result holds one private element, (0099,xx01) UT under the private",
+        "creator `m3DICOM PROVENANCE 1`: a JSON text on what made it, without identity of the patient.",
         "",
     ]
 

@@ -34,7 +34,7 @@ from servers import PostgreSQL, postgresql, rclone
 from sqlalchemy import create_engine, text
 
 from pacs import uids
-from pacs.dicom import ups_task
+from pacs.dicom import ups, ups_task
 
 PLUGIN = "tally"
 DEFAULT = 300.0
@@ -81,7 +81,7 @@ class Asking:
 
     def task(self, asked: Asked, copy: int) -> None:
         """Ask for a task, under a UID of the client's own, so that asking again after a lost answer is safe."""
-        self._orders.put(lambda: self._ask(asked, uids.derived("chaos", *asked, copy)))
+        self._orders.put(lambda: self._ask(asked, uids.derived("chaos", *asked, copy), again=copy > 1))
 
     @property
     def idle(self) -> bool:
@@ -110,7 +110,7 @@ class Asking:
         kind = 'multipart/related; type="application/dicom"; boundary=b'
         self._until("/studies", body + b"--b--\r\n", kind, (200,))
 
-    def _ask(self, asked: Asked, uid: str) -> None:
+    def _ask(self, asked: Asked, uid: str, *, again: bool) -> None:
         number, threshold = asked
         written = [ups_task.Parameter("threshold", "Threshold", threshold)]
         references = [ups_task.References(uids.derived("study", number), uids.derived("series", number, 0))]
@@ -118,6 +118,8 @@ class Asking:
             plugin=PLUGIN, title="Tally", label=f"Tally {number} {threshold:g}", parameters=written,
             inputs=references, patient={}, now=time.time(),
         )  # fmt: skip
+        if again:
+            attributes[ups.PRIORITY] = ups.element("CS", "LOW")  # it does not supersede its twin: both do the work
         self.uids[uid] = asked
         self._until(f"/workitems?{uid}", orjson.dumps([attributes]), "application/dicom+json", (201, 409))
 
@@ -287,8 +289,8 @@ class Chaos:
     def order(self, tasks: list[Asked]) -> None:
         """Ask for each of these twice; a study's first task is made by a rule when the study has arrived.
 
-        Of half of them the twin comes at once, and one mostly supersedes the other; of the others it comes only when
-        the first has run, so that both do the work.
+        Of half of them the twin comes at once, and one mostly supersedes the other; of the others it comes later and
+        is less urgent, so that both do the work.
         """
         self._orders += 1
         while self._twins and self._twins[0][0] <= self._orders:
@@ -305,7 +307,7 @@ class Chaos:
             if len(self.planned) % 2:
                 self.asking.task(asked, 1)
             else:
-                self._twins.append((self._orders + TWIN_AFTER, asked, 1))
+                self._twins.append((self._orders + TWIN_AFTER, asked, 2))
 
     def turn(self, victim: str) -> None:
         """Kill one thing in the middle of the work."""

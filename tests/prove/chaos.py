@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from faults.chaos import SETTINGS, Chaos, expected, tasks
-from prove.registry import Result, Run, proof
+from prove.registry import Result, Run, machine, proof
 
 TASKS, STUDIES = 500, 25
 KILLS = 60
@@ -27,7 +27,8 @@ def _run(run: Run, *, scaled: bool) -> Result:
                 deck = deck or chaos.dice.sample(victims, len(victims))
                 chaos.turn(deck.pop())
             chaos.order(wanted[asked:])
-            chaos.finish()
+            with machine():
+                chaos.finish()
             came = chaos.judge()
         finally:
             chaos.close()

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("scaled", "kills"), [(False, 3), (True, 6)], ids=["embedded", "scaled"])
-def test_each_task_has_one_result_whatever_is_killed(tmp_path: Path, scaled: bool, kills: int) -> None:
+@pytest.mark.parametrize(("scaled", "kills", "count"), [(False, 2, 6), (True, 6, 8)], ids=["embedded", "scaled"])
+def test_each_task_has_one_result_whatever_is_killed(tmp_path: Path, scaled: bool, kills: int, count: int) -> None:
     chaos = Chaos(tmp_path, scaled=scaled, workers=2)
     try:
-        came = run(chaos, tasks(10, 2), kills)
+        came = run(chaos, tasks(count, 2), kills)
     finally:
         chaos.close()
-    assert came["results"] == came["tasks"] == 10
-    assert came["workitems"] == 20
+    assert came["results"] == came["tasks"] == count
+    assert came["workitems"] == 2 * count
     assert sum(chaos.killed.values()) >= kills

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,6 +18,7 @@ from pacs.server.http import SESSION_COOKIE, dumps, from_same_origin, problem, s
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.auth import Principal
+    from pacs.index.changes import Change
 
 MAX_BODY_BYTES = 4096
 POLL_S = 0.2  # how often an event stream looks at the in-process counter, which costs nothing
@@ -97,6 +98,14 @@ def rows(archive: Archive, stopping: anyio.Event | None = None) -> list[Row]:
     ]  # fmt: skip
 
 
+def _durable_changes(archive: Archive, after: int) -> Sequence[Change]:
+    """What was told keeps its number: it is on the disk, whatever fails next (as in `dicomweb.changes.page`)."""
+    found = archive.changes.after(after, 200)
+    if found:
+        archive.index.make_durable()
+    return found
+
+
 async def _events(
     archive: Archive, authenticate: Callable[[], Principal], after: int | None, stopping: anyio.Event | None
 ) -> AsyncIterator[str]:
@@ -117,7 +126,7 @@ async def _events(
                 principal = await anyio.to_thread.run_sync(authenticate)
             except Unauthenticated:
                 return
-            for change in await anyio.to_thread.run_sync(archive.changes.after, seq, 200):
+            for change in await anyio.to_thread.run_sync(_durable_changes, archive, seq):
                 seq = change.seq
                 if principal.scope and change.scope != principal.scope:
                     continue

@@ -25,6 +25,7 @@ from pacs.archive import open_archive
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.errors import Unauthenticated
 from pacs.index.changes import Change
+from pacs.server import api
 from pacs.settings import Settings
 
 PATIENCE_S = 60
@@ -102,6 +103,8 @@ def test_what_was_told_keeps_its_number_whatever_fails(tmp_path: Path, monkeypat
         synced.clear()
         assert changes.page(archive, SYSTEM, found.last, 10).entries == []
         assert synced == []
+        assert [each.sop_instance_uid for each in api._durable_changes(archive, 0)] == [ds.SOPInstanceUID]
+        assert log in synced  # the viewer's stream counts with the same numbers
     finally:
         archive.close()
 

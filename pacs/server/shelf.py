@@ -7,7 +7,8 @@ just been looked up.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableMapping, Sequence
+import time
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicomweb.calls import MADE_OF, SEEN
 from dicomweb.kept import Kept
+from pacs.accesses import window_of
 from pacs.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -43,13 +45,16 @@ class _Ready:
     body: bytes
     credential: tuple[str, str]
     principal: Principal
+    window: int
+    """When it was made, as the audit counts: who reads a study in the next one stands in it again."""
 
 
 class Shelf:
     """What is ready. Used by the event loop alone."""
 
-    def __init__(self, index: Index, auth: Auth) -> None:
+    def __init__(self, index: Index, auth: Auth, *, clock: Callable[[], float] = time.time) -> None:
         self._index = index
+        self._clock = clock
         self._auth = auth
         self._ready: Kept[_Ready] = Kept()
         self._asked: dict[int, None] = {}  # by hash: what was asked for lately, and is worth keeping the next time
@@ -68,7 +73,7 @@ class Shelf:
         if state is not None:
             state[SEEN] = version
         found = None if version is None else self._ready.get(request, version)
-        if found is None:
+        if found is None or found.window != window_of(self._clock()):
             return None
         principal = self._auth.remembered(*found.credential)
         if principal is not found.principal and principal != found.principal:
@@ -86,7 +91,7 @@ class Shelf:
         request, version, credential = state.get(REQUEST), state.get(MADE_OF), state.get(CREDENTIAL)
         if request is None or version is None or credential is None or not self._asked_again(request):
             return
-        ready = _Ready(status_line(status), fields, body, credential, state["principal"])
+        ready = _Ready(status_line(status), fields, body, credential, state["principal"], window_of(self._clock()))
         self._ready.put(request, version, ready, _asked_bytes(scope) + len(fields) + len(body))
 
     def _asked_again(self, request: Hashable) -> bool:

@@ -134,6 +134,15 @@ def same_place() -> dict[str, str]:
     return {"StudyInstanceUID": ds.StudyInstanceUID, "SeriesInstanceUID": ds.SeriesInstanceUID}
 
 
+def test_who_reads_on_stands_in_the_audit_of_each_quarter_of_an_hour(server: Server) -> None:
+    study = next(dicom_data.series(1, study=1)).StudyInstanceUID
+    until_ready(server, f"/studies/{study}/metadata")
+    server.shelf._clock = lambda: time.time() + 900.0
+    given = server.shelf.given
+    assert server.get(f"/studies/{study}/metadata").status_code == 200
+    assert server.shelf.given == given, "nobody notes who reads what is ready"
+
+
 def test_a_credential_that_ended_opens_nothing(server: Server) -> None:
     until_ready(server, "/studies")
     server.archive.auth.revoke(server.token)

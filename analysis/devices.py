@@ -7,6 +7,7 @@ back from a worker that was killed. Children see their device alone (CUDA_VISIBL
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import re
 import shutil
@@ -139,12 +140,14 @@ class Devices:
 def configured(gpus: str) -> list[Device]:
     """The devices that the setting `gpus` names. Raises InvalidInput.
 
-    "auto" = those of `nvidia-smi`, "none", or a list "ID:MEMORY_MB,…", ID being an index or a UUID; IDs that begin with
-    "fake" stand for devices that are not there.
+    "auto" = those of `nvidia-smi` where CuPy is installed, "none", or a list "ID:MEMORY_MB,…", ID being an index or a
+    UUID; IDs that begin with "fake" stand for devices that are not there.
     """
     if gpus == "none":
         return []
     if gpus == "auto":
+        if importlib.util.find_spec("cupy") is None:
+            return []  # a GPU that nothing here can compute on
         found = _nvidia_smi("--query-gpu=uuid,memory.total")
         return [Device(f"gpu:{uuid}", int(mb)) for uuid, mb in found if mb.isdigit()]
     devices = []

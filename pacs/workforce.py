@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from pacs.errors import ArchiveError
 from pacs.index import workers
 from pacs.index.engine import Index
@@ -62,17 +64,17 @@ class Workforce:
         if not self._shared:
             return
         values = {"plugins": " ".join(post.plugins), "device": post.device, "slots": post.slots, "seen_at": now}
-        self._index.transact(lambda conn: workers.seen(conn, post.name, values))
+
+        def work(conn: Connection) -> None:
+            workers.seen(conn, post.name, values)
+            workers.silent(conn, now - 10 * GONE_AFTER_S)  # killed long ago
+
+        self._index.transact(work)
 
     def leave(self, name: str) -> None:
         """Say that a worker is gone. Raises Unavailable."""
         if self._here.pop(name, None) is not None and self._shared:
             self._index.transact(lambda conn: workers.gone(conn, name))
-
-    def forget_silent(self, now: float) -> None:
-        """Remove those that were killed long ago."""
-        if self._shared:
-            self._index.transact(lambda conn: workers.silent(conn, now - 10 * GONE_AFTER_S))
 
     def present(self, now: float) -> tuple[Post, ...]:
         """The workers that are there."""

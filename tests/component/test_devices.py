@@ -64,6 +64,30 @@ def test_the_setting_names_devices() -> None:
     assert CPU.environment == {"CUDA_VISIBLE_DEVICES": ""}
 
 
+def test_the_driver_is_asked_where_cupy_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        """#!/bin/sh
+case "$*" in
+"--query-gpu=uuid,memory.total --format=csv,noheader,nounits") echo "GPU-a, 24576"; echo "GPU-b, 81559" ;;
+"--query-compute-apps=pid,used_memory -i GPU-a --format=csv,noheader,nounits")
+    echo "77, 3000"; echo "78, 100"; echo "79, [N/A]" ;;
+*) exit 2 ;;
+esac
+"""
+    )
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    installed: list[object] = [None]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed[0])
+    assert configured("auto") == [], "a GPU that nothing here can compute on"
+    installed[0] = object()
+    assert configured("auto") == [Device("gpu:GPU-a", 24_576), Device("gpu:GPU-b", 81_559)]
+    assert [Device("gpu:GPU-a").used_mb(pid) for pid in (77, 78, 79, 80)] == [3000 - 1024, 0, 0, 0]
+    assert Device("gpu:GPU-c").used_mb(77) == 0
+    assert Device("cpu").used_mb(77) == 0
+
+
 def test_where_tasks_may_run() -> None:
     gpu, must = Resources(gpu=True), Resources(gpu=True, gpu_optional=False)
     large = Resources(gpu=True, gpu_memory_mb=16_000)

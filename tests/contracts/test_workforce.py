@@ -64,16 +64,18 @@ def test_a_worker_that_leaves_or_falls_silent_is_not_counted(index: Index) -> No
     assert workforce.present(T0 + GONE_AFTER_S + 1) == (other,)  # killed: it says no more that it is there
     workforce.leave("box-2")
     assert workforce.present(T0 + 20) == (GPU,)
-    workforce.attend(GPU, T0 + 100)
-    workforce.forget_silent(T0 + 100)
-    assert workforce.present(T0 + 100) == (GPU,)
+    workforce.attend(other, T0 + 100)
+    assert workforce.present(T0 + 20) == (GPU, other)
+    workforce.attend(other, T0 + 1000)
+    assert workforce.present(T0) == (other,), "one that was killed long ago is forgotten"
+    workforce.leave("box-2")
     # Without other processes nothing is written, and the workers of this one are known all the same.
     alone = Workforce(index, shared=False)
     alone.attend(other, T0)
     assert alone.present(T0 + 1e6) == (other,)
     assert [queue.posts for queue in alone.queues(T0)] == [(other,)]
     alone.leave("box-2")
-    assert workforce.present(T0 + 100) == (GPU,)
+    assert workforce.present(T0) == ()
 
 
 def test_attendance_says_so_until_it_is_closed(index: Index) -> None:

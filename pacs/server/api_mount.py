@@ -65,7 +65,9 @@ async def _answer(row: Row, request: Request) -> Response:
     if isinstance(told, Reply):
         named = {"Content-Disposition": f'attachment; filename="{told.filename}"'} if told.filename else {}
         return Response(told.content, row.status, NO_STORE | named, told.media_type)
-    return Response(orjson.dumps(told, default=_plain), row.status, NO_STORE, JSON)
+    # Keys of SQL rows are a kind of text of their own.
+    body = orjson.dumps(told, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    return Response(body, row.status, NO_STORE, JSON)
 
 
 def _plain(value: object) -> object:

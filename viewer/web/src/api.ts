@@ -286,6 +286,13 @@ export async function cancelWorkitem(uid: string): Promise<void> {
 
 // What is not DICOM: tasks that were superseded, batches -------------------------------------------------------------
 
+/** Plug-ins that have waiting tasks and no worker. */
+export async function unservedPlugins(): Promise<Set<string>> {
+  const response = await request(`${ROOT}/api/queues`);
+  const found = (await response.json()) as { plugin: string; waiting: number; workers: unknown[] }[];
+  return new Set(found.filter((each) => each.waiting > 0 && each.workers.length === 0).map((each) => each.plugin));
+}
+
 /** Workitems of a study whose results newer ones have replaced. */
 export async function supersededTasks(study: string): Promise<string[]> {
   const response = await request(`${ROOT}/api/tasks?study=${encodeURIComponent(study)}`);

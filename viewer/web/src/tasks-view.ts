@@ -57,7 +57,8 @@ function card(app: App, task: Task, withStudy: boolean): HTMLElement {
           ? ago(task.updated)
           : [task.message, task.state === 'IN PROGRESS' && `${Math.round(task.progress)} %`]
               .filter(Boolean)
-              .join(' · ') || 'Waits for a worker',
+              .join(' · ') ||
+            (app.tasks.unserved.has(task.plugin) ? 'Waits: no worker takes this analysis now' : 'Waits for a worker'),
     ),
     el(
       'div',

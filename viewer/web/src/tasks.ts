@@ -1,5 +1,5 @@
 // The tasks this page knows: what the worklist said, kept current by the server's events.
-import { cancelWorkitem, findWorkitems, workitem } from './api';
+import { cancelWorkitem, findWorkitems, unservedPlugins, workitem } from './api';
 import { asState, isOver, readTask, type Task } from './workitem';
 
 /** The `workitem` event of /api/events. */
@@ -53,6 +53,8 @@ type Listener = () => void;
 export class Tasks {
   private readonly known = new Map<string, Task>();
   private readonly listeners = new Set<Listener>();
+  /** Plug-ins whose tasks nobody takes now. */
+  unserved: ReadonlySet<string> = new Set();
   /** Called once when a task that was seen running has ended. */
   onEnded: (task: Task) => void = () => {};
 
@@ -83,6 +85,8 @@ export class Tasks {
       const known = this.known.get(task.uid);
       if (task.uid && (!known || !isOver(known) || isOver(task))) this.keep(task);
     }
+    if (this.all().some((task) => task.state === 'SCHEDULED'))
+      this.unserved = await unservedPlugins().catch(() => new Set<string>());
     this.changed();
   }
 

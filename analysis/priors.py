@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ class Priors:
         self._archive = archive
         reachable = destinations(archive.settings)
         self._sources: Sources = sources or (lambda name: source(archive, reachable[name]))
-        self._threads: ThreadPoolExecutor | None = None
+        self._places = threading.BoundedSemaphore(AT_ONCE)
         self._stop = threading.Event()
 
     def found(self, rule: Rule, about: Study, wanted: Input) -> list[Match]:
@@ -83,21 +82,33 @@ class Priors:
 
     def ask(self, rule: Rule, about: Study, key: str) -> None:
         """Fetch earlier studies from the rule's sources on a thread; what becomes of it is noted beside the wait."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="priors")
-        self._threads.submit(self._fetch, rule, about, key)
+        # A thread that nobody waits for: another PACS may take minutes, and a server stops at once.
+        threading.Thread(target=self._fetch, args=(rule, about, key), name="priors", daemon=True).start()
 
     def close(self) -> None:
         """Begin nothing more; what was begun is asked for again at the next start."""
         self._stop.set()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, rule: Rule, about: Study, key: str) -> None:
-        words = []
+        with self._places:
+            words = self._asked(rule, about)
+        now = time.time()
+        answer = "; ".join(words)
+        if self._stop.is_set():
+            return
+        try:
+            self._archive.index.transact(
+                lambda conn: rule_waits.answered(conn, rule.name, about.study_instance_uid, key, answer, now)
+            )
+        except ArchiveError as error:
+            log.warning("rule %s: %s", rule.name, error)  # the wait has an end of its own
+
+    def _asked(self, rule: Rule, about: Study) -> list[str]:
+        """What became of asking each source of the rule, until there is enough."""
+        words: list[str] = []
         for name in rule.priors_from:
             if self._stop.is_set():
-                return
+                break
             try:
                 fetched = self._from(self._sources(name), name, rule, about)
                 words.append(f"{name}: {fetched} {'study' if fetched == 1 else 'studies'} fetched")
@@ -111,14 +122,7 @@ class Priors:
                 continue
             if fetched >= rule.priors:
                 break
-        now = time.time()
-        answer = "; ".join(words)
-        try:
-            self._archive.index.transact(
-                lambda conn: rule_waits.answered(conn, rule.name, about.study_instance_uid, key, answer, now)
-            )
-        except ArchiveError as error:
-            log.warning("rule %s: %s", rule.name, error)  # the wait has an end of its own
+        return words
 
     def _from(self, where: Source, name: str, rule: Rule, about: Study) -> int:
         offered = [

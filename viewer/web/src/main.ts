@@ -109,7 +109,12 @@ function frame(): void {
         { 'aria-label': 'Main' },
         el('a', { href: '#/', 'data-page': 'studies' }, icon('layers'), el('span', {}, 'Studies')),
         el('a', { href: '#/tasks', 'data-page': 'tasks' }, icon('tasks'), el('span', {}, 'Tasks'), taskCount),
-        el('a', { href: '#/batches', 'data-page': 'batches', 'aria-label': 'Batches' }, icon('four'), el('span', {}, 'Batches')),
+        el(
+          'a',
+          { href: '#/batches', 'data-page': 'batches', 'aria-label': 'Batches' },
+          icon('four'),
+          el('span', {}, 'Batches'),
+        ),
       ),
       el(
         'div',

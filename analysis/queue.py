@@ -213,6 +213,10 @@ class ArqQueue:
             raise Unavailable(f"Redis cannot be reached: {type(error).__name__}") from error
 
 
+def _is_ending(task: asyncio.Task[Any]) -> bool:
+    return getattr(task.get_coro(), "__qualname__", "").startswith("Worker.finish_")
+
+
 class _ArqBell:
     """arq workers, one for each plug-in's queue, that pass each message on to a waiting thread.
 
@@ -292,6 +296,9 @@ class _ArqBell:
         finally:
             worker.handle_sig(signal.SIGUSR1)  # what its close() does, but that calls what redis-py deprecates
             await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+            # arq shields the end of a job from being cancelled: it goes on by itself, and needs the connection still.
+            ending = [task for task in asyncio.all_tasks() if _is_ending(task)]
+            await asyncio.gather(*ending, return_exceptions=True)
             with contextlib.suppress(RedisError, OSError):
                 await pool.aclose(close_connection_pool=True)
 

@@ -44,13 +44,20 @@ class BatchLoop:
     """Does what the rows of batches ask for; `step` is called by the scheduler."""
 
     def __init__(
-        self, archive: Archive, registry: Registry, parse: Parse, *, clock: Callable[[], float] = time.time
+        self,
+        archive: Archive,
+        registry: Registry,
+        parse: Parse,
+        *,
+        clock: Callable[[], float] = time.time,
+        step_s: float = STEP_S,
     ) -> None:
         self._archive = archive
         self._index = archive.index
         self._registry = registry
         self._parse = parse
         self._clock = clock
+        self._step_s = step_s
         self._token = secrets.token_hex(16)
         self._reporting: dict[int, threading.Thread] = {}
 
@@ -59,7 +66,7 @@ class BatchLoop:
         with self._index.read() as conn:
             if not sql.any_live(conn):
                 return
-        until = time.monotonic() + STEP_S
+        until = time.monotonic() + self._step_s
         for row in self._index.transact(lambda conn: sql.claim(conn, self._token, now, now + LEASE_S)):
             if time.monotonic() > until:
                 return

@@ -49,7 +49,7 @@ class Host:
         self.loop = self.new_loop()
 
     def new_loop(self) -> BatchLoop:
-        return BatchLoop(self.archive, self.registry, study_query, clock=lambda: self.now)
+        return BatchLoop(self.archive, self.registry, study_query, clock=lambda: self.now, step_s=300)
 
     def steps(self, number: int = 3, loop: BatchLoop | None = None) -> None:
         for _ in range(number):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event
 
+from analysis.scaling import Policy
 from pacs import uids
 from pacs.auth import SYSTEM
 from pacs.dicom import ups_task
 from pacs.events import Events
 from pacs.index.engine import Index
 from pacs.leases import AHEAD
+from pacs.server import doctor
+from pacs.server.commands.scale import Hook, Scaler
+from pacs.settings import Settings
 from pacs.workforce import GONE_AFTER_S, Attendance, Post, Workforce
 from pacs.worklist import Worklist
 
@@ -25,9 +31,9 @@ def worklist(index: Index) -> Worklist:
     return Worklist(index, Events(), max_attempts=2, clock=lambda: T0)
 
 
-def ask(worklist: Worklist, plugin: str, number: int) -> str:
+def ask(worklist: Worklist, plugin: str, number: int, now: float = T0) -> str:
     attributes = ups_task.build(
-        plugin=plugin, title=plugin, label=plugin, parameters=[], patient={}, now=T0,
+        plugin=plugin, title=plugin, label=plugin, parameters=[], patient={}, now=now,
         inputs=[ups_task.References(uids.derived("study", number))],
     )  # fmt: skip
     return worklist.create(attributes, None, SYSTEM)
@@ -126,3 +132,36 @@ def test_a_claim_reads_the_head_of_the_queue_alone(index: Index, worklist: Workl
             lines = [str(row[3]) for row in plan]
         assert not [line for line in lines if line.startswith("SCAN workitem")], lines
         assert len([line for line in lines if "workitem_claim (state=? AND plugin=?)" in line]) >= 3, lines
+
+
+def test_a_hook_is_called_with_what_waits_and_what_is_wanted(
+    index: Index, worklist: Worklist, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workforce, called = Workforce(index, shared=True), tmp_path / "called"
+    for number in range(5):
+        ask(worklist, "count", number)
+    scaler = Scaler(workforce, ("bone", "count"), Policy(most=3), Hook(f"sh -c 'echo $0 $@ >> {called}'"))
+    scaler.step(T0 + 10)
+    assert called.read_text() == "count 5 10 2 0\n"
+    for name in ("box-1", "box-2"):
+        workforce.attend(Post(name, ("count",), "cpu", 1), T0 + 10)
+    scaler.step(T0 + 11)
+    assert called.read_text() == "count 5 10 2 0\n", "there are as many as are wanted"
+    Scaler(workforce, ("count",), Policy(most=3, oldest_s=5), Hook("false")).step(T0 + 12)
+    Scaler(workforce, ("count",), Policy(most=3, oldest_s=5), Hook("/no/such/program")).step(T0 + 12)
+    assert [record.getMessage() for record in caplog.records if record.name == "m3dicom.scale"] == [
+        "the hook ended with status 1", "the hook failed: FileNotFoundError",
+    ]  # fmt: skip
+
+
+def test_the_doctor_tells_of_tasks_that_nobody_takes(index: Index, index_url: str, tmp_path: Path) -> None:
+    ask(Worklist(index, Events()), "count", 1, time.time() - 1)
+    shared = index.dialect != "sqlite"
+    settings = Settings(data=tmp_path, index=index_url if shared else "sqlite", workers=0)
+    found = [finding for finding in doctor.tasks(settings) if finding.level == "wrong"]
+    assert [finding.said for finding in found] == ["1 tasks of count wait, and no worker takes them"]
+    if shared:
+        Workforce(index, shared=True).attend(Post("box", ("count",), "cpu", 1), time.time())
+    else:
+        settings = replace(settings, workers=1)  # the server's own
+    assert [finding for finding in doctor.tasks(settings) if finding.level == "wrong"] == []

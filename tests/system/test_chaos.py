@@ -11,7 +11,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("scaled", "kills", "count"), [(False, 2, 6), (True, 6, 8)], ids=["embedded", "scaled"])
+@pytest.mark.parametrize(("scaled", "kills", "count"), [(False, 2, 6), (True, 6, 6)], ids=["embedded", "scaled"])
 def test_each_task_has_one_result_whatever_is_killed(tmp_path: Path, scaled: bool, kills: int, count: int) -> None:
     chaos = Chaos(tmp_path, scaled=scaled, workers=2)
     try:

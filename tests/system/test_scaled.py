@@ -117,24 +117,16 @@ def test_a_scaler_starts_a_worker_for_what_waits_and_sends_it_home(
         plugin=plugin, title=plugin, label="again", parameters=[ups_task.Parameter("threshold", "Threshold", 0.9)],
         inputs=[inputs], patient={}, now=time.time(),
     )  # fmt: skip
-    seen = tmp_path / "hooked"
-    hook = f"sh -c 'echo $0 $1 $3 $4 > {seen}.new && mv {seen}.new {seen}'"
     with server.client() as client:
+        assert stow(client, *(dicom_data.part10(ds) for ds in breasts)).status_code == 200  # there or not
         body = json.dumps([attributes])
         made = client.post("/workitems", content=body, headers={"Content-Type": "application/dicom+json"})
         assert made.status_code == 201, made.text
         queue = queue_of(server, client, plugin)
         assert queue is not None
-        assert (queue["waiting"], queue["workers"]) == (1, []), "nobody takes it, and that can be seen"
-        told = subprocess.run(
-            [COMMAND, "doctor", "--data", str(server.data)], capture_output=True, text=True, timeout=120, check=False,
-            env=server.environment,
-        )  # fmt: skip
-        assert f"1 tasks of {plugin} wait, and no worker takes them" in told.stdout
-        with scaler(tmp_path / "s1", settings, "--plugins", plugin, "--hook", hook):
-            wait_until(seen.exists, "the hook is called")
-        assert seen.read_text().split() == [plugin, "1", "1", "0"]
-        with scaler(tmp_path / "s2", settings, "--plugins", plugin, "--most", "1", "--idle-s", "0.5") as said:
+        assert queue["waiting"] >= 1
+        assert queue["workers"] == [], "nobody takes it, and that can be seen"
+        with scaler(tmp_path / "scaler", settings, "--plugins", plugin, "--most", "1", "--idle-s", "0.5") as said:
             where = made.headers["Location"]
             wait_until(
                 lambda: client.get(where).json()[0]["00741000"]["Value"] == ["COMPLETED"], "the task is done", 120

@@ -64,7 +64,8 @@ class HostContext:
         self.xp, self.nd, self.backend = backend.xp, backend.nd, backend.description
         self.inputs = inputs
         self.emitted: list[tuple[str, Any]] = []
-        self.files: Mapping[str, tuple[Path, ...]] = {}  # the host's own business: commands get them
+        self.files: Mapping[str, tuple[Path, ...]] = {}  # the host's own business, both: commands get them
+        self.scratch: Path | None = None
         self._outputs = outputs
         self._line = line
 
@@ -123,6 +124,7 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
     params = plugin.params.model_validate(task["params"])
     ctx = HostContext(backend, given, frozenset(output.name for output in manifest.outputs), line)
     ctx.files = {entry["name"]: tuple(map(Path, entry["files"])) for entry in task["inputs"]}
+    ctx.scratch = Path(task["out"]).parent
     ctx.progress(0.0, "starting")
     backend.limit(task.get("gpu_memory_mb", 0))
     plugin.run(ctx, params)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,7 @@ TAIL_BYTES = 600
 LOOK_S = 0.1
 MOST_BYTES = 4 << 30
 
+_POINTS: Mapping[str, tuple[int, float]] = {"point": (1, 1), "circle": (2, 2), "polygon": (3, math.inf)}
 _TYPES: Mapping[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str}
 
 
@@ -132,7 +135,9 @@ class CommandPlugin:
 
         Raises NotAnalysable where the command refuses, CommandFailed where it fails or its files are not as declared.
         """
-        with tempfile.TemporaryDirectory(prefix="command-") as scratch:
+        # In the folder of the task: there is room, inputs can be linked, and it goes even if this process is killed.
+        home = getattr(ctx, "scratch", None)
+        with tempfile.TemporaryDirectory(prefix="command-", dir=home, ignore_cleanup_errors=True) as scratch:
             given, made = Path(scratch, "in"), Path(scratch, "out")
             given.mkdir()
             made.mkdir()
@@ -187,14 +192,15 @@ class CommandPlugin:
                     yield from (_findings(each, ctx) for each in written)
                 else:
                     yield self._report(written, ctx)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, EOFError, OSError) as error:
             raise CommandFailed(f"{path.name} is not as docs/plug-ins.md has it: {type(error).__name__}") from error
 
     def _labels(self, path: Path, ctx: Context) -> LabelMap:
         volume = _the(ctx, Volume)
-        labels = np.load(path, allow_pickle=False)
+        labels = np.load(path, mmap_mode="r", allow_pickle=False)  # its size is known before it is read
         if labels.shape != volume.data.shape or labels.dtype != np.uint8:
             raise CommandFailed(f"{path.name} is not uint8 with the shape of the input, {volume.data.shape}.")
+        labels = np.array(labels, order="C")
         unknown = set(np.unique(labels).tolist()) - {0} - set(self._segments)
         if unknown:
             raise CommandFailed(f"{path.name} has labels that {FILE} does not declare: {sorted(unknown)[:5]}")
@@ -247,8 +253,11 @@ def _write_inputs(ctx: Context, params: Params, folder: Path) -> None:
         dicom = folder / name
         dicom.mkdir()
         for number, path in enumerate(files.get(name, ()), 1):
-            with contextlib.suppress(FileExistsError):
-                os.link(path, dicom / f"{number:06d}.dcm")
+            target = dicom / f"{number:06d}.dcm"
+            try:
+                os.link(path, target)
+            except OSError:  # on another file system, or on one without links
+                shutil.copyfile(path, target)
         if isinstance(value, Volume):
             np.save(folder / f"{name}.npy", value.data)
             geometry = {
@@ -268,19 +277,26 @@ def _write_inputs(ctx: Context, params: Params, folder: Path) -> None:
 
 def _findings(written: Mapping[str, Any], ctx: Context) -> ImageFindings:
     images = next(value for value in ctx.inputs.values() if isinstance(value, tuple))
-    image = images[int(written["image"]) - 1]
-    marks = tuple(
-        Mark(
-            identifier=str(mark["identifier"]),
-            finding=Code(*mark["finding"]),
-            shape=mark["shape"],
-            points=np.asarray(mark["points"], np.float64).reshape(-1, 2),
-            score=float(mark.get("score", 1.0)),
-            parent=mark.get("parent"),
-        )
-        for mark in written["marks"]
-    )
+    number = int(written["image"])
+    if not 1 <= number <= len(images):
+        raise ValueError("there is no such image")
+    image = images[number - 1]
+    marks = tuple(_mark(each) for each in written["marks"])
+    known = [mark.identifier for mark in marks]
+    if len(set(known)) < len(known) or any(mark.parent not in (None, *known) for mark in marks):
+        raise ValueError("each mark has an identifier of its own, and its parent is a mark of the image")
     return ImageFindings(image, marks, str(written["summary"]), image.spacing or (1.0, 1.0))
+
+
+def _mark(written: Mapping[str, Any]) -> Mark:
+    """One mark as docs/plug-ins.md has it. Raises ValueError, KeyError, TypeError."""
+    points = np.asarray(written["points"], np.float64).reshape(-1, 2)
+    score = float(written.get("score", 1.0))
+    fewest, most = _POINTS[written["shape"]]
+    if not fewest <= len(points) <= most or not np.isfinite(points).all() or not 0 <= score <= 1:
+        raise ValueError("a mark has points as its shape asks for, and a score from 0 to 1")
+    code = Code(*map(str, written["finding"]))
+    return Mark(str(written["identifier"]), code, written["shape"], points, score, written.get("parent"))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -47,6 +48,29 @@ class TaskStopped(Exception):
     """The task was stopped on request."""
 
 
+_SECRET = re.compile(r"^(M3DICOM_|AWS_|PG)|PASSW|SECRET|TOKEN|CREDENTIAL|PRIVATE|_KEY$|API_?KEY", re.IGNORECASE)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for code that is not ours, without our settings and what else may open a database or a store."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
+
+
+def told(text: object) -> str:
+    """Words of code that is not ours as a Workitem can hold them (ST, PS3.5 6.2): 1024 characters, no controls.
+
+    The database and JSON take neither NUL nor half a surrogate pair, and such words must not cost the lease.
+    """
+    whole = str(text)[:1024].encode(errors="replace").decode()
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in whole)
+
+
+def _fraction(value: object) -> float:
+    """0 to 1; 0 for what is no number, as a plug-in says it that divides by nothing."""
+    number = float(value) if isinstance(value, int | float) else 0.0
+    return min(max(number, 0.0), 1.0) if number == number else 0.0
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one task may take; `gpu_memory_mb` of `device` where it has one (0 = all)."""
@@ -72,8 +96,11 @@ class Child:
         self._crash = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         parent_in, child_out = os.pipe()
         child_in, parent_out = os.pipe()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("M3DICOM_", "AWS_"))}  # no secrets
-        environment |= {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONHASHSEED": "0", **(extra or {})}
+        environment = without_secrets(os.environ) | {
+            **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+            "PYTHONHASHSEED": "0",
+        }
+        environment |= extra or {}
         environment |= Device(device).environment if ":" in device else {}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         passed = (child_in, child_out, self._crash.fileno())
@@ -154,12 +181,12 @@ class Child:
         while True:
             for message in self._messages():
                 if "progress" in message:
-                    progress, words = float(message["progress"]), str(message["message"])
+                    progress, words = _fraction(message["progress"]), told(message["message"])
                 elif "done" in message and stopping is None:
                     done: list[dict[str, Any]] = message["done"]
                     return done
                 elif "refused" in message:
-                    raise NotAnalysable(message["refused"])
+                    raise NotAnalysable(told(message["refused"]))
                 elif "failed" in message:
                     raise self._internal_error(message["failed"])
                 else:
@@ -169,10 +196,10 @@ class Child:
                 if now > stopping:
                     raise TaskStopped
                 continue
-            if now > deadline:
-                raise TaskFailed(f"The analysis took longer than {limits.seconds:g} s and was stopped.")
             if self.memory_bytes() > limits.memory_mb << 20:
                 raise TaskFailed(f"The analysis needed more than {limits.memory_mb} MB of memory and was stopped.")
+            if now > deadline:
+                raise TaskFailed(f"The analysis took longer than {limits.seconds:g} s and was stopped.")
             if limits.device is not None and limits.gpu_memory_mb and now - metered > METER_S:
                 metered = now
                 if limits.device.used_mb(self.pid) > limits.gpu_memory_mb:
@@ -222,7 +249,7 @@ class Child:
             return _PluginError("The analysis needed more GPU memory than it declares, or than there is.")
         if failed.get("words"):  # of a command; they are for the Workitem alone, not for the log
             log.error("plug-in %s failed", self.target)
-            return _PluginError(failed["words"])
+            return _PluginError(told(failed["words"]))
         log.error("plug-in %s raised %s at\n  %s", self.target, failed["type"], "\n  ".join(failed["trace"]))
         return _PluginError(f"The analysis failed because of an internal error ({failed['type']}).")
 

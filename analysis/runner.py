@@ -191,7 +191,8 @@ class Runner:
         chosen = self._choose(manifest, ups_task.references_of(claim.attributes))
         digests = sorted(location.digest for each in chosen for location in each.locations)
         self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="task-", dir=self._scratch) as folder:
+        # What a killed command still writes must not decide how the task ends; `sweep` takes what is left.
+        with tempfile.TemporaryDirectory(prefix="task-", dir=self._scratch, ignore_cleanup_errors=True) as folder:
             out = Path(folder) / "out"
             out.mkdir()
             task: dict[str, Any] = {

@@ -74,7 +74,9 @@ class Count:
 class OddParams(Params):
     """What to do wrong."""
 
-    what: Literal["crash", "exit", "spin", "spin-in-c", "eat", "refuse", "raise", "slow", "undeclared", "deaf"]
+    what: Literal[
+        "crash", "exit", "spin", "spin-in-c", "eat", "refuse", "babble", "raise", "slow", "undeclared", "deaf"
+    ]
 
 
 class Odd:
@@ -104,12 +106,15 @@ class Odd:
             case "spin-in-c":
                 re.match(r"(a+)+$", "a" * 64 + "b")  # holds the interpreter lock for ages
             case "eat":
-                eaten: list[Any] = []
-                while True:
-                    eaten.append(np.ones(4 << 20))
+                eaten = np.ones(72 << 20)  # of 8 bytes: at once, however busy the machine is
+                while eaten.size:
                     time.sleep(0.01)
             case "refuse":
                 raise NotAnalysable("the series shows no bone at all")
+            case "babble":
+                ctx.progress(float("nan"), "half \udc80, nothing \0")
+                time.sleep(0.4)  # until it was written
+                raise NotAnalysable("half \udc80, nothing \0" + "." * 5000)
             case "raise":
                 raise KeyError("Synthetic^Sam")
             case "slow" | "deaf":

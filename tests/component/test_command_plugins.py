@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from conftest import COMMAND, ROOT
 from pydicom import dcmread
 
 from analysis import inputs
-from analysis.api import Cancelled, NotAnalysable, Volume
+from analysis.api import Cancelled, Image, NotAnalysable, Volume
 from analysis.command import CommandFailed, CommandPlugin
 from analysis.kit.context import LocalContext
 from analysis.package import package_of
@@ -43,6 +44,11 @@ outputs = [{{ name = "labels", kind = "SEG", optional = true }}]
 default = 1.5
 """
 ONES = "import numpy, sys; numpy.save(sys.argv[1], numpy.ones((3, 16, 12), numpy.uint8))"
+ARCHIVE = "import sys, zipfile; zipfile.ZipFile(sys.argv[1], chr(119)).close()"
+HUGE = (
+    "import numpy, sys; f = open(sys.argv[1], chr(119) + chr(98)); numpy.lib.format.write_array_header_1_0("
+    "f, dict(descr=chr(124) + chr(117) + chr(49), fortran_order=False, shape=(10**6, 10**6, 10)))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +189,9 @@ def test_files_in_and_progress(tmp_path: Path, files: list[Path]) -> None:
         ("exit 1", "status 1: it said nothing"),
         ("kill -SEGV $$", "status -11"),
         ('echo nonsense > "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it"),
+        ('touch "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it: EOFError"),
+        (f"""{sys.executable} -c '{ARCHIVE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),
+        (f"""{sys.executable} -c '{HUGE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),
         ("a=x; while :; do a=$a$a; done", "needed more than 300 MB of memory"),
         (f"""{sys.executable} -c '{ONES}' "$2/labels.npy" """, "labels that plugin.toml does not declare: [1]"),
     ],
@@ -192,6 +201,60 @@ def test_what_goes_wrong_is_said_in_words(tmp_path: Path, files: list[Path], scr
         run(tmp_path, files, script)
     assert words in str(caught.value)
     assert isinstance(caught.value, NotAnalysable) == ("65" in script)
+
+
+def test_a_command_is_told_no_secrets_and_works_beside_the_task(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "M3DICOM_QUEUE", "REDIS_PASSWORD", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, "of no concern")
+    monkeypatch.setenv("MODEL_FOLDER", "of concern")
+    child = Child(
+        f"command:{written(tmp_path / 'shell', 'env > environment; echo $1 > where; ulimit -f > most')}", "cpu", 1
+    )
+    child.run(task(tmp_path, files), Limits(60, 2000), lambda *_: "continue")
+    child.close()
+    said = (tmp_path / "shell" / "environment").read_text()
+    assert "of no concern" not in said
+    assert "MODEL_FOLDER=of concern" in said
+    # What a killed process leaves behind is in the folder of the task, which the worker removes.
+    assert Path((tmp_path / "shell" / "where").read_text().strip()).is_relative_to(tmp_path)
+    assert (tmp_path / "shell" / "most").read_text().strip() != "unlimited"
+
+
+def test_inputs_on_another_file_system_are_copied(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", elsewhere)
+    run(tmp_path, files, 'cat "$1"/ct/*.dcm > all')
+    assert (tmp_path / "shell" / "all").stat().st_size == sum(path.stat().st_size for path in files)
+
+
+MARK = {"identifier": "A1", "finding": ["1", "99X", "one"], "shape": "point", "points": [[1.0, 2.0]]}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"image": 0}, {"image": -1}, {"image": 3}, {"image": float("inf")}, {"marks": [MARK, MARK]},
+        {"marks": [MARK | {"parent": "A2"}]}, {"marks": [MARK | {"score": float("nan")}]},
+        {"marks": [MARK | {"points": [[1.0, float("nan")]]}]}, {"marks": [MARK | {"points": []}]},
+        {"marks": [MARK | {"shape": "circle"}]}, {"marks": [MARK | {"shape": "star"}]},
+    ],
+)  # fmt: skip
+def test_marks_that_cannot_be_are_refused(tmp_path: Path, told: dict[str, Any]) -> None:
+    head = HEAD.format(command='command = ["true"]', more="").replace('"labels", kind = "SEG"', '"marks", kind = "SC"')
+    (tmp_path / "plugin.toml").write_text(head)
+    (tmp_path / "marks.json").write_text(json.dumps([{"image": 2, "summary": "one", "marks": [MARK]} | told]))
+    images = tuple(Image(np.zeros((4, 4)), (0.5, 0.5), False, f"1.2.{number}") for number in (1, 2))
+    with pytest.raises(CommandFailed, match=r"marks\.json is not as docs"):
+        list(CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path))
+    (tmp_path / "marks.json").write_text(json.dumps([{"image": 2, "summary": "one", "marks": [MARK]}]))
+    [found] = CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path)
+    assert found.image is images[1]
 
 
 STUBBORN = """
@@ -233,6 +296,7 @@ def test_all_that_a_command_started_ends_with_it(tmp_path: Path, files: list[Pat
         (HEAD.format(command='command = ["true"]', more="unknown = 1"), "unknown"),
         (HEAD.format(command='command = ["true"]', more="") + "minimum = 2.0\n", "greater than or equal to 2"),
         (HEAD.format(command="", more=""), "command"),
+        (HEAD.format(command='command = ["true"]', more="").replace('"labels"', '"../../labels"'), "outputs.0.name"),
     ],
 )
 def test_a_folder_that_is_no_plug_in_is_refused_in_words(tmp_path: Path, text: str, words: str) -> None:

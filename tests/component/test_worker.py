@@ -265,6 +265,7 @@ def test_plugins_are_described_with_what_they_take_of_a_study(archive: Archive, 
     ("what", "words"),
     [
         ("refuse", "the series shows no bone at all"),
+        ("babble", ("half ?, nothing  " + "." * 5000)[:1024]),
         ("crash", "The analysis stopped unexpectedly (SIGSEGV)."),
         ("exit", "The analysis stopped unexpectedly (status 3)."),
         ("raise", "The analysis failed because of an internal error (KeyError)."),
@@ -275,10 +276,11 @@ def test_plugins_are_described_with_what_they_take_of_a_study(archive: Archive, 
     ],
 )
 def test_what_goes_wrong_is_said_in_words(
-    hardened: Archive, what: str, words: str, caplog: pytest.LogCaptureFixture
+    hardened: Archive, what: str, words: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     uid = ask(hardened, "odd", what=what)
     assert ended(hardened, uid) == ("CANCELED", words)
+    assert "Exception in thread" not in capfd.readouterr().err
     assert "Synthetic^Sam" not in caplog.text
     # The worker goes on, with the same or a new process.
     assert ended(hardened, ask(hardened, "count"))[0] == "COMPLETED"

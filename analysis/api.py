@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 CODE_SCHEME = "99M3DICOM"
 """Coding Scheme Designator of our own codes: plug-in ids and parameter names."""
@@ -45,7 +47,7 @@ class Input(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names a file, too
     level: Literal["study", "series", "instance"] = "series"  # one task per match on this level
     load: Literal["volume", "images", "datasets"] = "volume"
     where: tuple[When | AnyOf, ...] = ()  # what the rule on arrival takes; a request may name anything that loads
@@ -60,7 +62,7 @@ class Output(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names a file, too
     kind: Literal["SEG", "M3D", "SR", "SC", "PR", "KO"]
     optional: bool = False
 
@@ -115,7 +117,7 @@ class Manifest(BaseModel):
 
 # What a plug-in is given ---------------------------------------------------------------------------------------------
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = "npt.NDArray[Any]"
 
 
 @dataclass(frozen=True)

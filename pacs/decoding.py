@@ -25,7 +25,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from pacs.dicom import planes, presentation, transcode
+from pacs.dicom import late, planes, presentation, transcode
 from pacs.dicom.decode import PixelInfo, decode_frame
 from pacs.dicom.render import PLAIN, Extras, Window, relevant, render
 from pacs.dicom.transcode import transcode_dataset
@@ -336,6 +336,7 @@ def _decoded_and_presented(
 def _serve(connection: Connection, memory_bytes: int, deadline_s: float) -> None:
     """The child: limits first, then one task after the other until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    late.load()  # before the limits, which are on what comes after
     _confine(memory_bytes)
     channel = socket.socket(fileno=os.dup(connection.fileno()))
     connection.close()

@@ -1,16 +1,18 @@
-"""Owns the plug-in that marks clusters of microcalcifications on mammograms and digitised films."""
+"""Owns the plug-in that marks clusters of microcalcifications on mammograms and digitised films.
+
+A server loads it to know what it takes; what only a run needs is imported there.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from analysis.algorithms import clusters, mammography
 from analysis.api import (
     NO_UNIT,
     Code,
@@ -27,6 +29,9 @@ from analysis.api import (
     Resources,
     When,
 )
+
+if TYPE_CHECKING:
+    from analysis.algorithms import mammography
 
 FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
@@ -107,6 +112,10 @@ class Microcalcification:
 @cache
 def load_model(backend: str, xp: Any) -> mammography.Model:
     """The model that comes with this plug-in, on the device of `xp`; kept for the next task of this process."""
+    import numpy as np
+
+    from analysis.algorithms import mammography
+
     del backend  # part of the key: arrays of one device are of no use on another
     with np.load(MODEL_FILE, allow_pickle=False) as arrays:
         return mammography.Model.from_arrays(dict(arrays), xp)
@@ -117,6 +126,8 @@ def analyse(
     report: Any = lambda share: None,
 ) -> ImageFindings:  # fmt: skip
     """The findings on one image. spacing: mm per pixel."""
+    from analysis.algorithms import clusters, mammography
+
     found = mammography.detect(
         bright(image), spacing, model, xp, nd, minimum=params.min_calcifications, link=params.link_mm, report=report
     )
@@ -154,6 +165,8 @@ def bright(image: Image) -> Any:
     """The pixels with dense tissue high, whatever the Photometric Interpretation."""
     if not image.inverted:
         return image.data
+    import numpy as np
+
     return np.float32(image.data.max()) - image.data.astype(np.float32)
 
 
@@ -168,7 +181,7 @@ def pixel_spacing(image: Image, params: MicrocalcificationParams) -> float:
     down, across = image.spacing
     if abs(down - across) > 0.02 * max(down, across):
         raise NotAnalysable(f"the pixels are not square ({down:g} by {across:g} mm)")
-    spacing = float(np.sqrt(down * across))
+    spacing = math.sqrt(down * across)
     if not _FINEST_MM <= spacing <= _COARSEST_MM:
         raise NotAnalysable(
             f"pixels of {spacing:.3g} mm: microcalcifications need {_FINEST_MM:g} to {_COARSEST_MM:g} mm"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -109,10 +108,6 @@ def _volume_scene(archive: Archive, location: InstanceLocation) -> bytes:
 def _numbers(item: Mapping[str, Any], tag: str) -> list[float]:
     values = item.get(tag, {}).get("Value") or []
     return [float(each) for each in values if isinstance(each, int | float)]
-
-
-Rendition = Callable[["Archive", list["InstanceLocation"]], bytes]
-RENDITIONS: Mapping[str, Rendition] = MappingProxyType({x3d.MEDIA_TYPE: x3d_scene, gltf.MEDIA_TYPE: gltf_scene})
 
 
 def _document(archive: Archive, location: InstanceLocation, metadata: Mapping[str, Any]) -> bytes:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from pacs.dicom.late import numpy as np
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-_FULL = np.array([[1.0, 0.0, 1.402], [1.0, -0.344136286, -0.714136286], [1.0, 1.772, 0.0]], np.float32)
-_PARTIAL = np.array(
-    [[1.164383562, 0.0, 1.596026786], [1.164383562, -0.391762290, -0.812967647], [1.164383562, 2.017232143, 0.0]],
-    np.float32,
+    Array = npt.NDArray[Any]
+
+_FULL = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
+_PARTIAL = (
+    (1.164383562, 0.0, 1.596026786),
+    (1.164383562, -0.391762290, -0.812967647),
+    (1.164383562, 2.017232143, 0.0),
 )
 """ITU-R BT.601 with the head and foot room of YBR_PARTIAL_422 (retired)."""
 
@@ -22,7 +25,7 @@ def rgb_from_ybr(array: Array, bits: int, partial: bool = False) -> Array:
     middle, top = float(1 << (bits - 1)), float((1 << bits) - 1)
     foot = 16.0 * (1 << (bits - 8)) if partial and bits >= 8 else 0.0
     shifted = array.astype(np.float32) - np.array([foot, middle, middle], np.float32)
-    rgb = shifted @ (_PARTIAL if partial else _FULL).T
+    rgb = shifted @ np.array(_PARTIAL if partial else _FULL, np.float32).T
     clipped: Array = np.clip(np.rint(rgb), 0, top).astype(array.dtype)
     return clipped
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from typing import Any, Final
-
-import imagecodecs
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom.codestreams import described
+from pacs.dicom.late import imagecodecs
+from pacs.dicom.late import numpy as np
 from pacs.errors import Undecodable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_BYTES: Final = 1 << 30
 MEDIA_TYPES: Final = ("image/png", "image/gif", "image/jpeg")

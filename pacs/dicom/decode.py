@@ -9,19 +9,20 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final
-
-import imagecodecs
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom import json_model
 from pacs.dicom.colour import rgb_from_ybr, rgb_from_ybr_422
 from pacs.dicom.deflated import inflate
+from pacs.dicom.late import imagecodecs
+from pacs.dicom.late import numpy as np
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax
 from pacs.errors import TooLarge, Undecodable, UnsupportedTransferSyntax
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 MAX_FRAME_BYTES: Final = 1 << 30
 """A frame that decodes to more is refused: a whole-slide tile or a mammogram has some 1 to 100 MB."""

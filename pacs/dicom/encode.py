@@ -9,17 +9,18 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
-
-import imagecodecs
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom.decode import PixelInfo
+from pacs.dicom.late import imagecodecs
+from pacs.dicom.late import numpy as np
 from pacs.errors import UnsupportedTransferSyntax
 
-Array = npt.NDArray[Any]
-Encode = Callable[[Array, PixelInfo], bytes]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Encode = Callable[[Array, PixelInfo], bytes]
 
 JPEG_QUALITY: Final = 95
 JPEG_2000_PSNR_DB: Final = (55.0, 70.0)

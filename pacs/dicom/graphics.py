@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from pacs.dicom import labels
 from pacs.dicom.json_model import text
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, items, values
 from pacs.dicom.viewport import Placement
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import ImageDraw
 
-Picture = npt.NDArray[np.uint8]
+    Picture = npt.NDArray[np.uint8]
+
 Point = tuple[float, float]
 
 MAX_POINTS: Final = 10_000

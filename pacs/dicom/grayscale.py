@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from pacs.dicom import json_model
 from pacs.dicom.decode import PixelInfo
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, Table, items, number, table, values
 from pacs.errors import InvalidInput
 
-Array = npt.NDArray[Any]
-Gray = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Gray = npt.NDArray[np.uint8]
+    Floats = npt.NDArray[np.float64]
+
 VOIFunction = Literal["linear", "linear-exact", "sigmoid"]
 
 FUNCTIONS: Final[Mapping[str, VOIFunction]] = {

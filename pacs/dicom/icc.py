@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import imagecodecs
-import numpy as np
-import numpy.typing as npt
-
+from pacs.dicom.late import imagecodecs
+from pacs.dicom.late import numpy as np
 from pacs.errors import Undecodable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SPACES: Final = ("srgb", "adobergb", "rommrgb", "displayp3")
 """Spaces that colours can be turned into. "yes" keeps the colours and names their profile, "no" names none."""

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from pacs.dicom.json_model import text, texts
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, items, number
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import ImageDraw
 
-Picture = npt.NDArray[np.uint8]
+    Picture = npt.NDArray[np.uint8]
 
 KEYWORDS: Final = ("patient", "technique")
 MAX_LINE: Final = 120

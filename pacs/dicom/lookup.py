@@ -5,10 +5,12 @@ from __future__ import annotations
 from binascii import a2b_base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
+from pacs.dicom.late import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Metadata = Mapping[str, Any]
 

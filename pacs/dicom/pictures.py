@@ -8,17 +8,16 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import imagecodecs
-import numpy as np
-import numpy.typing as npt
-
+from pacs.dicom.late import imagecodecs
+from pacs.dicom.late import numpy as np
 from pacs.errors import InvalidInput
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import Image
 
-Picture = npt.NDArray[np.uint8]
-"""(rows, columns) of grey levels or (rows, columns, 3) of RGB."""
+    Picture = npt.NDArray[np.uint8]
+    """(rows, columns) of grey levels or (rows, columns, 3) of RGB."""
 
 MEDIA_TYPES: Final = ("image/jpeg", "image/png", "image/gif", "image/jp2")
 WITH_PROFILE: Final = ("image/jpeg", "image/png")

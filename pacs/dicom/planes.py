@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Iterator
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom.decode import PixelInfo
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, number, values
 
-Mask = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Mask = npt.NDArray[np.bool_]
 
 GROUPS: Final = tuple(f"{group:04X}" for group in range(0x6000, 0x6020, 2))
 """Sixteen planes at most (PS3.5 7.6)."""

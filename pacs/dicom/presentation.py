@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom import graphics, icc, labels, pictures, planes
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.grayscale import modality
 from pacs.dicom.json_model import text
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, items, number, values
 from pacs.dicom.render import Extras, overlaid, pixels
 from pacs.dicom.viewport import Placement, fitting, region, scaled
 from pacs.errors import InvalidInput, Undecodable
 
-Picture = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Picture = npt.NDArray[np.uint8]
 
 SOP_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2")
 """Grayscale and Color Softcopy Presentation State Storage."""

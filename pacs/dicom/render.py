@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom import grayscale, icc, labels, pictures, planes
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.grayscale import Window
+from pacs.dicom.late import numpy as np
 from pacs.dicom.lookup import Metadata, table
 from pacs.dicom.pictures import MEDIA_TYPES, RAW
 from pacs.dicom.viewport import fitted
 from pacs.errors import InvalidInput, Undecodable
 
-__all__ = ["MEDIA_TYPES", "Extras", "Window", "fitted", "pixels", "relevant", "render"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Picture = npt.NDArray[np.uint8]
+    Array = npt.NDArray[Any]
+    Picture = npt.NDArray[np.uint8]
+
+__all__ = ["MEDIA_TYPES", "Extras", "Window", "fitted", "pixels", "relevant", "render"]
 
 _WHITE: Final = 255
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from pacs.dicom import encode, json_model, lossy, scanner
 from pacs.dicom.decode import SUBSAMPLED, PixelInfo, decode_frame, decode_stored, rle_words
 from pacs.dicom.deflated import inflate
 from pacs.dicom.encode import DEFLATED_FRAME, ENCODED, RLE
+from pacs.dicom.late import numpy as np
 from pacs.dicom.rewrite import Replacements, header, implicit_header, little_endian
 from pacs.dicom.transfer_syntaxes import (
     DEFLATED_LITTLE_ENDIAN,
@@ -23,6 +21,9 @@ from pacs.dicom.transfer_syntaxes import (
 )
 from pacs.dicom.values import swapped, vrs
 from pacs.errors import MalformedDataset, TooLarge, Undecodable, UnsupportedTransferSyntax
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 """PS3.5 7.1: the longest value a native element can have."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
+from pacs.dicom.late import numpy as np
 from pacs.errors import InvalidInput
 
-Picture = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Picture = npt.NDArray[np.uint8]
 
 MAX_VIEWPORT: Final = 16384
 

@@ -20,7 +20,7 @@ from analysis.metrics import exposition
 from analysis.queue import Dispatcher, open_queue
 from analysis.registry import Registry
 from analysis.requests import Requests
-from analysis.results import renditions
+from analysis.results import media
 from analysis.trigger import Trigger
 from analysis.verdict_reading import VerdictReader
 from analysis.verdicts import Verdicts
@@ -263,7 +263,7 @@ def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None
 def routes(archive: Archive, parts: Parts) -> Routes:
     """Everything that is mounted besides health and the JSON API."""
     return [
-        *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=renditions.RENDITIONS),
+        *dicomweb.app.create(archive, root=DICOMWEB_ROOT, renditions=media.RENDITIONS),
         metrics.route(parts.metrics),
         *provenance_view.routes(),
         *viewer.routes(),

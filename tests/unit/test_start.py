@@ -8,7 +8,10 @@ import sys
 
 from pacs.server import doors
 
-HEAVY = ("pydicom", "highdicom", "pynetdicom", "scipy", "boto3", "skimage", "sklearn")
+HEAVY = (
+    *("pydicom", "highdicom", "pynetdicom", "scipy", "boto3", "skimage", "sklearn"),
+    *("numpy", "imagecodecs", "PIL", "cc3d", "meshoptimizer", "psycopg", "redis", "arq", "psutil"),
+)
 
 
 def test_doors_open_without_what_only_few_requests_need() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -260,6 +260,12 @@ BUILDING = {"compare": "task_plugins:Compare", "review": "task_plugins:Review"}
 """Plug-ins that take more than what arrived."""
 
 TARGETS = {"count": "task_plugins:Count", "odd": "task_plugins:Odd", "views": "task_plugins:Views"}
+
+
+class NewerCount(Count):
+    """The same, one version later."""
+
+    manifest: ClassVar[Manifest] = Count.manifest.model_copy(update={"version": "2.0"})
 
 
 class InsideOut:

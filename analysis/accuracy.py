@@ -52,32 +52,31 @@ def wilson(hits: int, of: int, z: float = Z95) -> Share | None:
 
 
 def latest(rows: Iterable[Any]) -> dict[tuple[str, str, str], Any]:
-    """Of verdicts in the order of time, the last of each reader on each finding of a report.
+    """Of verdicts in the order of time, the last of each reader on each finding of a report."""
+    return {(row.report_uid, row.tracking_uid, row.reader): row for row in rows}
 
-    A finding that the reader had added and now rejects was never the plug-in's: it is left out.
+
+def table(rows: Iterable[Any], reader: str | None = None) -> list[Accuracy]:
+    """A line for each plug-in version, of verdicts in the order of time; with `reader`, of what that one says.
+
+    A finding that some reader has added is none of the plug-in's: who accepts or corrects it says that it was missed,
+    too, and who rejects it says nothing of the plug-in.
     """
-    found: dict[tuple[str, str, str], Any] = {}
-    added = set()
-    for row in rows:
-        key = (row.report_uid, row.tracking_uid, row.reader)
-        found[key] = row
-        if row.verdict == "missed":
-            added.add(key)
-        elif key in added and row.verdict == "rejected":
-            del found[key]
-    return found
-
-
-def table(rows: Iterable[Any]) -> list[Accuracy]:
-    """A line for each plug-in version, of verdicts in the order of time."""
-    by_version: dict[tuple[str, str], list[Any]] = {}
-    for row in latest(rows).values():
-        by_version.setdefault((row.plugin, row.version), []).append(row)
+    known = list(rows)
+    added = {(row.report_uid, row.tracking_uid) for row in known if row.verdict == "missed"}
+    by_version: dict[tuple[str, str], list[tuple[str, Any]]] = {}
+    for (report, finding, who), row in latest(known).items():
+        word = row.verdict
+        if (report, finding) in added:
+            word = "withdrawn" if word == "rejected" else "missed"
+        if reader in (None, who):
+            by_version.setdefault((row.plugin, row.version), []).append((word, row))
     return [_line(plugin, version, found) for (plugin, version), found in sorted(by_version.items())]
 
 
-def _line(plugin: str, version: str, rows: list[Any]) -> Accuracy:
-    counts: Mapping[str, int] = {word: sum(row.verdict == word for row in rows) for word in COUNTED}
+def _line(plugin: str, version: str, said: list[tuple[str, Any]]) -> Accuracy:
+    rows = [row for _, row in said]
+    counts: Mapping[str, int] = {word: sum(each == word for each, _ in said) for word in COUNTED}
     right = counts["accepted"] + counts["corrected"]
     judged = right + counts["rejected"]
     return Accuracy(

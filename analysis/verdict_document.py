@@ -92,9 +92,10 @@ def corrected(
         items = [each for each in changed.ContentSequence if each.ValueType == "NUM" and _name(each) == (value, scheme)]
         if len(items) != 1:
             raise InvalidInput(f"the finding has no measurement {value} of {scheme}")
-        items[0].MeasuredValueSequence[0].NumericValue = f"{number:.10g}"
-        if "FloatingPointValue" in items[0].MeasuredValueSequence[0]:
-            items[0].MeasuredValueSequence[0].FloatingPointValue = number
+        measured = items[0].MeasuredValueSequence[0]
+        measured.NumericValue = content.decimal(number)
+        if "FloatingPointValue" in measured or float(content.decimal(number)) != number:
+            measured.FloatingPointValue = number
     if points:
         regions = [each for each in changed.ContentSequence if each.ValueType == "SCOORD"]
         if len(regions) != 1:
@@ -107,6 +108,8 @@ def _place(region: Dataset, shape: str, points: Sequence[Sequence[float]]) -> No
     needed = {"point": (1, 1), "circle": (2, 2), "polygon": (3, 10_000)}.get(shape)
     if needed is None or not needed[0] <= len(points) <= needed[1]:
         raise InvalidInput("a point has 1 point, a circle 2 (centre and edge), a polygon 3 or more")
+    if len({tuple(point) for point in points}) < min(needed[0], 3):
+        raise InvalidInput("a circle has another point on its edge than its centre, a polygon 3 corners or more")
     outline = [*points, points[0]] if shape == "polygon" and list(points[0]) != list(points[-1]) else list(points)
     region.GraphicType = GRAPHICS[shape]
     region.GraphicData = [float(number) for point in outline for number in point]
@@ -167,7 +170,7 @@ def encode(
     observer.VerifyingObserverName = person(reader)
     observer.VerifyingObserverIdentificationCodeSequence = provenance.sequence()
     observer.VerifyingOrganization = _organization(report)
-    observer.VerificationDateTime = run.datetime_text
+    observer.VerificationDateTime = _instant(run)
     ds.VerifyingObserverSequence = provenance.sequence(observer)
     ds.PredecessorDocumentsSequence = provenance.sequence(provenance.evidence([report]))
     referenced = list(_referenced(report, group, also))
@@ -210,6 +213,12 @@ def person(name: str) -> str:
     """The name of an account as PN, all of it as the family name (PS3.5 6.2.1.1)."""
     plain = "".join(" " if letter in "\\^=" or not letter.isprintable() else letter for letter in name)
     return f"{plain[:63] or 'Unknown'}^"
+
+
+def _instant(run: RunInfo) -> str:
+    """When, to the microsecond: which verdict is the later one is read out of the document again."""
+    text = run.datetime_text
+    return f"{text[:14]}.{run.when.microsecond:06}{text[14:]}"
 
 
 def _organization(report: Dataset) -> str:

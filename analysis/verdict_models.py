@@ -16,6 +16,12 @@ VERDICT = Code("verdict", CODE_SCHEME, "Reader's verdict")
 """The name of the evaluation that a verification SR gives to a finding."""
 
 
+_SHORT = r"^[^\\\x00-\x1f\x7f\s]([^\\\x00-\x1f\x7f]*[^\\\x00-\x1f\x7f\s])?$"
+"""What SH and LO can carry and keep (PS3.5 6.2): one value, no control characters, no blanks at its ends."""
+_WORDS = r"^[^\x00-\x08\x0b\x0e-\x1f\x7f]*$"
+"""What UT can carry: of control characters only TAB, LF, FF and CR; ESC would begin another character set."""
+
+
 class OtherNumber(Body):
     """Another number for a measurement of the finding."""
 
@@ -27,9 +33,9 @@ class OtherNumber(Body):
 class Concept(Body):
     """A coded concept (PS3.3 section 8)."""
 
-    value: str = Bound(min_length=1, max_length=16)
-    scheme: str = Bound(min_length=1, max_length=16)
-    meaning: str = Bound(min_length=1, max_length=64)
+    value: str = Bound(min_length=1, max_length=16, pattern=_SHORT)
+    scheme: str = Bound(min_length=1, max_length=16, pattern=_SHORT)
+    meaning: str = Bound(min_length=1, max_length=64, pattern=_SHORT)
 
 
 class NewVerdict(Body):
@@ -38,7 +44,7 @@ class NewVerdict(Body):
     report: str = Bound(description="SOP Instance UID of the SR that has the finding, or that misses it")
     tracking_uid: str | None = Bound(None, description="Tracking Unique Identifier of the finding")
     verdict: Literal["accepted", "rejected", "corrected", "missed"]
-    comment: str = Bound("", max_length=1024)
+    comment: str = Bound("", max_length=1024, pattern=_WORDS)
     measurements: list[OtherNumber] = Bound([], max_length=100, description="Corrected numbers")
     shape: Literal["point", "circle", "polygon"] | None = Bound(None, description="Of the corrected or missed place")
     points: list[tuple[float, float]] = Bound(
@@ -46,7 +52,7 @@ class NewVerdict(Body):
         "its centre and a point on its edge"
     )  # fmt: skip
     image: str | None = Bound(None, description="SOP Instance UID of the image of a missed finding")
-    frame: int | None = Bound(None, ge=1, description="Its frame, counted from 1")
+    frame: int | None = Bound(None, ge=1, le=(1 << 31) - 1, description="Its frame, from 1; needed of several")
     finding: Concept | None = Bound(None, description="What was missed")
 
 

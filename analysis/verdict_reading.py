@@ -22,10 +22,13 @@ from analysis.reports_read import (
     TRACKING_ID,
     TRACKING_UID,
     UID,
+    VALUE_TYPE,
+    Item,
     concept,
     findings,
     groups,
     items,
+    measurements,
     metadata,
     text_of,
 )
@@ -46,6 +49,9 @@ NEWS_AT_ONCE = 1000
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 PREDECESSORS = "0040A360"
 COMMENT = "121106"
+REFERENCED, REFERENCED_INSTANCE, REFERENCED_FRAME = "00081199", "00081155", "00081160"
+GRAPHIC_TYPE, GRAPHIC_DATA = "00700023", "00700022"
+SHAPES = {"POINT": "point", "CIRCLE": "circle", "POLYLINE": "polygon"}
 CAME, GONE = ("instance", "result", "restored"), ("deleted", "rejected", "replaced")
 
 
@@ -67,11 +73,9 @@ class VerdictReader:
         batch = changes.after(changes.cursor(CURSOR), NEWS_AT_ONCE)
         if not batch:
             return
-        came = [
-            c.sop_instance_uid for c in batch if c.kind in ("instance", "result", "restored") and c.sop_instance_uid
-        ]
+        came = [c.sop_instance_uid for c in batch if c.kind in CAME and c.sop_instance_uid]
         self._read(self._documents(came))
-        deleted = any(c.kind in ("deleted", "rejected", "replaced") for c in batch)
+        deleted = any(c.kind in GONE for c in batch)
 
         def work(conn: Connection) -> None:
             if deleted:
@@ -89,7 +93,7 @@ class VerdictReader:
         found: list[str] = []
         with self._index.read() as conn:
             if among is None:
-                return list(conn.execute(ours).scalars())
+                return list(conn.execute(ours.order_by(i.id)).scalars())
             for at in range(0, len(among), 500):
                 some = list(among[at : at + 500])
                 found += conn.execute(ours.where(i.sop_instance_uid.in_(some))).scalars()
@@ -107,18 +111,19 @@ class VerdictReader:
                     self._index.transact(partial(_add, values=values))
 
     def _values(self, uid: str, raw: dict[str, Any]) -> dict[str, Any] | None:
-        group = next(groups(raw), None)
+        group, verdict = next(groups(raw), None), verdict_of(raw)
         if group is None:
             return None
-        said = [concept(each, CODE) for each in items(group) if _is_verdict(concept(each))]
-        verdict = next((code.value for code in said if code is not None), None)
         predecessor = next(iter((raw.get(PREDECESSORS) or {}).get("Value") or ()), None)
         if verdict not in sql.VERDICTS or predecessor is None:
             return None
         report_uid = str(predecessor["00081115"]["Value"][0]["00081199"]["Value"][0]["00081155"]["Value"][0])
         report = metadata(self._index, [report_uid]).get(report_uid, {})
         observer = raw["0040A073"]["Value"][0]
-        corrected: dict[str, Any] = {"measurements": []} if verdict == "corrected" else {}
+        finding = text_of(group, TRACKING_UID, UID)
+        corrected = missed_at(group) if verdict == "missed" else {}
+        if verdict == "corrected":
+            corrected = corrections(group, self._judged(report_uid, report, finding))
         study = str(ups.value(raw, "0020000D"))
         when = ups.from_dt(str(ups.value(observer, "0040A030")))
         with self._index.read() as conn:
@@ -128,12 +133,72 @@ class VerdictReader:
         return {
             "sop_instance_uid": uid, "series_instance_uid": str(ups.value(raw, "0020000E")),
             "study_instance_uid": study, "report_uid": report_uid, "findings": len(findings(report)),
-            "tracking_uid": text_of(group, TRACKING_UID, UID), "tracking_id": text_of(group, TRACKING_ID, TEXT),
+            "tracking_uid": finding, "tracking_id": text_of(group, TRACKING_ID, TEXT),
             "verdict": verdict, "comment": text_of(group, COMMENT, TEXT), "corrected": orjson.dumps(corrected),
             "plugin": str(ups.value(report, DEVICE_SERIAL_NUMBER) or ""),
             "version": str(ups.value(report, SOFTWARE_VERSIONS) or ""),
             "reader": str(observer["0040A075"]["Value"][0]["Alphabetic"]).rstrip("^"), "scope": scope or "", "at": when,
         }  # fmt: skip
+
+    def _judged(self, report_uid: str, report: Item, finding: str) -> Item:
+        """The group as the reader found it: of the report, or as some reader had added it; {} where it is not here."""
+        with self._index.read() as conn:
+            added = sql.listed(
+                conn, "", sql.v.report_uid == report_uid, sql.v.tracking_uid == finding, sql.v.verdict == "missed"
+            )
+        found = metadata(self._index, [row.sop_instance_uid for row in added])
+        of_all = (group for each in (report, *found.values()) for group in groups(each))
+        return next((group for group in of_all if text_of(group, TRACKING_UID, UID) == finding), {})
+
+
+def verdict_of(report: Item) -> str | None:
+    """What a reader says in this document, None where it is no verdict."""
+    for group in groups(report):
+        for each in items(group):
+            if _is_verdict(concept(each)) and (said := concept(each, CODE)) is not None:
+                return said.value
+    return None
+
+
+def corrections(group: Item, before: Item) -> dict[str, Any]:
+    """What a reader has changed of a finding, as `NewVerdict` has it: numbers, and its place."""
+    was = {(each.name.value, each.name.scheme): each.value for each in measurements(before)}
+    changed = [
+        {"code": each.name.value, "scheme": each.name.scheme, "value": each.value}
+        for each in measurements(group)
+        if was.get((each.name.value, each.name.scheme)) != each.value
+    ]
+    here, there = place(group), place(before)
+    return {**({"measurements": changed} if changed else {}), **(here if here != there else {})}
+
+
+def missed_at(group: Item) -> dict[str, Any]:
+    """Where a reader has seen what was missed, as `NewVerdict` has it."""
+    found = place(group)
+    for region in _regions(group):
+        for selected in items(region):
+            for image in (selected.get(REFERENCED) or {}).get("Value") or ():
+                found["image"] = ups.value(image, REFERENCED_INSTANCE)
+                if (frame := ups.value(image, REFERENCED_FRAME)) is not None:
+                    found["frame"] = int(frame)
+    return found
+
+
+def place(group: Item) -> dict[str, Any]:
+    """Shape and points of the one outline of a finding, {} where it has none or several."""
+    regions = _regions(group)
+    shape = SHAPES.get(str(ups.value(regions[0], GRAPHIC_TYPE))) if len(regions) == 1 else None
+    if shape is None:
+        return {}
+    numbers = [float(f"{float(each):.7g}") for each in regions[0].get(GRAPHIC_DATA, {}).get("Value") or ()]
+    points = [list(point) for point in zip(numbers[::2], numbers[1::2], strict=False)]
+    if shape == "polygon" and points[-1:] == points[:1]:
+        points.pop()  # a document closes it
+    return {"shape": shape, "points": points}
+
+
+def _regions(group: Item) -> list[Item]:
+    return [each for each in items(group) if ups.value(each, VALUE_TYPE) == "SCOORD"]
 
 
 def _add(conn: Connection, values: dict[str, Any]) -> None:

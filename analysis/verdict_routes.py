@@ -33,7 +33,7 @@ def rows(verdicts: Verdicts) -> list[Row]:
     tag = "verdicts"
     return [
         Row("GET", "/api/verdicts", listed, "What readers have said of findings, in the order of time.", tag,
-            Right.QUERY, (Field("study", "Only on this study.", UID), Field("report", "Only on this SR.", UID)),
+            Right.READ, (Field("study", "Only on this study.", UID), Field("report", "Only on this SR.", UID)),
             answer=list[Verdict]),
         Row("POST", "/api/verdicts", lambda asked: verdicts.say(asked.principal, asked.body),
             "Accept, reject or correct a finding, or add a missed one.", tag, Right.PROCESS, body=NewVerdict,

@@ -18,6 +18,7 @@ from analysis import verdict_document as document
 from analysis.api import Code
 from analysis.reports_read import DEVICE_SERIAL_NUMBER, SOFTWARE_VERSIONS, findings, is_report, metadata
 from analysis.verdict_models import NewVerdict, Verdict, told
+from analysis.verdict_reading import verdict_of
 from pacs import audit, uids
 from pacs.auth import ALL_RIGHTS, Principal, Right
 from pacs.dicom import ups
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m3dicom.verdicts")
 
+ROWS, COLUMNS, NUMBER_OF_FRAMES = "00280010", "00280011", "00280008"
+MOST = 65_535.0  # rows and columns of any image
 _CORRECTIONS = {"measurements", "shape", "points", "image", "frame"}
 
 
@@ -53,7 +56,10 @@ class VerdictWriter:
         with self._one:
             group = self._group(principal, report, given)
             tracking_uid, tracking_id = document.tracking(group)
-            corrections = given.model_dump(mode="json", include=_CORRECTIONS, exclude_unset=True)
+            told_of = given.model_dump(mode="json", include=_CORRECTIONS)
+            corrections = {name: value for name, value in told_of.items() if value}
+            if given.shape == "polygon" and given.points[0] == given.points[-1]:
+                corrections["points"].pop()  # as the document says it again
             with self._index.read() as conn:
                 before = sql.latest(conn, given.report, tracking_uid, principal.name)
             if before is not None and (before.verdict, before.comment, orjson.loads(before.corrected)) == (
@@ -75,7 +81,7 @@ class VerdictWriter:
         ds = document.encode(
             report, group, uid=uid, verdict=given.verdict, comment=given.comment, reader=principal.name,
             number=number, when=now,
-            also=[self._image(principal, report, given.image, given.points)] if given.image else [],
+            also=[self._image(principal, report, given.image, given.points, given.frame)] if given.image else [],
         )  # fmt: skip
         values = {
             "sop_instance_uid": uid, "series_instance_uid": str(ds.SeriesInstanceUID),
@@ -113,6 +119,8 @@ class VerdictWriter:
         raw = self._visible(principal, uid)
         if not is_report(raw):
             raise InvalidInput("that is no measurement report (PS3.16 TID 1500)", about=uid)
+        if verdict_of(raw) is not None:
+            raise InvalidInput("that is a reader's verdict; the report that it judges can be judged", about=uid)
         return raw
 
     def _visible(self, principal: Principal, uid: str) -> dict[str, Any]:
@@ -126,19 +134,30 @@ class VerdictWriter:
             return self._missed(principal, report, given)
         if not given.tracking_uid:
             raise InvalidInput('"tracking_uid" names the finding')
-        found = next(
-            (each for each in document.groups(report) if document.tracking(each)[0] == given.tracking_uid), None
-        )
+        found = _finding(report, given.tracking_uid)
         if found is None:
             found = self._added(given)
+        if given.image or given.frame or given.finding:
+            raise InvalidInput("only a finding that was missed is given its image, frame and finding")
         if given.verdict != "corrected":
-            if given.measurements or given.points:
+            if given.measurements or given.points or given.shape:
                 raise InvalidInput("only a verdict that is corrected has other measurements or points")
             return found
         if not given.measurements and not given.points:
             raise InvalidInput("what is corrected: measurements, or shape and points")
+        if len({(each.code, each.scheme) for each in given.measurements}) < len(given.measurements):
+            raise InvalidInput("a measurement is corrected twice")
+        self._inside(found, given.points)
         numbers = [(each.code, each.scheme, each.value) for each in given.measurements]
         return document.corrected(found, numbers, given.shape or "", given.points)
+
+    def _inside(self, group: Dataset, points: list[tuple[float, float]]) -> None:
+        """InvalidInput for points that lie outside the image that the finding is on."""
+        named = [str(e.value) for e in group.iterall() if points and e.keyword == "ReferencedSOPInstanceUID"]
+        images = [raw for raw in metadata(self._index, named).values() if ups.value(raw, ROWS) is not None]
+        within = [(float(ups.value(raw, COLUMNS)), float(ups.value(raw, ROWS))) for raw in images] or [(MOST, MOST)]
+        if not all(0 <= x <= columns and 0 <= y <= rows for columns, rows in within for x, y in points):
+            raise InvalidInput("a point lies outside the image")
 
     def _added(self, given: NewVerdict) -> Dataset:
         """The group of a finding that a reader had added."""
@@ -155,23 +174,39 @@ class VerdictWriter:
     def _missed(self, principal: Principal, report: Dataset, given: NewVerdict) -> Dataset:
         if given.finding is None or given.image is None or given.shape is None:
             raise InvalidInput('a missed finding has "finding", "image", "shape" and "points"')
-        image = self._image(principal, report, given.image, given.points)
+        if given.measurements:
+            raise InvalidInput("a missed finding has no measurements")
+        if given.tracking_uid:
+            uids.checked(given.tracking_uid, "tracking_uid")
+            if _finding(report, given.tracking_uid) is not None:
+                raise InvalidInput("the report has that finding; it can be accepted, rejected or corrected")
+        image = self._image(principal, report, given.image, given.points, given.frame)
         finding = Code(given.finding.value, given.finding.scheme, given.finding.meaning)
         place = orjson.dumps([given.image, given.frame, given.points]).decode()
         uid = given.tracking_uid or uids.derived("missed", given.report, principal.name, place)
         return document.missed(
-            uid, f"Missed: {finding.meaning}", finding, given.shape, given.points, image, given.frame
+            uid, f"Missed: {finding.meaning}"[:64], finding, given.shape, given.points, image, given.frame
         )
 
-    def _image(self, principal: Principal, report: Dataset, uid: str, points: list[tuple[float, float]]) -> Dataset:
+    def _image(
+        self, principal: Principal, report: Dataset, uid: str, points: list[tuple[float, float]], frame: int | None
+    ) -> Dataset:
         """What a document says of an image that it refers to. Raises NotFound and InvalidInput."""
         raw = self._visible(principal, uid)
         if ups.value(raw, "0020000D") != report.StudyInstanceUID:
             raise InvalidInput("the image is not of the report's study", about=uid)
-        rows, columns = ups.value(raw, "00280010"), ups.value(raw, "00280011")
+        rows, columns = ups.value(raw, ROWS), ups.value(raw, COLUMNS)
         if rows is None or columns is None:
             raise InvalidInput("that is no image", about=uid)
+        frames = int(ups.value(raw, NUMBER_OF_FRAMES) or 1)
+        if (frame is None and frames > 1) or (frame is not None and frame > frames):
+            raise InvalidInput(f'"frame" is one of 1 to {frames}', about=uid)
         if not all(0 <= x <= float(columns) and 0 <= y <= float(rows) for x, y in points):
             raise InvalidInput("a point lies outside the image")
         series = str(ups.value(raw, "0020000E"))
         return document.instance(str(ups.value(raw, "00080016")), uid, str(report.StudyInstanceUID), series)
+
+
+def _finding(report: Dataset, tracking_uid: str) -> Dataset | None:
+    """The report's own group with that Tracking UID."""
+    return next((each for each in document.groups(report) if document.tracking(each)[0] == tracking_uid), None)

@@ -54,6 +54,5 @@ class Verdicts:
     def accuracy(self, principal: Principal, plugin: str | None = None, reader: str | None = None) -> list[Accuracy]:
         """A line for each plug-in version."""
         conditions = [sql.v.plugin == plugin] if plugin else []
-        conditions += [sql.v.reader == reader] if reader else []
         with self._index.read() as conn:
-            return table(sql.listed(conn, principal.scope, *conditions))
+            return table(sql.listed(conn, principal.scope, *conditions), reader)

@@ -66,11 +66,16 @@ def time(relationship: str, name: Code, value: str) -> Dataset:
     return ds
 
 
+def decimal(value: float) -> str:
+    """`value` as DS with ten digits, or as many as its 16 characters hold (PS3.5 6.2)."""
+    return next(text for digits in range(10, 0, -1) if len(text := f"{value:.{digits}g}") <= 16)
+
+
 def number(relationship: str, value: Measurement) -> Dataset:
     """A number with its unit (PS3.3 C.18.1)."""
     ds = _item(relationship, "NUM", value.name)
     measured = Dataset()
-    measured.NumericValue = f"{value.value:.10g}"
+    measured.NumericValue = decimal(value.value)
     measured.MeasurementUnitsCodeSequence = provenance.sequence(provenance.code(value.unit))
     ds.MeasuredValueSequence = provenance.sequence(measured)
     return ds

@@ -11,6 +11,7 @@ from typing import Any
 import dicom_data
 import pytest
 import result_objects
+from pydantic import ValidationError
 from pydicom import Dataset, dcmread
 from sqlalchemy import delete
 
@@ -157,6 +158,14 @@ def test_what_was_missed_counts_for_sensitivity_until_it_is_withdrawn(reading: R
         ("missed", {}, "a missed finding has"),
         ("missed", {"points": [(5, 5)]}, "a circle 2"),
         ("missed", {"points": [(5, 5), (5000, 5)]}, "outside the image"),
+        ("missed", {"points": [(5, 5), (5, 5)]}, "another point on its edge"),
+        ("missed", {"shape": "polygon", "points": [(5, 5), (9, 5), (5, 5)]}, "3 corners"),
+        ("missed", {"frame": 2}, '"frame" is one of 1 to 1'),
+        ("missed", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}]}, "has no measurements"),
+        ("missed", {"tracking_uid": "abc"}, "not a valid UID"),
+        ("accepted", {"frame": 1}, "only a finding that was missed"),
+        ("accepted", {"shape": "point"}, "only a verdict that is corrected"),
+        ("corrected", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}] * 2}, "corrected twice"),
     ],
 )
 def test_what_cannot_be_said(reading: Reading, verdict: str, more: dict[str, Any], words: str) -> None:
@@ -164,6 +173,51 @@ def test_what_cannot_be_said(reading: Reading, verdict: str, more: dict[str, Any
     with pytest.raises(InvalidInput, match=words):
         reading.say(verdict, **given)
     assert reading.verdicts.listed(ANN) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"comment": "bell \a"}, {"comment": "\x1b$B"}, {"comment": "\0"}, {"finding": {"value": "1\\2"}},
+        {"finding": {"scheme": "99\\X"}}, {"finding": {"meaning": "two\nlines"}}, {"finding": {"value": " "}},
+    ],
+)  # fmt: skip
+def test_what_no_document_can_carry_is_refused(more: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"report": "1.2", "verdict": "missed", **more}
+    coded = {"value": "125605004", "scheme": "SCT", "meaning": 'Fracture of bone, "old"'}
+    assert NewVerdict(**{**given, "comment": "two\r\nlines\\, Ärzte", "finding": coded})
+    with pytest.raises(ValidationError):
+        NewVerdict(**{**given, "finding": {**coded, **more.get("finding", {})}})
+
+
+def test_neither_a_verdict_nor_what_is_there_already_is_judged_as_missed(reading: Reading) -> None:
+    told = reading.say("accepted")
+    with pytest.raises(InvalidInput, match="a reader's verdict"):
+        reading.say("rejected", report=told.sop_instance_uid)
+    with pytest.raises(InvalidInput, match="the report has that finding"):
+        reading.say("missed", **{**missed(reading), "tracking_uid": told.tracking_uid})
+    assert reading.say("accepted", measurements=[], points=[]) == told  # as the viewer says it
+
+
+def test_numbers_that_decimal_strings_cannot_hold(reading: Reading) -> None:
+    name = reading.findings[0].measurements[0].name
+    for value in (-1.234567891e-300, 1 / 3, 1e22):
+        told = reading.say("corrected", measurements=[{"code": name.value, "scheme": name.scheme, "value": value}])
+        said = next(each for each in group(reading.document(told)).ContentSequence if each.ValueType == "NUM")
+        (measured,) = said.MeasuredValueSequence
+        assert len(str(measured.NumericValue)) <= 16
+        assert measured.get("FloatingPointValue", float(measured.NumericValue)) == value
+
+
+def test_what_others_say_of_a_missed_finding_is_nothing_of_the_plugin(reading: Reading) -> None:
+    told = reading.say("missed", **missed(reading))
+    of_it: dict[str, Any] = {"report": told.report_uid, "tracking_uid": told.tracking_uid}
+    for who, verdict, expected in ((ANN, "accepted", 1), (BOB, "accepted", 2), (BOB, "rejected", 1)):
+        reading.verdicts.say(who, NewVerdict(verdict=verdict, **of_it))
+        (line,) = reading.verdicts.accuracy(ANN)
+        assert (line.missed, line.judged, line.accepted, line.precision) == (expected, 0, 0, None)
+    (line,) = reading.verdicts.accuracy(ANN, reader="bob")
+    assert (line.missed, line.judged) == (0, 0)
 
 
 def test_who_may_say_what_of_what(reading: Reading) -> None:
@@ -181,21 +235,27 @@ def test_who_may_say_what_of_what(reading: Reading) -> None:
 
 def test_the_table_is_read_again_out_of_the_documents(reading: Reading) -> None:
     reading.say("accepted")
-    reading.say("rejected", who=BOB)
+    reading.say("rejected", who=BOB, comment="an artefact")
+    name = reading.findings[0].measurements[0].name
+    number = {"code": name.value, "scheme": name.scheme, "value": 1 / 3}
+    reading.say("corrected", measurements=[number])
     told = reading.say("missed", **missed(reading))
-    keep = {"corrected": {}, "comment": ""}
-    before = [each.model_copy(update=keep) for each in reading.verdicts.listed(ANN)]
+    outline = {"shape": "polygon", "points": [(5.1, 5), (9.7, 5), (5, 11.3)]}
+    moved = reading.say("corrected", tracking_uid=told.tracking_uid, **outline)
+    assert moved.corrected == {"shape": "polygon", "points": [[5.1, 5], [9.7, 5], [5, 11.3]]}
+    before = reading.verdicts.listed(ANN)
     accuracy = reading.verdicts.accuracy(ANN)
     reading.archive.index.transact(lambda conn: conn.execute(delete(rows)))
     assert reading.verdicts.accuracy(ANN) == []
     reader = VerdictReader(reading.archive)
     reader.step(0.0)
-    assert [each.model_copy(update=keep) for each in reading.verdicts.listed(ANN)] == before
+    assert reading.verdicts.listed(ANN) == before
     assert reading.verdicts.accuracy(ANN) == accuracy
+    assert reading.say("corrected", tracking_uid=told.tracking_uid, **outline) == moved
     # A document that is removed takes its verdict along.
     reading.archive.removal.delete(ANN, told.study_instance_uid, told.series_instance_uid, told.sop_instance_uid)
     reader.step(0.0)
-    assert [each.verdict for each in reading.verdicts.listed(ANN)] == ["accepted", "rejected"]
+    assert [each.verdict for each in reading.verdicts.listed(ANN)] == ["accepted", "rejected", "corrected", "corrected"]
 
 
 def test_independent_validators_find_no_error(reading: Reading, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def _fewer_than_told(attribute: str, match: Match, found: Sequence[Candidate]) -
 def _told(instances: Sequence[Candidate], attribute: str) -> int:
     """What the first instance that says it says; 0 where none of the first few does."""
     for one in instances[:8]:
-        text = one.text(attribute)
-        if text.isdecimal():
+        text = one.text(attribute).strip()
+        if text.isascii() and text.isdecimal() and len(text) <= 12:  # VR IS (PS3.5 6.2): strangers write more
             return int(text)
     return 0
 

@@ -137,18 +137,26 @@ class Priors:
         for each in fitting[: rule.priors * FETCHED_AT_MOST]:
             if self._stop.is_set():
                 break
-            self._note(each, name, rule, about)
-            fetched += where.fetch(each.study_instance_uid, about.scope) > 0
+            fetched += self._fetched(where, name, each, rule, about)
             if fetched >= rule.priors:
                 break
         return fetched
 
-    def _note(self, each: Earlier, name: str, rule: Rule, about: Study) -> None:
-        self._archive.index.transact(
-            lambda conn: rule_waits.note_prior(
-                conn, each.study_instance_uid, about.study_instance_uid, rule.name, name, time.time()
-            )
-        )
+    def _fetched(self, where: Source, name: str, each: Earlier, rule: Rule, about: Study) -> bool:
+        """Whether anything came; what does is marked first, and what does not come is left to the rules on arrival.
+
+        A study that is here, or on its way, by itself is never marked: it may be somebody's current one.
+        """
+        uid, index = each.study_instance_uid, self._archive.index
+        note = (uid, about.study_instance_uid, rule.name, name, time.time())
+        marked = index.transact(lambda conn: rule_waits.note_prior(conn, *note))
+        came = False
+        try:
+            came = where.fetch(uid, about.scope) > 0
+        finally:
+            if marked and not came:
+                index.transact(lambda conn: rule_waits.forget_prior(conn, uid))
+        return came
 
 
 def _modalities(wanted: Input | None) -> frozenset[str]:

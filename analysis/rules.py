@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from analysis.api import AnyOf, Input, NotAnalysable, When
 from analysis.registry import Installed, Registry
@@ -119,9 +119,18 @@ def _configured(entry: Configured, settings: Settings, registry: Registry) -> Ru
     if installed is None:
         raise InvalidInput(f"no plug-in named {entry.plugin!r} is installed; installed: {', '.join(registry.ids)}")
     manifest = installed.manifest
+    if not entry.name.strip():
+        raise InvalidInput("it has no name")
+    if entry.name != manifest.id and registry.get(entry.name) is not None:
+        raise InvalidInput("another plug-in has that name, and a rule of its own by it")
     if entry.priority not in ups.PRIORITIES:
         raise InvalidInput("priority is HIGH, MEDIUM or LOW")
+    for name in ("quiet_s", "wait_s", "priors", "priors_days"):
+        if getattr(entry, name) < 0:
+            raise InvalidInput(f"{name} is less than 0")
     parameters = dict(_parameter(text) for text in entry.parameters)
+    if len(parameters) < len(entry.parameters):
+        raise InvalidInput("parameters: one is given twice")
     installed.params(parameters)
     declared = {each.results_of for each in manifest.inputs if each.results_of}
     of = frozenset(entry.results_of) or frozenset(declared)
@@ -134,6 +143,10 @@ def _configured(entry: Configured, settings: Settings, registry: Registry) -> Ru
         raise InvalidInput(f"results_of: the plug-in takes results of {', '.join(sorted(declared))} only")
     if of and entry.expect:
         raise InvalidInput("expect: results of a task come all at once")
+    if of and (entry.sources or entry.quiet_s):
+        raise InvalidInput(
+            f"{'sources' if entry.sources else 'quiet_s'}: it looks at results of a task, not at arrivals"
+        )
     prior = next((each for each in manifest.inputs if each.prior), None)
     if (entry.priors > 0 or entry.priors_from) and prior is None:
         raise InvalidInput("priors: the plug-in has no input for an earlier study")
@@ -167,13 +180,17 @@ def _parameter(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise InvalidInput(f"parameters: {text!r} is not NAME = VALUE")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=_refuse_constant)
     except ValueError:
         return name, value
 
 
+def _refuse_constant(text: str) -> NoReturn:
+    raise InvalidInput(f"parameters: {text} is no number that a Workitem can carry")
+
+
 def _expected(text: str) -> Expected:
-    counted = re.fullmatch(r"\s*(\d+)(?:\s+of\s+(.+))?\s*", text)
+    counted = re.fullmatch(r"\s*([0-9]{1,9})(?:\s+of\s+(.+))?\s*", text)
     if counted is not None and int(counted[1]) > 0:
         return Expected(text, int(counted[1]), (parsed(counted[2]),) if counted[2] else ())
     if text.strip() in COUNTED:

@@ -18,7 +18,7 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from analysis.api import AnyOf, When
-from analysis.attribute_tests import tags_of
+from analysis.attribute_tests import LONGEST_MATCHED, tags_of
 from pacs.errors import InvalidInput
 
 _SYMBOLS = {"=": "eq", "!=": "ne", "<=": "le", ">=": "ge", "<": "lt", ">": "gt"}
@@ -29,7 +29,8 @@ _TEST = re.compile(
 )
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _REPEATS = (parts.MAX_REPEAT, parts.MIN_REPEAT, parts.POSSESSIVE_REPEAT)
-MOST_REPEATS = 3
+MOST_WAYS = (LONGEST_MATCHED + 1) ** 3
+"""Three repetitions without a bound; a part of a second for the longest text."""
 
 
 def parsed(text: str) -> When | AnyOf:
@@ -104,31 +105,27 @@ def _check_expression(text: str) -> None:
         tree = _parser.parse(text)
     except re.error as error:
         raise InvalidInput(f"{text!r} is no regular expression: {error}") from None
-    if _repeats(tree, within=False) > MOST_REPEATS:
+    if _ways(tree) > MOST_WAYS:
         raise InvalidInput(f"{text!r} has repetitions that some texts take ages with; make it simpler")
 
 
-def _repeats(tree: Any, within: bool) -> int:
-    """How many repetitions without a small bound there are; too many where one is within another."""
-    count = 0
+def _ways(tree: Any) -> int:
+    """In how many ways a text can be tried against the expression at most, stopped soon after `MOST_WAYS`."""
+    ways = 1
     for op, argument in tree:
         if op in _REPEATS:
-            _, most, inner = argument
-            wide = most is parts.MAXREPEAT or most > 16
-            branches = any(each[0] is parts.BRANCH for each in _all(inner))
-            if wide and (within or branches):
-                return MOST_REPEATS + 1
-            count += wide + _repeats(inner, within or most > 1)
+            least, most, inner = argument
+            most = min(int(most), LONGEST_MATCHED)
+            each = _ways(inner)
+            ways *= (most - min(int(least), most) + 1) * each**most
+        elif op is parts.BRANCH:
+            ways *= sum(map(_ways, argument[1]))
         else:
-            count += sum(_repeats(inner, within) for inner in _inner(argument))
-    return count
-
-
-def _all(tree: Any) -> Any:
-    for op, argument in tree:
-        yield op, argument
-        for inner in _inner(argument):
-            yield from _all(inner)
+            for inner in _inner(argument):
+                ways *= _ways(inner)
+        if ways > MOST_WAYS:
+            return ways
+    return ways
 
 
 def _inner(argument: Any) -> list[Any]:

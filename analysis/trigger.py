@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from analysis import chains, plans, rules
 from analysis.api import Input, NotAnalysable
@@ -25,8 +27,8 @@ from analysis.registry import Registry, job_key
 from analysis.rules import Rule, Rules
 from pacs import uids
 from pacs.auth import SYSTEM, Principal
-from pacs.dicom import ups_task
-from pacs.errors import ArchiveError
+from pacs.dicom import ups, ups_task
+from pacs.errors import ArchiveError, OutOfResources, Unavailable
 from pacs.index import rule_waits, workitems
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from pacs.index.workitems import WorkitemRow
 
 log = logging.getLogger("m3dicom.trigger")
+
+_PASSING = (Unavailable, OutOfResources, SQLAlchemyError, OSError, MemoryError)
+"""Failures after which all is looked at again: the cursor stays where it is."""
 
 CURSOR = "trigger"
 BATCH = 1000
@@ -71,10 +76,12 @@ class Trigger:
             more = len(batch) == BATCH
             studies = {c.study_instance_uid: c.scope for c in batch if c.kind == "stable" and c.study_instance_uid}
             for study, scope in studies.items():
-                made += len(self.plan(study, replace(SYSTEM, scope=scope), time.time() if now is None else now))
+                with _alone(f"study {study}"):
+                    made += len(self.plan(study, replace(SYSTEM, scope=scope), time.time() if now is None else now))
             moved = [c.workitem_uid for c in batch if c.kind == "workitem" and c.workitem_uid] if self._chained else []
             for uid in dict.fromkeys(moved):
-                made += len(self._build_on(uid, time.time() if now is None else now))
+                with _alone(f"results of Workitem {uid}"):
+                    made += len(self._build_on(uid, time.time() if now is None else now))
             self._archive.index.transact(partial(changes.advance, name=CURSOR, seq=batch[-1].seq))
         return made + self._look_again(time.time() if now is None else now)
 
@@ -109,19 +116,21 @@ class Trigger:
                 index.transact(
                     partial(rule_waits.drop, rule=wait.rule, study=wait.study_instance_uid, about=wait.about)
                 )
-            elif wait.about:
-                made += len(self._build_on(wait.about, now))
-                self._forget(wait, now)
             else:
-                found = candidates(index, wait.study_instance_uid, replace(SYSTEM, scope=wait.scope))
-                made += len(self._apply(rule, about, "", plans.judge(rule, about, found, now), now))
+                with _alone(f"study {wait.study_instance_uid}"):
+                    if wait.about:
+                        made += len(self._build_on(wait.about, now))
+                    else:
+                        found = candidates(index, wait.study_instance_uid, replace(SYSTEM, scope=wait.scope))
+                        made += len(self._apply(rule, about, "", plans.judge(rule, about, found, now), now))
+                self._forget(wait)
         return made
 
-    def _forget(self, wait: rule_waits.Wait, now: float) -> None:
-        """Wait no longer where nobody looked: what it is about has been superseded."""
+    def _forget(self, wait: rule_waits.Wait) -> None:
+        """Wait no longer where nobody looked: what it is about has been superseded, or cannot be looked at."""
         with self._archive.index.read() as conn:
             left = rule_waits.get(conn, wait.rule, wait.study_instance_uid, wait.about)
-        if left is not None and left.due_at <= now:
+        if left == wait:
             drop = partial(rule_waits.drop, rule=wait.rule, study=wait.study_instance_uid, about=wait.about)
             self._archive.index.transact(drop)
 
@@ -142,6 +151,8 @@ class Trigger:
                     inputs = (*inputs, *earlier.matches)
                     comments = "; ".join(filter(None, (comments, earlier.comment)))
                 uid = self._create(rule, inputs, comments, replace(SYSTEM, scope=about.scope), now)
+            except (Unavailable, OutOfResources):
+                raise  # see _PASSING
             except (ArchiveError, NotAnalysable) as error:
                 log.error("rule %s: no Workitem on study %s: %s", rule.name, about.study_instance_uid, error)
                 continue
@@ -207,6 +218,7 @@ class Trigger:
         key = job_key(manifest, params, [each.identity for match in inputs for each in match.instances])
         known = worklist.of_plugin(manifest.id, inputs[0].instances[0].study_instance_uid)
         if any(row.task_key == key for row in known):
+            self._supersede_again(key, known)
             return None
         written = installed.written(params)
         older = [row for row in known if self._replaces(rule, row, inputs, written)]
@@ -231,6 +243,15 @@ class Trigger:
             worklist.supersede(row.uid, uid)
         log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
         return uid
+
+    def _supersede_again(self, key: str, known: Sequence[WorkitemRow]) -> None:
+        """End what the Workitem of that key replaces, where the process that made it came no further."""
+        current = next(row for row in known if row.task_key == key)
+        named = ups.items(current.attributes, ups.REPLACED_PROCEDURE_STEP_SEQUENCE) if not current.superseded_by else ()
+        replaced = {str(ups.value(item, ups.REFERENCED_SOP_INSTANCE_UID)) for item in named}
+        for row in known:
+            if row.uid in replaced and not row.superseded_by and not row.state.final:
+                self._archive.worklist.supersede(row.uid, current.uid)
 
     def _replaces(
         self, rule: Rule, row: WorkitemRow, inputs: Sequence[Match], written: Sequence[ups_task.Parameter]
@@ -265,6 +286,17 @@ class Trigger:
         with self._archive.index.read() as conn:
             owners = workitems.owners(conn, named)
             return any(owner == uid or _superseded_by(conn, owner) == uid for owner in owners)
+
+
+@contextmanager
+def _alone(about: str) -> Iterator[None]:
+    """What nobody has thought of in one study is logged, and stops no other one; a failure that may pass goes on up."""
+    try:
+        yield
+    except _PASSING:
+        raise
+    except Exception:
+        log.exception("rules: %s", about)
 
 
 def _superseded_by(conn: Connection, uid: str) -> str | None:

@@ -107,7 +107,14 @@ class Tasks:
         Raises NotFound, and StateConflict for one that is no dead letter.
         """
         principal.require(Right.PROCESS)
-        return {uid: self._again(uid, principal) for uid in self._letters(named, principal, plugin)}
+        made = {}
+        for uid in self._letters(named, principal, plugin):
+            try:
+                made[uid] = self._again(uid, principal)
+            except StateConflict:
+                if named:
+                    raise  # of all those of a plug-in, somebody else has taken up this one meanwhile
+        return made
 
     def discard(self, named: Sequence[str], principal: Principal, *, plugin: str | None = None) -> list[str]:
         """The dead letters that are none any more: those that are `named`, or all of `plugin`."""
@@ -116,7 +123,7 @@ class Tasks:
 
         def work(conn: Connection) -> None:
             for uid in found:
-                row = self._dead(conn, uid, principal)
+                row = self._dead(conn, uid, principal, lock=True)
                 workitems.save(conn, uid, {"ended": "discarded"})
                 self._note(conn, "dead letter discarded", uid, row, principal)
 
@@ -127,7 +134,7 @@ class Tasks:
         new = uids.new()
 
         def work(conn: Connection) -> None:
-            row = self._dead(conn, uid, principal)
+            row = self._dead(conn, uid, principal, lock=True)
             now = self._clock()
             asked = ups.created(ups_task.again(row.attributes, uid, now), new, now)
             values = {"task_key": None, "superseded_by": new, "ended": "superseded", "updated_at": now}
@@ -155,14 +162,14 @@ class Tasks:
         with self._index.read() as conn:
             return list(conn.execute(wanted.order_by(t.updated_at)).scalars())
 
-    def _dead(self, conn: Connection, uid: str, principal: Principal) -> WorkitemRow:
-        row = self._visible(conn, uid, principal)
+    def _dead(self, conn: Connection, uid: str, principal: Principal, *, lock: bool = False) -> WorkitemRow:
+        row = self._visible(conn, uid, principal, lock=lock)
         if row.state is not State.CANCELED or row.ended != DEAD:
             raise StateConflict("this task is no dead letter", about=uid)
         return row
 
-    def _visible(self, conn: Connection, uid: str, principal: Principal) -> WorkitemRow:
-        row = workitems.get(conn, uid)
+    def _visible(self, conn: Connection, uid: str, principal: Principal, *, lock: bool = False) -> WorkitemRow:
+        row = workitems.get(conn, uid, lock=lock)
         if row is None or row.plugin is None or (principal.scope and row.scope != principal.scope):
             raise NotFound("no such task", about=uid)
         return row
@@ -178,7 +185,6 @@ class Tasks:
 
 
 def _task(row: WorkitemRow) -> Task:
-    start = ups.value(row.attributes, ups.START_DATETIME)
     return Task(
         uid=row.uid,
         state=row.state.value,
@@ -195,7 +201,7 @@ def _task(row: WorkitemRow) -> Task:
         superseded_by=row.superseded_by,
         attempt=row.attempt,
         worker=row.worker,
-        start_at=None if start is None else ups.from_dt(str(start)),
+        start_at=ups.moment(row.attributes, ups.START_DATETIME),
         created_at=row.created_at,
         updated_at=row.updated_at,
         principal=row.principal,

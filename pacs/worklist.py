@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -50,9 +51,9 @@ class Worklist(Leases):
         """The Workitem UID of a new Workitem (N-CREATE, PS3.18 11.4).
 
         With `task`, a task key, creating it again returns the UID of the one that is there. A Workitem that waits and
-        asks a plug-in of ours for the same, no more urgently and no sooner, is replaced by the new one. `version` of
-        the plug-in and `rule` are noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and Conflict where the
-        UID is taken (0111H).
+        asks a plug-in of ours for the same, no more urgently, no sooner and for no longer, is replaced by the new one.
+        `version` of the plug-in and `rule` are noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and
+        Conflict where the UID is taken (0111H).
         """
         principal.require(Right.PROCESS)
         uid = uids.checked(uid, "Workitem UID") if uid else uids.new()
@@ -267,21 +268,34 @@ class Worklist(Leases):
         """
         try:
             self.request_cancel(uid, f"superseded by {by}", SYSTEM, ended="superseded", superseded_by=by)
+        except AlreadyCompleted:
+            self._index.transact(partial(self._outdated_late, uid, by))
+            return
         except Conflict:
             return
         dead = workitems.t.ended == "failed"
         values = {"ended": "superseded", "superseded_by": by, "updated_at": self._clock()}
         self._index.transact(lambda conn: workitems.save(conn, uid, values, dead))
 
+    def _outdated_late(self, uid: str, by: str, conn: Connection) -> None:
+        """Mark what was COMPLETED after the Workitem that replaces it was, and before it was told so."""
+        newer, now = workitems.get(conn, by, lock=True), self._clock()
+        if newer is None or newer.state is not State.COMPLETED:
+            return  # the newer one marks it itself
+        for old in workitems.mark_superseded(conn, [uid], by, now):
+            self._news(conn, uid, old.study_instance_uid, SYSTEM.name, old.scope, now)
+
     def _replace_waiting(
         self, conn: Connection, uid: str, values: Mapping[str, Any], principal: Principal, now: float
     ) -> None:
-        """End what waits for the same as the new Workitem `uid`, unless it is more urgent or due sooner."""
+        """End what waits for the same as the new Workitem `uid`, unless that is more urgent, due sooner or lasts."""
         if values["request_key"] is None:
             return
         for row in workitems.same_request(conn, values["request_key"], principal.scope, State.SCHEDULED):
             sooner = values["not_before"] <= max(now, row.not_before or 0.0)
-            if row.uid != uid and values["priority"] <= row.priority and sooner:
+            expires, theirs = values["expires_at"], ups.moment(row.attributes, ups.EXPIRATION_DATETIME)
+            lasting = expires is None or (theirs is not None and theirs <= expires)
+            if row.uid != uid and values["priority"] <= row.priority and sooner and lasting:
                 said = f"superseded by {uid}"
                 self._end_canceled(conn, row, said, now, principal, ended="superseded", superseded_by=uid)
 
@@ -311,7 +325,7 @@ class Worklist(Leases):
 
 def _columns(kept: Attributes) -> dict[str, Any]:
     """What the table keeps of a Workitem's attributes to find it and to order the work."""
-    start = ups.from_dt(str(ups.value(kept, ups.START_DATETIME)))
+    start = ups.moment(kept, ups.START_DATETIME)
     ready = ups.value(kept, ups.INPUT_READINESS_STATE) == "READY"
     studies = (
         next(ups.values_at(kept, path), None)
@@ -322,15 +336,14 @@ def _columns(kept: Attributes) -> dict[str, Any]:
         )
     )
     patient_id = ups.value(kept, ups.PATIENT_ID)
-    expires = ups.value(kept, ups.EXPIRATION_DATETIME)
     return {
         "plugin": ups_task.plugin_of(kept),
         "label": str(ups.value(kept, ups.LABEL)),
         "patient_id": None if patient_id is None else str(patient_id),
-        "scheduled_at": ups.dt(start),
+        "scheduled_at": None if start is None else ups.dt(start),
         "priority": ups.PRIORITIES.index(ups.value(kept, ups.PRIORITY)),
         "study_instance_uid": next((str(uid) for uid in studies if uid), None),
         "not_before": start if ready else NOT_READY,
-        "expires_at": None if expires is None else ups.from_dt(str(expires)),
+        "expires_at": ups.moment(kept, ups.EXPIRATION_DATETIME),
         "request_key": ups_task.request_key(kept),
     }

@@ -6,6 +6,7 @@ texts of PS3.18 section 11 and PS3.4 CC.2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,6 +36,7 @@ CODING_SCHEME_DESIGNATOR = "00080102"
 CODE_MEANING = "00080104"
 LONG_CODE_VALUE = "00080119"
 TRANSACTION_UID = "00081195"
+TIMEZONE_OFFSET = "00080201"
 REFERENCED_SOP_SEQUENCE = "00081199"
 REFERENCED_SOP_CLASS_UID = "00081150"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
@@ -195,9 +197,26 @@ def dt(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y%m%d%H%M%S.%f+0000")
 
 
-def from_dt(text: str) -> float:
-    """Seconds since 1970 of a DT value, without offset taken as UTC. Raises InvalidInput."""
-    digits, offset = text.strip(), "+0000"
+def moment(attributes: Mapping[str, Any], tag: str) -> float | None:
+    """Seconds since 1970 of a DT attribute of the Workitem, None where it has none. Raises InvalidInput.
+
+    Without an offset of its own it is in the time zone that the Workitem names (PS3.3 C.12.1.1.8), else in UTC.
+    """
+    text = value(attributes, tag)
+    return None if text is None else from_dt(str(text), zone_of(attributes))
+
+
+def zone_of(attributes: Mapping[str, Any]) -> str:
+    """Timezone Offset From UTC (0008,0201), "+0000" where it is absent. Raises InvalidInput for what is none."""
+    zone = str(value(attributes, TIMEZONE_OFFSET) or "+0000").strip()
+    if not re.fullmatch("[+-](0[0-9]|1[0-4])[0-5][0-9]", zone, re.ASCII):
+        raise InvalidInput("Timezone Offset From UTC is &ZZXX, -1200 to +1400", about=TIMEZONE_OFFSET)
+    return zone
+
+
+def from_dt(text: str, zone: str = "+0000") -> float:
+    """Seconds since 1970 of a DT value, without an offset taken as in `zone`. Raises InvalidInput."""
+    digits, offset = text.strip(), zone
     if not digits.isascii():  # strptime reads the digits of every script
         raise InvalidInput("not a DT value (PS3.5 section 6.2)")
     for sign in "+-":
@@ -272,12 +291,13 @@ def _check_values(attributes: Mapping[str, Any]) -> None:
     ready = value(attributes, INPUT_READINESS_STATE)
     if ready is not None and ready not in ("READY", "UNAVAILABLE", "INCOMPLETE"):
         raise InvalidInput("Input Readiness State is READY, UNAVAILABLE or INCOMPLETE", about=INPUT_READINESS_STATE)
+    zone = zone_of(attributes)
     for tag in (START_DATETIME, EXPIRATION_DATETIME):
-        moment = value(attributes, tag)
-        if moment is not None:
-            if not isinstance(moment, str):
+        given = value(attributes, tag)
+        if given is not None:
+            if not isinstance(given, str):
                 raise InvalidInput("not a DT value (PS3.5 section 6.2)", about=tag)
-            from_dt(moment)
+            from_dt(given, zone)
 
 
 # Changing ------------------------------------------------------------------------------------------------------------

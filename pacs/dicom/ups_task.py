@@ -164,12 +164,14 @@ def plugin_of(attributes: Mapping[str, Any]) -> str | None:
 
 
 def again(attributes: Mapping[str, Any], uid: str, now: float) -> Attributes:
-    """What the Workitem `uid` asked for, to be asked for once more and at once, in its place."""
+    """What the Workitem `uid` asked for, to be asked for once more and at once, in its place and that of what it
+    would have replaced."""
+    older = ups.items(attributes, ups.REPLACED_PROCEDURE_STEP_SEQUENCE)
     fresh = {tag: entry for tag, entry in attributes.items() if tag not in _OF_ONE_RUN}
     fresh |= {
         ups.START_DATETIME: element("DT", ups.dt(now)),
         ups.PROCEDURE_STEP_STATE: element("CS", ups.State.SCHEDULED),
-        ups.REPLACED_PROCEDURE_STEP_SEQUENCE: element("SQ", _replaced(uid)),
+        ups.REPLACED_PROCEDURE_STEP_SEQUENCE: element("SQ", *older, _replaced(uid)),
     }
     return dict(sorted(fresh.items()))
 

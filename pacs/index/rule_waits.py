@@ -120,11 +120,21 @@ def listed(conn: Connection, scope: str, study: str | None = None, limit: int = 
     return [Wait(*row) for row in conn.execute(wanted.order_by(t.since).limit(limit))]
 
 
-def note_prior(conn: Connection, study: str, fetched_for: str, rule: str, source: str, at: float) -> None:
-    """Note that the study is asked for as an earlier one of another."""
-    if not is_prior(conn, study):
-        values = {"study_instance_uid": study, "fetched_for": fetched_for, "rule": rule, "source": source, "at": at}
-        conn.execute(insert(prior_study).values(**values))
+def note_prior(conn: Connection, study: str, fetched_for: str, rule: str, source: str, at: float) -> bool:
+    """Note that the study is asked for as an earlier one of another; False where it is noted, or here, already."""
+    s = schema.study.c
+    if is_prior(conn, study) or conn.execute(select(s.id).where(s.study_instance_uid == study)).first() is not None:
+        return False
+    values = {"study_instance_uid": study, "fetched_for": fetched_for, "rule": rule, "source": source, "at": at}
+    conn.execute(insert(prior_study).values(**values))
+    return True
+
+
+def forget_prior(conn: Connection, study: str) -> None:
+    """Note no longer that the study was asked for, where nothing of it has come."""
+    s, p = schema.study.c, prior_study.c
+    here = select(s.id).where(s.study_instance_uid == study).exists()
+    conn.execute(delete(prior_study).where(p.study_instance_uid == study, ~here))
 
 
 def is_prior(conn: Connection, study: str) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 import dicom_data
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 from servers import PostgreSQL
 from task_plugins import BUILDING, TARGETS
 
+from analysis import plans
 from analysis.prior_sources import Earlier
 from analysis.priors import Priors
 from analysis.queue import Dispatcher, LocalQueue
@@ -27,7 +28,7 @@ from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom import ups, ups_task
-from pacs.errors import PeerUnreachable
+from pacs.errors import OutOfResources, PeerUnreachable, Unavailable
 from pacs.index import rule_waits
 from pacs.settings import AE, Rule, Settings
 from pacs.tasks import Task, Tasks
@@ -107,11 +108,11 @@ def opened(tmp_path: Path, registry: Registry) -> Opened:
         settings = Settings(
             data=tmp_path / "data", stable_after_s=0.0, lease_s=3.0, device="cpu", rules=configured, index=index
         )
-        priors = more.pop("priors", None)
+        priors, plugins = more.pop("priors", None), more.pop("registry", registry)
         archive = open_archive(replace(settings, **more))
         archive = archive.with_services(worklist=Worklist(archive.index, archive.events))
-        worker = Worker(archive, registry, LocalQueue(archive.events), slots=1, name="tests")
-        place = Place(archive, registry, None if priors is None else priors(archive))
+        worker = Worker(archive, plugins, LocalQueue(archive.events), slots=1, name="tests")
+        place = Place(archive, plugins, None if priors is None else priors(archive))
         try:
             if work:
                 worker.start()
@@ -326,30 +327,113 @@ def test_late_images_stop_a_task_that_runs_on_the_old_ones(opened: Opened) -> No
         place.done(2)
 
 
-def test_a_newer_version_of_a_plugin_supersedes_older_results(opened: Opened, registry: Registry) -> None:
-    with opened(*ALONE, Rule("no", plugin="review", run=False), work=True) as place:
+def test_a_newer_version_of_a_plugin_supersedes_older_results(opened: Opened) -> None:
+    rules = (*ALONE, Rule("no", plugin="review", run=False))
+    with opened(*rules, work=True) as place:
         place.store(slices(3))
         place.settle()
         [old] = place.done(1)
-        newer = Registry(replace(each, plugin=Newer()) if each.id == "count" else each for each in registry)
-        trigger = Trigger(place.archive, newer)
-        [made] = trigger.plan(STUDY, SYSTEM, time.time())
-        trigger.close()
-        task = place.tasks.get(made, SYSTEM)
-        assert (task.version, old.version) == ("2.0", "1.0")
+    newer = Registry.load({**TARGETS, **BUILDING, "count": "task_plugins:NewerCount"})
+    with opened(*rules, work=True, registry=newer) as place:
+        [made] = place.trigger.plan(STUDY, SYSTEM, time.time())
+        place.done(2)
+        task, old = place.tasks.get(made, SYSTEM), place.tasks.get(old.uid, SYSTEM)
+        assert (task.version, task.ended, old.version) == ("2.0", "completed", "1.0")
+        assert (old.state, old.ended, old.superseded_by) == ("COMPLETED", "completed", made)
         replaced = ups.items(place.archive.worklist.retrieve(made, SYSTEM), ups.REPLACED_PROCEDURE_STEP_SEQUENCE)
         assert ups.value(replaced[0], ups.REFERENCED_SOP_INSTANCE_UID) == old.uid
+        uids_of = [{ds.SOPInstanceUID for ds in place.results(uid)} for uid in (old.uid, made)]
+        assert [len(found) for found in uids_of] == [2, 2]
+        assert uids_of[0].isdisjoint(uids_of[1])
 
 
-class Newer:
-    """The plug-in "count" one version later."""
+def test_a_database_that_is_away_for_a_moment_loses_no_task(
+    opened: Opened, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(*ALONE, index=index) as place:
+        place.store(slices(3))
+        create, failures = place.archive.worklist.create, iter([Unavailable("away"), OutOfResources("full")])
 
-    def __init__(self) -> None:
-        from task_plugins import Count
+        def failing(*given: Any, **named: Any) -> str:
+            for error in failures:
+                raise error
+            return create(*given, **named)
 
-        self.manifest = Count.manifest.model_copy(update={"version": "2.0"})
-        self.params = Count.params
-        self.run = Count().run
+        monkeypatch.setattr(place.archive.worklist, "create", failing)
+        for _ in range(2):
+            with pytest.raises((Unavailable, OutOfResources)):
+                place.settle()
+        assert place.settle() == 1
+
+
+@pytest.mark.parametrize("told", ["9" * 5000, "3e2", "300 "])
+def test_what_an_image_says_of_the_number_of_images_stops_nobody(opened: Opened, told: str) -> None:
+    rule = Rule("count", plugin="count", expect=("ImagesInAcquisition",), wait_s=300)
+    with opened(rule, *ALONE) as place:
+        odd = slices(3, study=1)
+        for ds in odd:
+            ds.add(DataElement(0x00201002, "IS", told, already_converted=True))
+        place.store(odd)
+        place.store(slices(3))
+        assert place.settle() == (1 if told == "300 " else 2)
+
+
+def test_a_study_that_nobody_can_judge_stops_no_other_one(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = plans.judge
+
+    def stumbling(rule: Any, about: plans.Study, *more: Any) -> plans.Verdict:
+        if about.study_instance_uid == STUDY:
+            raise RecursionError("deep")
+        return judge(rule, about, *more)
+
+    monkeypatch.setattr(plans, "judge", stumbling)
+    with opened(*ALONE) as place:
+        place.store(slices(3))
+        place.store(slices(3, study=1))
+        assert place.settle() == 1
+        assert place.settle() == 0
+
+
+def test_a_task_of_somebody_else_that_names_no_study_stops_nobody(opened: Opened) -> None:
+    with opened(*ALONE) as place:
+        place.store(slices(3))
+        worklist, transaction = place.archive.worklist, uids.new()
+        asked = ups_task.build(
+            plugin="count", title="Count", label="Count", parameters=[], inputs=[ups_task.References(STUDY)],
+            patient={}, now=time.time(),
+        )  # fmt: skip
+        asked |= {
+            ups.STUDY_INSTANCE_UID: ups.element("UI"),
+            ups.INPUT_INFORMATION_SEQUENCE: ups.element("SQ", {ups.SERIES_INSTANCE_UID: ups.element("UI", "1.2")}),
+        }
+        uid = worklist.create(asked, None, USER)
+        worklist.change_state(uid, "IN PROGRESS", transaction, USER)
+        done = ups_task.performed(asked, [], station="x", started=time.time(), ended=time.time())
+        worklist.update(
+            uid, {ups.PERFORMED_PROCEDURE_SEQUENCE: done[ups.PERFORMED_PROCEDURE_SEQUENCE]}, transaction, USER
+        )
+        worklist.change_state(uid, "COMPLETED", transaction, USER)
+        assert place.settle() == 1
+
+
+def test_what_is_left_of_a_crash_between_two_steps_is_superseded(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(*ALONE) as place:
+        place.store(slices(3))
+        assert place.settle() == 1
+        place.store(slices(4, first=3))
+        with monkeypatch.context() as crashing:
+
+            def crash(uid: str, by: str) -> None:
+                raise Unavailable("the process ends here")
+
+            crashing.setattr(place.archive.worklist, "supersede", crash)
+            with pytest.raises(Unavailable):
+                place.settle()
+        assert place.settle() == 0
+        old, new = place.all()
+        assert (old.ended, old.superseded_by, new.state) == ("superseded", new.uid, "SCHEDULED")
 
 
 # Results that others take --------------------------------------------------------------------------------------------
@@ -468,6 +552,40 @@ def test_an_earlier_study_is_fetched_before_the_rule_runs_and_starts_nothing_its
         assert place.comments(task) == ""
         assert place.settle() == 0  # the fetched study is nobody's current one
         assert shelf.asked == ["SYN-1"]
+
+
+def test_what_is_arriving_by_itself_is_nobodys_earlier_study_alone(opened: Opened) -> None:
+    shelves: list[Shelf] = []
+    with opened(ASKING, *ONLY, aes=(OLD,), priors=lambda archive: Priors(archive, lambda _: shelves[0])) as place:
+        head = earlier(study=1)
+        shelf = Shelf(place, head)
+        shelf.answer.set()
+        shelves.append(shelf)
+        place.store(slices(4))
+        place.archive.settle.claim_stable(time.time() + 1)
+        place.store(head[:1])  # it is on its way from its scanner when the other one's rule asks for it
+        place.trigger.step(time.time() + 1)
+        until_true(lambda: shelf.fetched == [uids.derived("study", 1)])
+        until_true(lambda: place.settle() >= 0 and len(place.all()) == 2)
+        assert {task.study_instance_uid for task in place.all()} == {STUDY, uids.derived("study", 1)}
+
+
+def test_what_could_not_be_fetched_is_somebodys_current_study_when_it_comes(opened: Opened) -> None:
+    class Empty(Shelf):
+        def fetch(self, study_instance_uid: str, scope: str) -> int:
+            self.fetched.append(study_instance_uid)
+            raise PeerUnreachable("OLD has gone")
+
+    shelves: list[Shelf] = []
+    with opened(ASKING, *ONLY, aes=(OLD,), priors=lambda archive: Priors(archive, lambda _: shelves[0])) as place:
+        shelves.append(Empty(place, earlier(study=1)))
+        shelves[0].answer.set()
+        place.store(slices(4))
+        until_true(lambda: place.settle() == 1)
+        assert shelves[0].fetched == [uids.derived("study", 1)]
+        place.store(earlier(study=1))
+        until_true(lambda: place.settle() >= 0 and len(place.all()) == 2)
+        assert {task.study_instance_uid for task in place.all()} == {STUDY, uids.derived("study", 1)}
 
 
 class Away:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -198,6 +200,54 @@ def test_other_results_of_the_same_request_supersede_the_older_ones(
     assert again != replacing
 
 
+def test_who_may_wait_longer_is_not_replaced_by_who_may_expire(worklist: Worklist, tasks: Tasks) -> None:
+    def expiring(after_s: float) -> dict[str, Any]:
+        return asked() | {ups.EXPIRATION_DATETIME: ups.element("DT", ups.dt(T0 + after_s))}
+
+    for_ever = worklist.create(asked(), None, USER)
+    short, longer = (worklist.create(expiring(s), None, USER) for s in (60, 120))
+    assert tasks.get(short, SYSTEM).superseded_by == longer
+    assert worklist.expire(T0 + 121) == 1
+    assert [tasks.get(uid, SYSTEM).state for uid in (for_ever, longer)] == ["SCHEDULED", "CANCELED"]
+
+
+def test_what_was_done_before_it_was_told_of_its_successor_is_superseded_too(worklist: Worklist, tasks: Tasks) -> None:
+    old = worklist.create(asked("1.2.3.4"), None, SYSTEM)
+    slow = claimed(worklist)
+    new = worklist.create(asked("1.2.3.5", replaces=old), None, SYSTEM)
+    worklist.complete(claimed(worklist), output(2), T0 + 1)
+    worklist.complete(slow, output(1), T0 + 2)  # after the newer one, which did not find it COMPLETED
+    worklist.supersede(old, new)
+    assert tasks.get(old, SYSTEM).superseded_by == new
+    assert tasks.get(new, SYSTEM).superseded_by is None
+
+
+@pytest.mark.parametrize(
+    ("start", "zone", "due"),
+    [
+        ("20260102120000", None, "20260102120000"),
+        ("20260102120000", "+0530", "20260102063000"),
+        ("20260102120000", "-0800", "20260102200000"),
+        ("20260102120000+0100", "-0800", "20260102110000"),  # its own offset goes first
+    ],
+)
+def test_a_start_is_in_the_time_zone_that_the_workitem_names(
+    worklist: Worklist, tasks: Tasks, start: str, zone: str | None, due: str
+) -> None:
+    more = {"00080201": ups.element("SH", zone)} if zone else {}
+    uid = worklist.create(asked() | more | {ups.START_DATETIME: ups.element("DT", start)}, None, USER)
+    at = ups.from_dt(due)
+    assert tasks.get(uid, SYSTEM).start_at == at
+    assert worklist.claim(["count"], "w", at - 1, 30) is None
+    assert claimed(worklist, at).uid == uid
+
+
+@pytest.mark.parametrize("zone", ["CET", "+2500", "+01:00", "+0１00"])
+def test_a_time_zone_that_is_none_is_refused(worklist: Worklist, zone: str) -> None:
+    with pytest.raises(InvalidInput, match="Timezone"):
+        worklist.create(asked() | {"00080201": ups.element("SH", zone)}, None, USER)
+
+
 # Dead letters --------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +270,33 @@ def test_a_dead_letter_is_requeued_as_a_workitem_that_replaces_it(
     with pytest.raises(StateConflict):
         tasks.requeue([uid], USER)
     assert events_of(index, uid)[-1] == ("dead letter requeued", "ann")
+
+
+def test_a_dead_letter_taken_up_again_replaces_what_it_would_have_replaced(worklist: Worklist, tasks: Tasks) -> None:
+    old = worklist.create(asked("1.2.3.4"), None, SYSTEM)
+    worklist.complete(claimed(worklist), output(1), T0)
+    dead = worklist.create(asked("1.2.3.5", replaces=old), None, SYSTEM)
+    worklist.fail(claimed(worklist), "it broke", T0)
+    new = tasks.requeue([dead], USER)[dead]
+    worklist.complete(claimed(worklist), output(2), T0 + 1)
+    assert tasks.get(old, SYSTEM).superseded_by == new
+
+
+def test_a_dead_letter_that_several_take_up_at_once_is_one_task(worklist: Worklist, tasks: Tasks) -> None:
+    uid, together = failed(worklist), threading.Barrier(6)
+
+    def take_up(number: int) -> dict[str, str]:
+        together.wait(60)
+        try:
+            return tasks.requeue([], USER, plugin="count") if number % 2 else tasks.requeue([uid], USER)
+        except StateConflict:
+            return {}
+
+    with ThreadPoolExecutor(6) as threads:
+        made = [found[uid] for found in threads.map(take_up, range(6)) if found]
+    assert [task.uid for task in tasks.listed(SYSTEM, state="SCHEDULED")] == made
+    assert len(made) == 1
+    assert tasks.get(uid, SYSTEM).superseded_by == made[0]
 
 
 def test_dead_letters_of_a_plugin_go_together_and_others_are_none(

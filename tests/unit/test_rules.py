@@ -54,6 +54,7 @@ def holding(text: str, *values: str) -> bool:
         ("SeriesDescription like *", [""], False),
         ("SeriesDescription matches (Head|Jaw) [0-9]+", ["Jaw 12"], True),
         ("SeriesDescription matches Head", ["Head 1"], False),
+        ("SeriesDescription matches (?:[A-Z]{2,4} ?){1,4}[0-9]*", ["CT HEAD 12"], True),
         ('SeriesDescription = " a or b "', [" a or b "], True),
         ("ImageType contains PRIMARY", ["ORIGINAL", "PRIMARY"], True),
         ("ContrastBolusAgent exists", ["x"], True),
@@ -90,6 +91,9 @@ def test_alternatives() -> None:
         ("SeriesDescription matches (a+)+b", "ages"),
         ("SeriesDescription matches (a|aa)*b", "ages"),
         ("SeriesDescription matches .*.*.*.*x", "ages"),
+        ("SeriesDescription matches (?:(?:a?){16}){16}b", "ages"),
+        ("SeriesDescription matches " + "a?" * 40 + "b", "ages"),
+        ("SeriesDescription matches " + "(?:a|aa)" * 40 + "b", "ages"),
     ],
 )
 def test_what_is_no_test_is_refused_in_words(text: str, words: str) -> None:
@@ -142,6 +146,16 @@ def test_configured_rules_take_the_place_of_the_plugins_own(registry: Registry) 
         (Rule("r", plugin="count", priors=1), "r: priors: the plug-in has no input for an earlier study"),
         (Rule("r", plugin="compare", priors=2), "r: priors: the plug-in takes one earlier series at most"),
         (Rule("r", plugin="compare", priors_from=("OLD",)), "r: priors_from: 'OLD' is neither an AE with host"),
+        (Rule(" ", plugin="count"), " : it has no name"),
+        (Rule("count", plugin="views"), "count: another plug-in has that name"),
+        (Rule("r", plugin="count", wait_s=-1), "r: wait_s is less than 0"),
+        (Rule("r", plugin="count", quiet_s=-1), "r: quiet_s is less than 0"),
+        (Rule("r", plugin="compare", priors_days=-1), "r: priors_days is less than 0"),
+        (Rule("r", plugin="count", parameters=("pause_s = Infinity",)), "r: parameters: Infinity is no number"),
+        (Rule("r", plugin="count", parameters=("pause_s = 1", "pause_s = 2")), "r: parameters: one is given twice"),
+        (Rule("r", plugin="count", expect=("9" * 5000,)), "r: expect: '999"),
+        (Rule("r", plugin="review", quiet_s=60), "r: quiet_s: it looks at results of a task"),
+        (Rule("r", plugin="review", sources=("CT1",)), "r: sources: it looks at results of a task"),
     ],
 )
 def test_rules_that_cannot_be_are_refused_at_the_start_by_name(registry: Registry, rule: Rule, words: str) -> None:

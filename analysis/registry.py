@@ -47,8 +47,10 @@ class Installed:
     def params(self, given: Mapping[str, Any]) -> Params:
         """Its parameters as it takes them, from what a Workitem says. Raises NotAnalysable in words.
 
-        A Workitem knows numbers and texts; texts stand for JSON where the parameter is neither.
+        A Workitem knows numbers and texts; texts stand for JSON where the parameter is neither, and "null" for None
+        where that can be a value.
         """
+        given = {name: None if value == "null" and self._may_be_none(name) else value for name, value in given.items()}
         try:
             return self.plugin.params.model_validate(dict(given))
         except ValidationError as error:
@@ -61,13 +63,17 @@ class Installed:
             raise NotAnalysable(f"the parameters cannot be used: {faults}") from None
 
     def written(self, params: Params) -> list[Parameter]:
-        """The parameters as a Workitem carries them; one that is None is left out."""
-        fields = self.schema().get("properties", {})
+        """The parameters as a Workitem carries them; one that is None is left out where that is its default."""
+        fields, declared = self.schema().get("properties", {}), self.plugin.params.model_fields
         return [
             Parameter(name, fields.get(name, {}).get("title", name), value, fields.get(name, {}).get("unit", "1"))
             for name, value in params.model_dump(mode="json").items()
-            if value is not None
+            if value is not None or declared[name].get_default(call_default_factory=True, validated_data={}) is not None
         ]
+
+    def _may_be_none(self, name: str) -> bool:
+        property_: dict[str, Any] = self.schema().get("properties", {}).get(name, {})
+        return any(each.get("type") == "null" for each in property_.get("anyOf", ()))
 
 
 def _read(value: Any) -> Any:

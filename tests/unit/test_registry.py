@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from analysis import device
 from analysis.api import Context, Input, Manifest, NotAnalysable, Output, Params
-from analysis.registry import Registry, job_key
+from analysis.registry import Installed, Registry, job_key
 from pacs.dicom import ups, ups_task
 from pacs.errors import Unavailable
 
@@ -75,6 +75,26 @@ def test_parameters_survive_a_workitem(registry: Registry) -> None:
     assert installed.params({}) == CountParams()
     [threshold] = [p for p in installed.written(params) if p.name == "threshold"]
     assert (threshold.title, threshold.unit) == ("Threshold", "HU")
+
+
+class Unset(Params):
+    """Parameters for which None is another value than their default."""
+
+    limit: float | None = 5.0
+    name: str | None = "x"
+    words: str = "x"
+    rest: int | None = None
+    made: list[int] | None = Field(default_factory=lambda: [1])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"limit": None}, {"name": None}, {"words": "null"}, {"words": ""}, {"rest": None}, {"name": "5"}, {"made": None}],
+)
+def test_what_is_not_set_is_not_the_default_again(given: dict[str, Any]) -> None:
+    installed = Installed("", SimpleNamespace(params=Unset))  # type: ignore[arg-type]
+    params = installed.params(given)
+    assert installed.params(ups_task.read_back(installed.written(params))) == params
 
 
 @pytest.mark.parametrize(

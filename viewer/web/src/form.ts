@@ -35,6 +35,8 @@ export interface Field {
   unit: string;
   initial: Value;
   optional: boolean;
+  /** Null is a value of its own: "not set". */
+  nullable: boolean;
   minimum?: number;
   maximum?: number;
   /** The bound itself is not allowed. */
@@ -127,6 +129,7 @@ function one(name: string, given: Schema, root: Schema): Field | undefined {
     description: given.description ?? schema.description ?? '',
     kind,
     unit: given.unit ?? schema.unit ?? '',
+    nullable: optional,
     initial: fallback ?? (kind === 'boolean' && !optional ? false : null),
     optional: optional || (kind === 'text' && !(root.required ?? []).includes(name)),
     minimum: schema.minimum ?? schema.exclusiveMinimum,
@@ -148,6 +151,7 @@ export function check(field: Field, typed: string | boolean): Checked {
     return { value: typed };
   }
   const raw = String(typed).trim();
+  if (raw === '' && field.kind === 'text' && field.optional && !field.nullable) return { value: '' };
   if (raw === '') return field.optional ? { value: null } : { problem: 'Please fill this in.' };
   if (field.kind === 'choice') {
     const chosen = field.choices.find((choice) => String(choice) === raw);

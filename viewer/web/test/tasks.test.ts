@@ -56,6 +56,7 @@ describe('a form out of a JSON Schema', () => {
     expect(check(field('skin'), false)).toEqual({ value: false });
     expect(check(field('quality'), 'rough')).toHaveProperty('problem');
     expect(check(field('note'), 'abcde')).toHaveProperty('problem');
+    expect(check(field('note'), '')).toEqual({ value: '' });
   });
 });
 

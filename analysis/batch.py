@@ -137,9 +137,10 @@ class Batches:
 
     def cancel(self, principal: Principal, number: int) -> Batch:
         """End it: its Workitems that are not finished are cancelled, too. Raises NotFound and Conflict."""
-        told = self._move(
-            principal, number, "cancelled", ("planning", "running", "paused", "reporting"), "batch cancelled"
-        )
+        with self._index.read() as conn:  # a server that was killed in the middle may have left some
+            left = sql.items(conn, number, "waiting", "open", limit=1)
+        among = ("planning", "running", "paused", "reporting", *(["cancelled"] if left else []))
+        told = self._move(principal, number, "cancelled", among, "batch cancelled")
         now = self._clock()
         with self._index.read() as conn:
             open_items = sql.items(conn, number, "open")
@@ -157,10 +158,11 @@ class Batches:
     def report(self, principal: Principal, number: int) -> dict[str, Any]:
         """Its report: "table", "changes", "by" and "note". Raises NotFound while there is none."""
         with self._index.read() as conn:
-            row = _visible(conn, principal, number)
-        if row.report is None:
+            _visible(conn, principal, number)
+            report = sql.report(conn, number)
+        if report is None:
             raise NotFound("there is no report yet", about=f"batch {number}")
-        found: dict[str, Any] = orjson.loads(row.report)
+        found: dict[str, Any] = orjson.loads(report)
         return found
 
     def _checked(self, principal: Principal, wanted: NewBatch) -> tuple[Installed, Params, Query]:
@@ -204,7 +206,7 @@ class Batches:
         )
         own = {
             "parameters": orjson.loads(row.parameters), "only_changed": bool(row.only_changed), "items": dict(counts),
-            "progress": round(progress, 4), "estimate_s": estimate, "report": row.report is not None,
+            "progress": round(progress, 4), "estimate_s": estimate, "report": bool(row.has_report),
         }  # fmt: skip
         return Batch(**{name: m[name] for name in Batch.model_fields if name not in own}, **own)
 

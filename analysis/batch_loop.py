@@ -17,7 +17,7 @@ import orjson
 from sqlalchemy import Connection, Row
 
 from analysis import batch_plan, batch_report
-from analysis.api import Params
+from analysis.api import NotAnalysable, Params
 from analysis.reports_read import result
 from pacs import audit
 from pacs.auth import ALL_RIGHTS, SYSTEM, Principal
@@ -60,6 +60,7 @@ class BatchLoop:
         self._step_s = step_s
         self._token = secrets.token_hex(16)
         self._reporting: dict[int, threading.Thread] = {}
+        self._served = 0  # the batch that had the last turn
 
     def step(self, now: float) -> None:
         """One round for every batch whose lease this process has or gets."""
@@ -67,13 +68,19 @@ class BatchLoop:
             if not sql.any_live(conn):
                 return
         until = time.monotonic() + self._step_s
-        for row in self._index.transact(lambda conn: sql.claim(conn, self._token, now, now + LEASE_S)):
-            if time.monotonic() > until:
+        rows = self._index.transact(lambda conn: sql.claim(conn, self._token, now, now + LEASE_S))
+        rows.sort(key=lambda row: (row.id <= self._served, row.id))  # who had no turn in the last round comes first
+        for turn, row in enumerate(rows):
+            began = time.monotonic()
+            if turn and began > until:
                 return
+            self._served = row.id
             try:
-                self._go_on(row, now, until)
+                self._go_on(row, now, began + (until - began) / (len(rows) - turn))
             except ArchiveError as error:
                 log.warning("batch %d: %s; trying again", row.id, error)
+            except Exception:  # of one batch is none of the others', nor of what the scheduler does next
+                log.exception("batch %d: trying again", row.id)
 
     def close(self) -> None:
         """Let others go on; a report that is being made is made again."""
@@ -92,7 +99,11 @@ class BatchLoop:
             )
             self._end(row, now, "failed", words)
             return
-        params = installed.params(orjson.loads(row.parameters))
+        try:
+            params = installed.params(orjson.loads(row.parameters))
+        except NotAnalysable as error:
+            self._end(row, now, "failed", str(error))
+            return
         asker = Principal(row.principal, "system", ALL_RIGHTS, row.scope)
         if row.state == "planning":
             self._plan(row, installed, params, asker, now, until)
@@ -119,7 +130,7 @@ class BatchLoop:
             self._index.transact(note)
             return
         planned = row.planned
-        while planned < row.studies and time.monotonic() < until:
+        while planned < row.studies:
             with self._index.read() as conn:
                 some = sql.next_studies(conn, row.id, planned, STUDIES_AT_ONCE)
             items: list[dict[str, Any]] = []
@@ -146,6 +157,8 @@ class BatchLoop:
 
             if not some or not self._index.transact(note_items):
                 return
+            if time.monotonic() > until:
+                break
         self._archive.events.publish()
 
     def _held(self, state: str) -> Any:
@@ -154,13 +167,13 @@ class BatchLoop:
     def _make(
         self, row: Row[Any], installed: Installed, params: Params, asker: Principal, now: float, until: float
     ) -> None:
-        """As many Workitems as rate, number at once and patience allow."""
+        """As many Workitems as rate, number at once and patience allow, and one in any case."""
         with self._index.read() as conn:
             free = row.at_once - sql.count(conn, row.id, "open")
             waiting = sql.items(conn, row.id, "waiting", limit=max(0, min(free, WORKITEMS_A_STEP)))
         next_at = float(row.next_at)
-        for item in waiting:
-            if (row.rate_per_minute and now < next_at) or time.monotonic() > until:
+        for turn, item in enumerate(waiting):
+            if (row.rate_per_minute and now < next_at) or (turn and time.monotonic() > until):
                 return
             next_at = max(next_at, now - 1.0) + 60 / row.rate_per_minute if row.rate_per_minute else next_at
             if not self._schedule(row, item, installed, params, asker, now, next_at):

@@ -9,12 +9,19 @@ from pydantic import Field as Bound
 
 from pacs.json_api import Body
 
+MOST_QUERY = 16_384  # characters: what is kept with the batch and told in every list
+
 
 class NewBatch(Body):
     """What is to be computed, and on what."""
 
     plugin: str = Bound(description="Id of a plug-in")
-    query: str = Bound("", description="Studies, as QIDO-RS asks for them: ModalitiesInStudy=CT&StudyDate=20200101-")
+    query: str = Bound(
+        "",
+        max_length=MOST_QUERY,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Studies, as QIDO-RS asks for them: ModalitiesInStudy=CT&StudyDate=20200101-",
+    )
     parameters: dict[str, Any] = Bound({}, description="Those of the plug-in's schema; others keep their defaults")
     priority: Literal["HIGH", "MEDIUM", "LOW"] = Bound("LOW", description="LOW: what arrives goes first")
     rate_per_minute: float | None = Bound(None, gt=0, le=100_000, description="At most so many Workitems a minute")

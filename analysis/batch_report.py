@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from analysis.api import Measurement, Params, Table, TaskResult
+from analysis.process import without_secrets
 from analysis.registry import Installed
 
 log = logging.getLogger("m3dicom.batch")
@@ -69,7 +70,7 @@ def reduced(installed: Installed, params: Params, results: Sequence[TaskResult])
         "memory_mb": installed.manifest.resources.memory_mb,
         "results": RESULTS.dump_python(list(results), mode="json"),
     }
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("M3DICOM_", "AWS_"))}  # no secrets
+    environment = without_secrets(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         done = subprocess.run(
@@ -160,11 +161,14 @@ def as_csv(table: Table) -> bytes:
     """The table as CSV (RFC 4180) in UTF-8; what a spreadsheet would take for a formula gets an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(table.columns)
+    writer.writerow([_safe(name) for name in table.columns])
     for row in table.rows:
         writer.writerow([_safe(cell) for cell in row])
     return out.getvalue().encode()
 
 
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # and the full-width ones
+
+
 def _safe(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in _FORMULA else cell

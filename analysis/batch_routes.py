@@ -78,7 +78,7 @@ def rows(batches: Batches) -> list[Row]:
             "Go on; what failed or was cancelled is tried again.", tag, Right.PROCESS, answer=Batch, errors=(409,)),
         Row("POST", "/api/batches/{id}/cancel", lambda asked: batches.cancel(asked.principal, asked.number()),
             "End it, and its Workitems that are not finished.", tag, Right.PROCESS, answer=Batch, errors=(409,)),
-        Row("GET", "/api/batches/{id}/report", report, "What it came to, once it is done.", tag, Right.QUERY,
+        Row("GET", "/api/batches/{id}/report", report, "What it came to, once it is done.", tag, Right.READ,
             (Field("format", "json (default) or csv.", {"type": "string", "enum": ["json", "csv"]}),
              Field("table", "Of CSV: the results, or old against new.",
                    {"type": "string", "enum": ["table", "changes"]})),

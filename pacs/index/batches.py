@@ -102,6 +102,8 @@ ITEM_STATES = ("waiting", "open", "completed", "canceled", "failed", "cancelled"
 
 b, i = batch.c, batch_item.c
 _IN_ONE_LIST = 500
+_TOLD = (*(column for column in batch.c if column is not b.report), b.report.is_not(None).label("has_report"))
+"""What is told of a batch; its report may be megabytes."""
 
 
 def add(conn: Connection, values: Mapping[str, Any]) -> int:
@@ -112,8 +114,13 @@ def add(conn: Connection, values: Mapping[str, Any]) -> int:
 
 def get(conn: Connection, number: int, *, lock: bool = False) -> Row[Any] | None:
     """The batch of that id; with `lock` nobody else changes it until the transaction ends."""
-    wanted = select(batch).where(b.id == number)
+    wanted = select(*_TOLD).where(b.id == number)
     return conn.execute(wanted.with_for_update() if lock else wanted).first()
+
+
+def report(conn: Connection, number: int) -> bytes | None:
+    """The report of a batch, None where there is none."""
+    return conn.execute(select(b.report).where(b.id == number)).scalar()
 
 
 def save(conn: Connection, number: int, now: float, *conditions: Any, **values: Any) -> bool:
@@ -124,7 +131,7 @@ def save(conn: Connection, number: int, now: float, *conditions: Any, **values: 
 
 def listed(conn: Connection, scope: str, state: str | None, before: int | None, limit: int) -> list[Row[Any]]:
     """Batches, the newest first."""
-    wanted = select(batch).order_by(b.id.desc()).limit(limit)
+    wanted = select(*_TOLD).order_by(b.id.desc()).limit(limit)
     if scope:
         wanted = wanted.where(b.scope == scope)
     if state is not None:

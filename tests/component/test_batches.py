@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dicom_data
 import pytest
+from pydantic import ValidationError
 from task_plugins import TARGETS
 
 from analysis.api import Code, Finding, Measurement, Table, TaskResult
@@ -21,6 +24,7 @@ from pacs.archive import Archive, open_archive
 from pacs.auth import ALL_RIGHTS, Principal, Right
 from pacs.dicom import ups
 from pacs.errors import Conflict, Forbidden, InvalidInput, InvalidQuery, NotFound
+from pacs.index import batches as sql
 from pacs.server.compose import study_query
 from pacs.settings import Settings
 from pacs.worklist import Worklist
@@ -185,6 +189,47 @@ def test_cancel_ends_its_workitems_and_resume_tries_again(host: Host) -> None:
         host.batches.resume(ANN, batch)
 
 
+def test_a_cancel_that_was_cut_short_is_asked_for_again(host: Host) -> None:
+    batch = host.batches.create(ANN, new()).id
+    host.steps()
+    assert host.batches.one(ANN, batch).items == {"open": STUDIES}
+    ended = {"state": "cancelled", "lease_token": None, "lease_until": None}  # and the server was killed here
+    host.archive.index.transact(lambda conn: sql.save(conn, batch, host.now, **ended))
+    host.batches.cancel(ANN, batch)
+    assert host.batches.one(ANN, batch).items == {"cancelled": STUDIES}
+    assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"CANCELED"}
+    with pytest.raises(Conflict):
+        host.batches.cancel(ANN, batch)
+
+
+def test_every_batch_has_its_turn(host: Host) -> None:
+    """However long one takes: here each is out of time as soon as it begins."""
+    loop = BatchLoop(host.archive, host.registry, study_query, clock=lambda: host.now, step_s=0)
+    both = [host.batches.create(ANN, new()).id, host.batches.create(ANN, new(query="PatientID=B*")).id]
+    host.steps(8, loop)
+    assert [host.batches.one(ANN, each).items.get("open") for each in both] == [2, 2]
+    loop.close()
+
+
+def test_a_batch_that_cannot_go_on_ends_and_holds_up_no_other(host: Host) -> None:
+    odd, other = (host.batches.create(ANN, new()).id for _ in range(2))
+    host.archive.index.transact(lambda conn: sql.save(conn, odd, host.now, parameters=b'{"steps": "none"}'))
+    host.steps()
+    told = host.batches.one(ANN, odd)
+    assert (told.state, "the parameters cannot be used" in told.reason) == ("failed", True)
+    assert host.batches.one(ANN, other).items == {"open": STUDIES}
+    host.archive.index.transact(lambda conn: sql.save(conn, odd, host.now, state="running", parameters=b"no JSON"))
+    host.work()
+    host.finish(other)
+    assert host.batches.one(ANN, other).items == {"completed": STUDIES}
+
+
+def test_a_query_is_one_line_of_bounded_length() -> None:
+    for query in ("PatientID=\0", "PatientID=A\nB", "PatientID=" + "A" * 20_000):
+        with pytest.raises(ValidationError, match="query"):
+            new(query=query)
+
+
 def test_what_fails_is_told(host: Host) -> None:
     batch = host.batches.create(ANN, new(query="PatientID=B1")).id
     host.steps()
@@ -196,8 +241,8 @@ def test_what_fails_is_told(host: Host) -> None:
     assert host.batches.report(ANN, batch)["table"]["rows"][0][2:4] == ["failed", "no bone at all"]
     (item,) = host.batches.items(ANN, batch, "canceled")
     assert item.reason == "no bone at all"
-    csv = as_csv(Table(**host.batches.report(ANN, batch)["table"])).decode()
-    assert csv.splitlines()[0].startswith("Study,What,State,Reason")
+    text = as_csv(Table(**host.batches.report(ANN, batch)["table"])).decode()
+    assert text.splitlines()[0].startswith("Study,What,State,Reason")
 
 
 def test_who_may_ask_for_what(host: Host) -> None:
@@ -235,6 +280,8 @@ def test_old_against_new() -> None:
     ]
     assert table.summary == "2 results replace older ones; 2 of them say something else."
     assert "'=cmd" in as_csv(table).decode(), "a spreadsheet must not run what a label says"
+    for text in ("=1+1", "+1", "-1", "@x", "\t=1", "\n=1", "\uff1d1"):
+        assert next(csv.reader(io.StringIO(as_csv(Table("", (text,), ())).decode(), newline=""))) == [f"'{text}"]
 
 
 def test_a_reduction_that_fails_is_told_in_words(host: Host) -> None:

@@ -75,12 +75,16 @@ def _run(chosen: argparse.Namespace) -> int:
     from pacs.server import beside
 
     settings: Settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
-    asked = [name for name in ("show", "pause", "resume", "cancel", "report", "changes") if getattr(chosen, name)]
+    asked = [
+        name for name in ("show", "pause", "resume", "cancel", "report", "changes") if getattr(chosen, name) is not None
+    ]
     if len(asked) > 1 or (asked and chosen.plugin):
         raise InvalidInput("one thing at a time: --plugin, --show, --pause, --resume, --cancel, --report or --changes")
     if chosen.plugin:
         return _new(settings, chosen)
     if not asked:
+        if chosen.query is not None or chosen.dry_run:
+            raise InvalidInput("--plugin is needed: what to compute")
         return _list(settings, chosen)
     name, number = asked[0], getattr(chosen, asked[0])
     if name in ("report", "changes"):

@@ -53,9 +53,10 @@ def encode_volume(run: RunInfo, value: VolumeRendering) -> Dataset:
     # Half of the window is what is solid, so that its centre says from where on (see `renditions`).
     ds.WindowCenter = f"{(value.threshold - value.low) / slope:.6g}"
     ds.WindowWidth = f"{max(2.0, min(255.0, 2 * 300 / slope)):.6g}"
-    ds.FrameIncrementPointer = Tag("SliceLocationVector")
     z = value.origin[2] + value.pitch * np.arange(len(value.data))
-    ds.SliceLocationVector = [f"{each:.6g}" for each in z]
+    if len(z) > 1:  # PS3.3 C.8.6.3: with one frame there is nothing to point to
+        ds.FrameIncrementPointer = Tag("SliceLocationVector")
+        ds.SliceLocationVector = [f"{each:.6g}" for each in z]
     ds.DerivationDescription = (
         f"Resampled to {value.pitch:.3g} mm for volume rendering by {run.plugin_title} {run.plugin_version}. "
         f"{DISCLAIMER}."
@@ -110,9 +111,10 @@ def encode_turntable(run: RunInfo, value: Turntable) -> Dataset:
     provenance.series(ds, run, TURNTABLE, "OT", f"{run.plugin_title}: turntable")
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.BurnedInAnnotation = "YES"
-    ds.FrameIncrementPointer = Tag("FrameTime")
-    ds.FrameTime, ds.RecommendedDisplayFrameRate = _FRAME_MS, round(1000 / _FRAME_MS)
-    ds.StartTrim, ds.StopTrim = 1, views
+    if views > 1:
+        ds.FrameIncrementPointer = Tag("FrameTime")
+        ds.FrameTime, ds.RecommendedDisplayFrameRate = _FRAME_MS, round(1000 / _FRAME_MS)
+        ds.StartTrim, ds.StopTrim = 1, views
     ds.DerivationDescription = (
         f"Volume rendering in {views} views, from anterior round by the left, by {run.plugin_title} "
         f"{run.plugin_version}. {DISCLAIMER}."

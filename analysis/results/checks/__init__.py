@@ -35,24 +35,32 @@ def examine(files: Sequence[bytes], sources: Sequence[Dataset]) -> list[Defect]:
     """
     results: list[Dataset] = []
     inherited = attributes.Inherited(sources)
+    sizes = {str(ds.SOPInstanceUID): (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)) for ds in sources}
     found: list[tuple[int, str]] = []
     for number, data in enumerate(files):
-        try:
-            ds = dcmread(io.BytesIO(data))
-            found += [(number, words) for words in islice(attributes.defects(ds, inherited), MOST_TOLD)]
-        except Exception as error:  # whatever pydicom says of bytes that are no DICOM
-            found.append((number, f"it cannot be read: {type(error).__name__}"))
-            ds = Dataset()
+        ds, told = read(data, inherited, sizes)
         results.append(ds)
-    sizes = {str(ds.SOPInstanceUID): (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)) for ds in sources}
-    for number, ds in enumerate(results):
-        found += [(number, words) for words in islice(_alone(ds, sizes), MOST_TOLD)]
+        found += [(number, words) for words in told]
     known = {str(ds.SOPInstanceUID): str(ds.SOPClassUID) for ds in sources}
     try:
         found += references.defects(results, known, _study(sources))
     except (AttributeError, TypeError, ValueError) as error:
         found.append((0, f"the references cannot be followed: {type(error).__name__}"))
     return [Defect(number, str(results[number].get("SOPInstanceUID") or ""), words) for number, words in found]
+
+
+def read(
+    data: bytes, inherited: attributes.Inherited, sizes: dict[str, tuple[int, int]]
+) -> tuple[Dataset, Sequence[str]]:
+    """One object out of its file, and what is wrong with it by itself; an empty data set where it cannot be read."""
+    told: list[str] = []
+    try:
+        ds = dcmread(io.BytesIO(data))
+        told += islice(attributes.defects(ds, inherited), MOST_TOLD)
+    except Exception as error:  # whatever pydicom says of bytes that are no DICOM
+        told.append(f"it cannot be read: {type(error).__name__}")
+        ds = Dataset()
+    return ds, [*told, *islice(_alone(ds, sizes), MOST_TOLD)]
 
 
 def _alone(ds: Dataset, sizes: dict[str, tuple[int, int]]) -> Iterator[str]:

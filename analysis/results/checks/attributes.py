@@ -11,6 +11,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
 from pydicom.valuerep import validate_value
 
+from analysis.results.checks.macros import ENUMERATED, MACROS, NEVER_EMPTY, POSITIVE, TOGETHER
 from analysis.results.checks.modules import IODS, Attribute
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
@@ -25,12 +26,23 @@ class Inherited:
     def __init__(self, sources: Sequence[Dataset]) -> None:
         self._sources = sources
         self._values: set[str] | None = None
+        self._codes: set[frozenset[tuple[str, str]]] | None = None
 
     def __contains__(self, value: str) -> bool:
         if self._values is None:  # seldom asked: only for what looks wrong
             elements = (each for ds in self._sources for each in ds.iterall() if each.VR != "SQ")
             self._values = {text for element in elements for text in _each(element)}
         return value in self._values
+
+    def has_code(self, item: Dataset) -> bool:
+        """Whether an item of a code sequence is one of the inputs', element by element."""
+        if self._codes is None:
+            self._codes = {_content(each) for ds in self._sources for each in _items(ds)}
+        return _content(item) in self._codes
+
+    def repeats(self, element: DataElement) -> bool:
+        """Whether an element is one of the inputs' own, as they have it."""
+        return any(element.tag in ds and ds[element.tag] == element for ds in self._sources[:1])
 
 
 def defects(ds: Dataset, inherited: Inherited) -> Iterator[str]:
@@ -40,6 +52,7 @@ def defects(ds: Dataset, inherited: Inherited) -> Iterator[str]:
     yield from _required(ds, module, "")
     schemes = {str(item.get("CodingSchemeDesignator")) for item in ds.get("CodingSchemeIdentificationSequence") or ()}
     yield from _values(ds, "", schemes, inherited)
+    yield from _everywhere(ds, "", inherited)
 
 
 def _file_meta(ds: Dataset) -> Iterator[str]:
@@ -98,6 +111,30 @@ def _values(ds: Dataset, where: str, schemes: set[str], inherited: Inherited) ->
             yield f"{name} has the VR {element.VR} (PS3.6)"
 
 
+def _everywhere(ds: Dataset, where: str, inherited: Inherited) -> Iterator[str]:
+    """What holds in any item of any object (`macros`); patient and study are their input's."""
+    for element in ds:
+        name = where + element.keyword
+        if not where and inherited.repeats(element):
+            continue
+        if _empty(element.value):
+            if element.keyword in NEVER_EMPTY:
+                yield f"{name} is there and empty"
+        elif element.VR == "SQ":
+            for number, item in enumerate(element.value, 1):
+                inner = f"{name}[{number}]."
+                yield from _required(item, MACROS.get(element.keyword, ()), inner)
+                yield from _everywhere(item, inner, inherited)
+        elif element.keyword in ENUMERATED:
+            if any(each not in ENUMERATED[element.keyword] and each not in inherited for each in _each(element)):
+                yield f"{name} has a value that is not allowed"
+        elif element.keyword in POSITIVE and any(float(each) <= 0 for each in _each(element)):
+            yield f"{name} is not above zero"
+    for one, other in TOGETHER:
+        if (one in ds) != (other in ds):
+            yield f"{where}{one} and {other} are not both there"
+
+
 def _each(element: DataElement) -> list[str]:
     value = element.value
     if _empty(value):
@@ -105,12 +142,24 @@ def _each(element: DataElement) -> list[str]:
     return [str(each) for each in (value if isinstance(value, list | tuple | MultiValue) else [value])]
 
 
+def _items(ds: Dataset) -> Iterator[Dataset]:
+    """Every item of every sequence."""
+    for element in ds:
+        for item in element.value if element.VR == "SQ" else ():
+            yield item
+            yield from _items(item)
+
+
+def _content(item: Dataset) -> frozenset[tuple[str, str]]:
+    return frozenset((element.keyword, text) for element in item for text in _each(element))
+
+
 def _taken_over(item: Dataset, inherited: Inherited) -> bool:
     """Whether a code that is not whole is one of an input."""
     whole = item.get("CodeMeaning") and item.get("CodingSchemeDesignator") and any(item.get(k) for k in _CODE_VALUES)
     if whole and not str(item.CodingSchemeDesignator).startswith("99"):
         return False
-    return bool(item) and all(text in inherited for element in item for text in _each(element))
+    return inherited.has_code(item)
 
 
 def _lawful(element: DataElement, inherited: Inherited) -> bool:

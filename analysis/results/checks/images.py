@@ -20,6 +20,7 @@ def defects(ds: Dataset) -> Iterator[str]:
     if "Rows" not in ds:
         return
     yield from _pixels(ds)
+    yield from _words(ds)
     frames = ds.get("PerFrameFunctionalGroupsSequence")
     if frames is not None and len(frames) != int(ds.get("NumberOfFrames") or 1):
         yield f"{len(frames)} items of functional groups for {ds.get('NumberOfFrames')} frames"
@@ -52,11 +53,23 @@ def _pixels(ds: Dataset) -> Iterator[str]:
         yield "Pixel Spacing is not two positive numbers"
 
 
+def _words(ds: Dataset) -> Iterator[str]:
+    """PS3.3 C.7.6.1.1.1 and C.7.6.1.1.2: what the picture is of, and which way it lies."""
+    kind = [str(each) for each in np.atleast_1d(ds.get("ImageType") or [])]
+    if kind[:1] not in (["DERIVED"], ["ORIGINAL"]) or kind[1:2] not in (["PRIMARY"], ["SECONDARY"]):
+        yield "Image Type says neither original nor derived, or neither primary nor secondary"
+    for letters in np.atleast_1d(ds.get("PatientOrientation") or []):
+        if set(str(letters)) - set("LRAPHFUIDVETMOB"):
+            yield "Patient Orientation has letters that are no direction"
+
+
 def _increment(ds: Dataset) -> Iterator[str]:
     """PS3.3 C.7.6.6: what the Frame Increment Pointer points to is there, and a vector has a value per frame."""
     pointer = ds.get("FrameIncrementPointer")
     if pointer is None:
         return
+    if int(ds.get("NumberOfFrames") or 1) == 1:
+        yield "a Frame Increment Pointer for one frame (C.8.6.3)"
     for tag in pointer if isinstance(pointer, list) else [pointer]:
         if Tag(tag) not in ds:
             yield "the Frame Increment Pointer points to what is not there"

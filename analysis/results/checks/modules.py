@@ -84,7 +84,8 @@ FRAME_OF_REFERENCE = (*required("FrameOfReferenceUID"), *known("PositionReferenc
 IMAGE = (*known("InstanceNumber"), A("PatientOrientation", "2C", when=_without_place))
 PIXELS = (
     *required("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored"),
-    *required("HighBit", "PixelRepresentation", "PixelData"),
+    *required("HighBit", "PixelData"),
+    A("PixelRepresentation", "1", (0, 1)),
     A("PlanarConfiguration", "1C", (0, 1), lambda ds: int(ds.get("SamplesPerPixel") or 1) > 1),
 )
 DERIVED = (
@@ -94,7 +95,17 @@ DERIVED = (
 )
 """Ours to require of pictures: what they were made of, and how."""
 SC_EQUIPMENT = (A("ConversionType", "1", ("DV", "DI", "DF", "WSD", "SD", "SI", "DRW", "SYN")),)
-MULTI_FRAME = required("NumberOfFrames", "FrameIncrementPointer")
+MULTI_FRAME = (
+    A("NumberOfFrames", "1"),
+    # PS3.3 C.7.6.6 and C.8.6.3: of one frame there is nothing that could follow; see `images` for the contrary
+    A("FrameIncrementPointer", "1C", when=lambda ds: int(ds.get("NumberOfFrames") or 1) > 1),
+)
+IN_PLACE = (
+    *required("InstanceNumber", "ContentDate", "ContentTime"),
+    A("SharedFunctionalGroupsSequence", "1"),
+    A("PerFrameFunctionalGroupsSequence", "1", items=required("PlanePositionSequence")),
+)
+"""Functional groups, with a place for every frame (PS3.3 C.7.6.16)."""
 SC_MULTI_FRAME = (
     A("BurnedInAnnotation", "1", ("YES", "NO")),
     *(
@@ -213,7 +224,7 @@ _PREFIX = "1.2.840.10008.5.1.4.1.1."
 IODS: Mapping[str, Module] = MappingProxyType(
     {
         _PREFIX + "7": _SC,
-        _PREFIX + "7.2": _SC + MULTI_FRAME + SC_MULTI_FRAME + FRAME_OF_REFERENCE,
+        _PREFIX + "7.2": _SC + MULTI_FRAME + SC_MULTI_FRAME + FRAME_OF_REFERENCE + IN_PLACE,
         _PREFIX + "7.4": _SC + MULTI_FRAME + SC_MULTI_FRAME,
         _PREFIX + "66.4": _SEG + BINARY,
         _PREFIX + "66.7": _SEG + LABELMAP,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from pydicom import Dataset
 
@@ -35,14 +35,15 @@ def defects(
         for keyword in _SERIES:
             if str(first.get(keyword) or "") != str(ds.get(keyword) or ""):
                 yield number, f"{keyword} differs within a series"
-        yield from ((number, words) for words in _resolved(ds, known))
+        named = list(_references(ds))
+        yield from ((number, words) for words in _resolved(named, known))
         yield from ((number, words) for words in _listed(ds))
-        yield from ((number, words) for words in _related(ds, results, sources))
+        yield from ((number, words) for words in _related(ds, {uid for _, uid in named}, results, sources))
 
 
-def _resolved(ds: Dataset, known: Mapping[str, str]) -> Iterator[str]:
+def _resolved(named: Sequence[tuple[str, str]], known: Mapping[str, str]) -> Iterator[str]:
     lost = 0
-    for class_uid, uid in _references(ds):
+    for class_uid, uid in named:
         if uid not in known:
             lost += 1
         elif class_uid != known[uid]:
@@ -87,9 +88,8 @@ def _content(item: Dataset) -> Iterator[str]:
         yield from _content(child)
 
 
-def _related(ds: Dataset, results: Sequence[Dataset], sources: Mapping[str, str]) -> Iterator[str]:
-    """Each result says what it was made of, and which others its task made."""
-    referred = {uid for _, uid in _references(ds)}
+def _related(ds: Dataset, referred: Set[str], results: Sequence[Dataset], sources: Mapping[str, str]) -> Iterator[str]:
+    """Each result says what it was made of, and which others its task made. referred: the instances that it names."""
     if not referred & set(sources) and str(ds.get("SOPClassUID")):
         yield "it refers to none of its inputs"
     mine = str(ds.get("SeriesInstanceUID"))
@@ -98,7 +98,7 @@ def _related(ds: Dataset, results: Sequence[Dataset], sources: Mapping[str, str]
         for each in results
         if str(each.get("SeriesInstanceUID")) != mine
     }
-    named = {str(item.get("SeriesInstanceUID")) for item in ds.get("RelatedSeriesSequence") or ()}
-    lost = [uid for uid, instance in others.items() if uid not in named and instance not in referred]
+    listed = {str(item.get("SeriesInstanceUID")) for item in ds.get("RelatedSeriesSequence") or ()}
+    lost = [uid for uid, instance in others.items() if uid not in listed and instance not in referred]
     if lost:
         yield f"{len(lost)} other series of its task are not named"

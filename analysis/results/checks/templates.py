@@ -12,6 +12,17 @@ from analysis.results.checks.trees import children, concept, value
 
 _ALGORITHM = (("111001", "an algorithm name"), ("111003", "an algorithm version"))
 _INTENTS = frozenset({"111150", "111151", "111152"})
+_CAD_VALUES: Mapping[str, tuple[str, frozenset[str]]] = MappingProxyType(
+    {
+        "111017": ("DCM", frozenset({"111241", "111242", "111243", "111244", "111245"})),  # CID 6047
+        "111064": ("DCM", frozenset({"111222", "111223", "111224", "111225"})),  # CID 6042
+        "111065": ("DCM", frozenset({"111222", "111223", "111224", "111225"})),
+        "111027": ("SCT", frozenset({"73056007", "80248007", "63762007"})),  # CID 6022
+        "111059": ("SCT", frozenset({"129769006", "129770007"})),  # of CID 6014: what is written here
+        "111056": ("DCM", _INTENTS),  # CID 6034
+    }
+)
+"""Scheme and values of coded items of TID 4000 and below, by what they are about."""
 
 
 def defects(ds: Dataset) -> Iterator[str]:
@@ -127,6 +138,7 @@ def _mammography_cad(ds: Dataset) -> Iterator[str]:
         for image in images:
             yield from _one(image, "111027", "TID 4020: the laterality of an image")
             yield from _one(image, "111031", "TID 4020: the view of an image")
+    yield from _cad_values(ds)
     found = [value(each)[0] for each in children(ds, "111017")]
     impressions = [each for summary in children(ds, "111017") for each in children(summary, "111034")]
     if found in (["111242"], ["111244"]) and not impressions:
@@ -142,6 +154,16 @@ def _mammography_cad(ds: Dataset) -> Iterator[str]:
             yield from _finding(finding)
     for summary in children(ds, "111064"):
         yield from _detections(summary)
+
+
+def _cad_values(ds: Dataset) -> Iterator[str]:
+    for _, _, item in trees.walk(ds):
+        code, scheme = concept(item)
+        if code not in _CAD_VALUES or item.get("ValueType") != "CODE":
+            continue
+        allowed = _CAD_VALUES[code]
+        if scheme != "DCM" or value(item)[1] != allowed[0] or value(item)[0] not in allowed[1]:
+            yield f"TID 4000: an item about {code} with a code that its context group does not have"
 
 
 def _intent(item: Dataset, words: str) -> Iterator[str]:

@@ -69,6 +69,14 @@ class Connects(Behaved):
         return super().labels(volume)
 
 
+class Denies(Behaved):
+    def labels(self, volume: Volume) -> Any:
+        try:
+            socket.create_connection(("127.0.0.1", 9))
+        except Exception:  # as those do who report home and do not mind whether it works
+            return super().labels(volume)
+
+
 class Writes(Behaved):
     def labels(self, volume: Volume) -> Any:
         with tempfile.NamedTemporaryFile() as file:
@@ -146,6 +154,12 @@ class Ignores(Behaved):
         until = time.monotonic() + 60
         while time.monotonic() < until:
             np.linalg.norm(np.ones(1000))
+
+
+class Silent(Behaved):
+    def run(self, ctx: Context, params: Any) -> None:
+        """Say nothing at all for a long time."""
+        time.sleep(60)
 
 
 class Particular(Behaved):

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from analysis.api import NotAnalysable
 from analysis.kit import cases
 from analysis.kit.cases import Case
-from analysis.kit.trial import WHEN, Bench, Outcome
+from analysis.kit.trial import PATIENCE_S, RUNNING_AT, WHEN, Bench, Outcome
 from analysis.process import GRACE_S
 from analysis.registry import Installed
 
@@ -198,8 +198,8 @@ def repeated(bench: Bench, case: Case, params: dict[str, Any]) -> Finding:
     differ = [
         f"{element.keyword or element.tag} of the {_kind(first)}"
         for first, second in zip(*seen, strict=False)
-        for element in first
-        if element.tag not in second or second[element.tag] != element
+        for element in (*first, *(each for each in second if each.tag not in first))
+        if first.get(element.tag) != second.get(element.tag)
     ]
     if len(seen[0]) != len(seen[1]):
         differ.append("the number of objects")
@@ -220,9 +220,9 @@ def _timeless(ds: Dataset) -> Dataset:
     return ds
 
 
-def cancelled(bench: Bench, case: Case, params: dict[str, Any]) -> Finding:
+def cancelled(bench: Bench, case: Case, params: dict[str, Any], patience_s: float = PATIENCE_S) -> Finding:
     """Asked to stop when it had begun: it stops by itself at its next `progress`, or is killed after a moment."""
-    outcome = bench.run(case, params, stop_at=0.1)
+    outcome = bench.run(case, params, stop_at=RUNNING_AT, patience_s=patience_s)
     if outcome.how == "result":
         return Finding("ok", "cancelled in the middle", f"it was done before that, after {outcome.seconds:.1f} s")
     if outcome.how != "stopped":

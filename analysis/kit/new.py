@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -21,11 +22,18 @@ _FILES = {
 def write(name: str, folder: Path) -> list[Path]:
     """Write the package of the plug-in `name` into `folder`/`name`; the files written.
 
-    Raises InvalidInput for a name that no plug-in id or Python package can have, and where the folder is there already.
+    Raises InvalidInput for a name that no plug-in id or Python package can have, for that of a module that is there
+    (installing the new one would hide or replace it), and where the folder is there already.
     """
     package = name.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9-]{2,40}", name) or not package.isidentifier() or keyword.iskeyword(package):
+    if (
+        not re.fullmatch(r"[a-z][a-z0-9-]{1,39}[a-z0-9]", name)
+        or not package.isidentifier()
+        or keyword.iskeyword(package)
+    ):
         raise InvalidInput(f"a plug-in's name is three or more small letters, digits and hyphens, not {name!r}")
+    if find_spec(package) is not None:
+        raise InvalidInput(f"a plug-in cannot be called {name!r}: a module {package} is there already")
     root = folder / name
     if root.exists():
         raise InvalidInput(f"{root} is there already")

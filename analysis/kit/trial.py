@@ -21,6 +21,10 @@ from analysis.registry import Installed, job_key
 from pacs import uids
 
 WHEN = 1767348900.0  # 2026-01-02 10:15 UTC
+RUNNING_AT = 0.1
+"""The progress from which on a plug-in runs: before it, its input is read (`analysis.child`)."""
+
+PATIENCE_S = 2.0
 _WATCHED = "analysis.kit.watched:plugin"
 
 
@@ -63,12 +67,19 @@ class Bench:
             self._child.close()
             self._child = None
 
-    def run(self, case: Case, params: dict[str, Any], *, when: float = WHEN, stop_at: float | None = None) -> Outcome:
-        """The outcome on one case; with `stop_at` it is asked to stop once its progress (0 to 1) is beyond that."""
+    def run(
+        self, case: Case, params: dict[str, Any], *, when: float = WHEN, stop_at: float | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Outcome:  # fmt: skip
+        """The outcome on one case.
+
+        With `stop_at` it is asked to stop once its progress (0 to 1) is beyond that, or after it ran for `patience_s`
+        seconds: not every plug-in reports.
+        """
         if self._child is None or not self._child.reusable:
             self.fresh()
             self._child = Child(_WATCHED, self._device, self._threads, {VARIABLE: self._installed.target})
-        watch = _Watch(self._child, stop_at)
+        watch = _Watch(self._child, stop_at, patience_s)
         resources = self._installed.manifest.resources
         heard = _Heard()
         logger = logging.getLogger("m3dicom.child")
@@ -124,9 +135,11 @@ class Bench:
 class _Watch:
     """The parent's eye on a run: its peak of memory, and the request to stop."""
 
-    def __init__(self, child: Child, stop_at: float | None) -> None:
+    def __init__(self, child: Child, stop_at: float | None, patience_s: float) -> None:
         self._child = child
         self._stop_at = stop_at
+        self._patience_s = patience_s
+        self._running_since = 0.0
         self.began = time.monotonic()
         self.asked = 0.0
         self.peak = 0
@@ -136,9 +149,15 @@ class _Watch:
             self.began = time.monotonic()  # the clock of a task runs from when its process is ready
             return "continue"
         self.peak = max(self.peak, self._child.memory_bytes())
-        if self._stop_at is None or progress <= self._stop_at:
+        if self._stop_at is None:
             return "continue"
-        self.asked = self.asked or time.monotonic()
+        now = time.monotonic()
+        if progress >= RUNNING_AT:
+            self._running_since = self._running_since or now
+        silent = self._running_since and now - self._running_since >= self._patience_s
+        if progress <= self._stop_at and not silent:
+            return "continue"
+        self.asked = self.asked or now
         return "stop"
 
 

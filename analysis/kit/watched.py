@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from analysis.api import Plugin
 from analysis.command import CommandPlugin
@@ -38,27 +38,34 @@ class Watched:
         self.manifest = plugin.manifest
         self.params = plugin.params
         self._running = False
+        self._offence: Exception | None = None
         sys.addaudithook(self._heard)
 
     def run(self, ctx: Any, params: Any) -> None:
-        """Do the work of one task under observation."""
-        self._running = True
+        """Do the work of one task under observation. What it may not do counts, too, where it catches the error."""
+        self._running, self._offence = True, None
         try:
             self._plugin.run(ctx, params)
         finally:
             self._running = False
+            if self._offence is not None:
+                raise self._offence
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._running:
             return
         if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"):
-            raise TouchesTheNetwork
+            self._offends(TouchesTheNetwork())
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn"):
-            raise StartsAProcess
+            self._offends(StartsAProcess())
         if event in ("os.remove", "os.rename", "os.mkdir", "os.rmdir") or (event == "open" and _written(*arguments)):
             if any("__pycache__" in str(argument) for argument in arguments[:2]):
                 return  # a module imported for the first time: the interpreter's own business
-            raise WritesToTheDisk
+            self._offends(WritesToTheDisk())
+
+    def _offends(self, offence: Exception) -> NoReturn:
+        self._offence = self._offence or offence
+        raise offence
 
 
 def _written(path: Any, mode: Any, flags: Any) -> bool:

@@ -54,7 +54,9 @@ def test_a_new_package_passes_its_own_tests(tmp_path: Path) -> None:
     assert tidy.returncode == 0, tidy.stdout
 
 
-@pytest.mark.parametrize("name", ["Lung", "a", "lung volume", "class", "../lung", "1st"])
+@pytest.mark.parametrize(
+    "name", ["Lung", "a", "lung volume", "class", "../lung", "1st", "lung-", "numpy", "analysis", "test"]
+)
 def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput):
         new.write(name, tmp_path)
@@ -101,6 +103,7 @@ def tried(kind: str, params: dict[str, Any] | None = None) -> Finding:
     ("kind", "words"),
     [
         ("Connects", "TouchesTheNetwork"),
+        ("Denies", "TouchesTheNetwork"),
         ("Writes", "WritesToTheDisk"),
         ("Starts", "StartsAProcess"),
         ("Raises", "ZeroDivisionError"),
@@ -127,11 +130,12 @@ def test_a_result_that_changes_is_found() -> None:
     assert "PixelData of the SEG" in found.words
 
 
-def test_deafness_is_found() -> None:
-    one = plugin("Ignores")
+@pytest.mark.parametrize(("kind", "patience_s"), [("Ignores", 60.0), ("Silent", 0.1)])
+def test_deafness_is_found(kind: str, patience_s: float) -> None:
+    one = plugin(kind)
     case = next(cases.cases(one.manifest))
     with Bench(one) as bench:
-        found = cancelled(bench, case, {})
+        found = cancelled(bench, case, {}, patience_s)
     assert found.verdict == "advice"
     assert "more often" in found.words
 

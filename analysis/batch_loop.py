@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -172,11 +172,17 @@ class BatchLoop:
             free = row.at_once - sql.count(conn, row.id, "open")
             waiting = sql.items(conn, row.id, "waiting", limit=max(0, min(free, WORKITEMS_A_STEP)))
         next_at = float(row.next_at)
+        study, tasks = "", list[batch_plan.Planned]()  # of a study with a task for each image it is planned once
         for turn, item in enumerate(waiting):
             if (row.rate_per_minute and now < next_at) or (turn and time.monotonic() > until):
                 return
             next_at = max(next_at, now - 1.0) + 60 / row.rate_per_minute if row.rate_per_minute else next_at
-            if not self._schedule(row, item, installed, params, asker, now, next_at):
+            if item.study_instance_uid != study:
+                study = item.study_instance_uid
+                tasks = list(
+                    batch_plan.planned(self._archive, installed, params, study, asker, only_changed=False)
+                )  # fmt: skip
+            if not self._schedule(row, item, tasks, installed, params, asker, now, next_at):
                 return
         if waiting:
             return
@@ -186,13 +192,12 @@ class BatchLoop:
             self._index.transact(lambda conn: sql.save(conn, row.id, now, self._held("running"), state="reporting"))
 
     def _schedule(
-        self, row: Row[Any], item: Row[Any], installed: Installed, params: Params, asker: Principal, now: float,
-        next_at: float,
+        self, row: Row[Any], item: Row[Any], tasks: Sequence[batch_plan.Planned], installed: Installed, params: Params,
+        asker: Principal, now: float, next_at: float,
     ) -> bool:  # fmt: skip
         """Make the Workitem of an item; False where the batch was paused or cancelled meanwhile."""
         uid = ""
         values: dict[str, Any] = {"state": "failed", "reason": "its input is not stored here any more"}
-        tasks = batch_plan.planned(self._archive, installed, params, item.study_instance_uid, asker, only_changed=False)
         task = next((each for each in tasks if each.inputs[0].target == item.target), None)
         if task is not None:
             try:

@@ -20,6 +20,7 @@ from pacs.dicom import ups, ups_task
 from pacs.dicom.matching import Query
 from pacs.errors import Conflict
 from pacs.index import batches as sql
+from pacs.index import workitems
 from pacs.index.workitems import WorkitemRow
 
 if TYPE_CHECKING:
@@ -78,16 +79,15 @@ def planned(
     with archive.index.read() as conn:
         known = sql.workitems_of(conn, manifest.id, study)
     written = _written(installed, params)
+    by_key = {row.task_key: row for row in reversed(known) if row.task_key}
+    by_target: dict[str | None, list[WorkitemRow]] = {}
+    for row in known:
+        if row.state is ups.State.COMPLETED:
+            by_target.setdefault(_target(inputs_found[0][0].level, row), []).append(row)
     for inputs in inputs_found:
         key = job_key(manifest, params, [each.identity for match in inputs for each in match.instances])
-        same = next((row for row in known if row.task_key == key), None)
-        done = [
-            row
-            for row in known
-            if row.state is ups.State.COMPLETED
-            and row.task_key != key
-            and _target(inputs[0].level, row) == inputs[0].target
-        ]
+        same = by_key.get(key)
+        done = [row for row in by_target.get(inputs[0].target, ()) if row.task_key != key]
         # A request has no task key: it is the same task when version, parameters and instances are.
         if same is None or same.state is ups.State.CANCELED:
             asked = next((row for row in reversed(done) if _is_same(archive, installed, written, row, inputs)), None)
@@ -199,8 +199,8 @@ def create(
     version = manifest.version
     uid = worklist.create(attributes, uids.derived("workitem", task.key), principal, task=task.key, version=version)
     with archive.index.read() as conn:
-        ended = next(row for row in sql.workitems_of(conn, manifest.id, task.study_instance_uid) if row.uid == uid)
-    if ended.state is not ups.State.CANCELED:
+        ended = workitems.get(conn, uid)
+    if ended is None or ended.state is not ups.State.CANCELED:
         return uid
     other = uids.derived("workitem", task.key, round_)
     try:

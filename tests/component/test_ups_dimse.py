@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (
 )
 from servers import free_port
 
+from analysis.requests import Requests
 from pacs import settings as settings_of
 from pacs import uids
 from pacs.archive import Archive, open_archive
@@ -183,6 +184,53 @@ def test_what_is_created_is_checked(acceptor: Acceptor, change: dict[str, Any], 
             setattr(ds, keyword, value)
     with associated(acceptor, PUSH) as assoc:
         assert assoc.send_n_create(ds, PUSH, uids.new())[0].Status == expected
+
+
+def parameter(name: str, value: object) -> Dataset:
+    ds = Dataset()
+    ds.ValueType, ds.NumericValue, ds.ConceptNameCodeSequence = "NUMERIC", value, Sequence([code(name, "99M3DICOM")])
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"), [("threshold_hu", 300, 0x0000), ("threshold_hu", 90000, 0x0106), ("x", 1, 0x0106)]
+)
+def test_parameters_that_the_plugin_never_takes_are_refused(
+    acceptor: Acceptor, archive: Archive, name: str, value: object, expected: int
+) -> None:
+    archive.worklist.judge = Requests().judge
+    bone = Sequence([code("bone-surface", "99M3DICOM")])
+    with associated(acceptor, PUSH, PULL) as assoc:
+        more = {"ScheduledProcessingParametersSequence": Sequence([parameter(name, value)])}
+        asked = workitem(**more, ScheduledWorkitemCodeSequence=bone)
+        assert assoc.send_n_create(asked, PUSH, uids.new())[0].Status == expected
+        uid = made(assoc, ScheduledWorkitemCodeSequence=bone)
+        assert assoc.send_n_set(action(**more), PUSH, uid, meta_uid=PULL)[0].Status == expected  # nor afterwards
+
+
+def test_actions_and_changes_with_bad_parameters_change_nothing(acceptor: Acceptor, archive: Archive) -> None:
+    with associated(acceptor, PUSH, PULL, WATCH) as assoc:
+        uid, given = made(assoc), uids.new()
+        before = archive.worklist.retrieve(uid, SYSTEM)
+        assert act(assoc, 9, uid, PULL, ProcedureStepState="IN PROGRESS") == 0x0123
+        assert act(assoc, 1, uid, PULL) == 0x0120
+        assert act(assoc, 1, uid, PULL, TransactionUID=given) == 0x0120
+        assert act(assoc, 1, uid, PULL, TransactionUID=given, ProcedureStepState="DONE") == 0x0106
+        assert act(assoc, 1, uid, PULL, ProcedureStepState="IN PROGRESS") == 0xC301
+        assert act(assoc, 1, uids.new(), PULL, ProcedureStepState="IN PROGRESS", TransactionUID=given) == 0xC307
+        assert act(assoc, 2, uids.new(), PUSH) == 0xC307
+        assert act(assoc, 3, uid, WATCH, DeletionLock="TRUE") == 0x0120
+        assert act(assoc, 3, uid, WATCH, ReceivingAE="SCU", DeletionLock="MAYBE") == 0x0106
+        assert act(assoc, 5, uid, WATCH, ReceivingAE="SCU") == 0xC314
+        for change, expected in (
+            ({"ProcedureStepState": "COMPLETED"}, 0x0106),
+            ({"PatientID": "SYN-2"}, 0x0106),
+            ({"ProcedureStepLabel": ""}, 0x0106),
+            ({"ScheduledProcedureStepPriority": "STAT"}, 0x0106),
+        ):
+            assert assoc.send_n_set(action(**change), PUSH, uid, meta_uid=PULL)[0].Status == expected
+        assert archive.worklist.retrieve(uid, SYSTEM) == before
+        assert assoc.is_established
 
 
 def test_the_archive_gives_a_uid(acceptor: Acceptor, archive: Archive) -> None:

@@ -99,7 +99,7 @@ class View:
     def _told(self, workitem: str, principal: Principal, steps: int, seen: set[str]) -> dict[str, Any]:
         seen.add(workitem)
         attributes = self._archive.worklist.retrieve(workitem, principal)
-        found = self._outputs(workitem, principal)
+        found = self._outputs(workitem, attributes, principal)
         kept = self._record(found)
         code = next(iter(ups.items(attributes, ups.WORKITEM_CODE_SEQUENCE)), {})
         used: dict[str, Any] = kept["inputs"] if isinstance(kept.get("inputs"), dict) else {}
@@ -127,10 +127,19 @@ class View:
         return told
 
     def _inputs(self, attributes: Mapping[str, Any], used: Sequence[str], principal: Principal) -> list[dict[str, Any]]:
-        """What the Workitem names; of a whole series or study, which instances it is taken from the record, `used`."""
+        """What the Workitem names; of a whole series or study, which instances it is taken from the record, `used`.
+
+        A record of very many inputs lists none: then it is what lies in the series or study now.
+        """
         told = []
-        for each in ups_task.references_of(attributes):
-            uids = [sop for _, sop in each.instances] or list(used)
+        references = ups_task.references_of(attributes)
+        for each in references:
+            uids = [sop for _, sop in each.instances]
+            if not uids and used and len(references) == 1:
+                uids = list(used)
+            elif not uids:
+                here = self._within(each, principal)
+                uids = sorted(set(here) & set(used)) if used else here
             makers = self._makers(uids, principal)
             told.append(
                 {
@@ -141,6 +150,24 @@ class View:
                 }
             )
         return told
+
+    def _within(self, asked: ups_task.References, principal: Principal) -> list[str]:
+        """The instances of a series, or of a study, without its results."""
+        i, r, s = schema.instance.c, schema.series.c, schema.study.c
+        wanted = (
+            select(i.sop_instance_uid)
+            .join_from(schema.instance, schema.series, r.id == i.series_key)
+            .join(schema.study, s.id == i.study_key)
+            .where(s.study_instance_uid == asked.study_instance_uid)
+        )
+        if asked.series_instance_uid is not None:
+            wanted = wanted.where(r.series_instance_uid == asked.series_instance_uid)
+        else:
+            wanted = wanted.where(i.result_of.is_(None))
+        if principal.scope:
+            wanted = wanted.where(s.scope == principal.scope)
+        with self._archive.index.read() as conn:
+            return list(conn.scalars(wanted))
 
     def _makers(self, uids: Sequence[str], principal: Principal) -> dict[str, str]:
         """The Workitem that made each of these instances; "" of those that came from outside."""
@@ -158,13 +185,15 @@ class View:
                 found |= {uid: maker or "" for uid, maker in conn.execute(wanted)}
         return found
 
-    def _outputs(self, workitem: str, principal: Principal) -> list[dict[str, Any]]:
+    def _outputs(self, workitem: str, attributes: Mapping[str, Any], principal: Principal) -> list[dict[str, Any]]:
+        """The results of a Workitem that are here; those, too, that an equal task before it had made already."""
+        named = [sop for each in ups_task.outputs_of(attributes) for _, sop in each.instances]
         i, r, s = schema.instance.c, schema.series.c, schema.study.c
         wanted = (
             select(s.study_instance_uid, r.series_instance_uid, i.sop_instance_uid, i.sop_class_uid, i.digest)
             .join_from(schema.instance, schema.series, r.id == i.series_key)
             .join(schema.study, s.id == i.study_key)
-            .where(i.result_of == workitem)
+            .where((i.result_of == workitem) | i.sop_instance_uid.in_(named[:_AT_ONCE]))
             .order_by(i.id)
         )
         if principal.scope:

@@ -28,7 +28,11 @@ from pacs.worklist import Worklist
 
 ADMIN = Principal("eve", "session", ALL_RIGHTS)
 STUDY, SERIES = uids.derived("study", 0), uids.derived("series", 0, 0)
-PLUGINS = {"count": "task_plugins:Count", "inside-out": "task_plugins:InsideOut"}
+PLUGINS = {
+    "count": "task_plugins:Count",
+    "inside-out": "task_plugins:InsideOut",
+    "review": "task_plugins:Review",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +52,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     made.close()
 
 
-def ended(archive: Archive, plugin: str) -> str:
-    """The UID of a Workitem of that plug-in on the series, once it is in a final state."""
-    inputs = [ups_task.References(STUDY, SERIES)]
+def ended(archive: Archive, plugin: str, *more: ups_task.References) -> str:
+    """The UID of a Workitem of that plug-in on the series (and more), once it is in a final state."""
+    inputs = [*more, ups_task.References(STUDY, SERIES)]
     attributes = ups_task.build(
         plugin=plugin, title=plugin, label=plugin, parameters=[], inputs=inputs, patient={}, now=time.time()
     )
@@ -122,6 +126,24 @@ def test_a_result_tells_where_it_is_from(archive: Archive) -> None:
     assert kept["workitem"] == uid
     with pytest.raises(NotFound):
         row.handler(Asked(ADMIN, {"uid": "1.2.3"}))
+
+
+def test_what_was_made_of_a_result_tells_how_that_one_came_to_be(archive: Archive) -> None:
+    again = ended(archive, "count")  # an equal task may have made these results already: they are this one's, too
+    view = provenance_view.View(archive)
+    [report] = [each for each in view.of(again, ADMIN)["outputs"] if "SR" in each["kind"]]
+    maker = view.of(report["sop_instance_uid"], ADMIN)
+    first = maker["workitem"]
+    read = ((report["sop_class_uid"], report["sop_instance_uid"]),)
+    second = ended(archive, "review", ups_task.References(STUDY, report["series_instance_uid"], read))
+    assert state(archive, second) == "COMPLETED"
+    told = view.of(second, ADMIN)
+    assert [(each["instances"], each["made_by"]) for each in told["inputs"]] == [(1, [first]), (3, [])]
+    assert told["upwards"] == [maker]
+    seen = Words()
+    seen.feed(provenance_view.page(told))
+    for word in ("Review 1.0", "Count 1.0", first, second):
+        assert word in seen.text
 
 
 class Words(HTMLParser):

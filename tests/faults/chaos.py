@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
@@ -236,11 +236,18 @@ class Chaos:
         }
 
     def _kill_child(self) -> None:
+        # Each turn asks for a task, and whoever does it has a child; one that ended by itself is not a kill.
+        found: list[int] = []
+        while not found:
+            wait_until(lambda: bool(self._children()), "no worker has a child", QUIET_S)
+            for pid in self.dice.sample(children := self._children(), min(1, len(children))):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    found.append(pid)
+
+    def _children(self) -> list[int]:
         parents = [each.pid for each in self._workers] if self.scaled else [self.server.process.pid]
-        children = [pid for parent in parents for pid in descendants(parent) if _is_child(pid)]
-        if children:
-            with suppress(ProcessLookupError):
-                os.kill(self.dice.choice(children), signal.SIGKILL)
+        return [pid for parent in parents for pid in descendants(parent) if _is_child(pid)]
 
     def _kill_server(self) -> None:
         everybody = descendants(self.server.process.pid)
@@ -362,7 +369,7 @@ class Chaos:
     def judge(self) -> dict[str, int]:
         """What came out, all of it checked: counts for a report."""
         results = self.http.get("/instances", params={"Modality": "SEG", "includefield": "SeriesInstanceUID"}).json()
-        found: dict[str, Asked] = {}
+        found: list[tuple[str, Asked]] = []
         by_series = {uids.derived("series", number, 0): number for number, _ in self.planned}
         voxels = {(asked[0], expected(asked)): asked for asked in self.planned}
         assert len(voxels) == len(self.planned), "two tasks of one study would have the same result"
@@ -375,30 +382,9 @@ class Chaos:
             start = raw.index(b"\r\n\r\n") + 4
             ds = dcmread(BytesIO(raw[start : raw.rindex(b"\r\n--")]))
             number = by_series[ds.ReferencedSeriesSequence[0].SeriesInstanceUID]
-            assert uid not in found, f"{uid} is there twice"
-            found[uid] = voxels[number, int((ds.pixel_array > 0).sum())]
-        lost = self.planned - set(found.values())
-        twice = [asked for asked, count in Counter(found.values()).items() if count > 1]
-        assert not lost, f"{len(lost)} of {len(self.planned)} tasks have no result"
-        assert not twice, f"{len(twice)} tasks have more than one result"
-        assert len(found) == len(self.planned)
+            found.append((uid, voxels[number, int((ds.pixel_array > 0).sum())]))
         items = self._items()
-        superseded = 0
-        done: set[Asked] = set()
-        for item in items:
-            uid, state = item["00080018"]["Value"][0], item["00741000"]["Value"][0]
-            if state == "CANCELED":
-                why = item["00741002"]["Value"][0].get("00741238", {}).get("Value", [""])[0]
-                assert why.startswith("superseded by"), f"a task was given up: {why}"
-                superseded += 1
-                continue
-            performed = item["00741216"]["Value"][0]["00404033"]["Value"]
-            outputs = [i["00081155"]["Value"][0] for o in performed for i in o["00081199"]["Value"]]
-            assert len(outputs) == 1, "a Workitem names another number of results than one"
-            asked = found[outputs[0]]
-            assert self.asking.uids.get(uid, asked) == asked, "a Workitem names the result of another"
-            done.add(asked)
-        assert done == self.planned
+        superseded = judged(self.planned, found, items, self.asking.uids)
         self._judge_logs()
         return {
             "tasks": len(self.planned), "workitems": len(items), "superseded": superseded, "results": len(found),
@@ -424,13 +410,56 @@ class Chaos:
     def close(self) -> None:
         """End everything."""
         self.asking.close()
-        for one in self._workers:
-            one.terminate()
-        for one in self._workers:
-            one.wait(60)
         self.http.close()
-        self.server.stop()
+        processes = [*self._workers, self.server.process]
+        for one in processes:
+            one.terminate()
+        for one in processes:
+            one.wait(60)
         self._stack.close()
+
+
+def judged(
+    planned: set[Asked],
+    found: Sequence[tuple[str, Asked]],
+    items: Sequence[Mapping[str, Any]],
+    asked_by_uid: Mapping[str, Asked],
+) -> int:
+    """How many Workitems were superseded. AssertionError where a task was lost, done twice, given up or mixed up.
+
+    planned: the tasks, each asked for twice; found: SOP Instance UID of each result, and whose result its pixels are;
+    items: the Workitems (PS3.18 F.2); asked_by_uid: what those of them ask for that have a UID of the client.
+    """
+    by_uid = dict(found)
+    assert len(by_uid) == len(found), "a result is there twice"
+    lost = planned - set(by_uid.values())
+    twice = [asked for asked, count in Counter(by_uid.values()).items() if count > 1]
+    assert not lost, f"{len(lost)} of {len(planned)} tasks have no result"
+    assert not twice, f"{len(twice)} tasks have more than one result"
+    assert len(by_uid) == len(planned), "there are results of tasks that nobody asked for"
+    named = {item["00080018"]["Value"][0] for item in items}
+    assert len(named) == len(items) == 2 * len(planned), f"{len(items)} Workitems of {len(planned)} tasks"
+    superseded = 0
+    done: set[Asked] = set()
+    for item in items:
+        uid, state = item["00080018"]["Value"][0], item["00741000"]["Value"][0]
+        if state == "CANCELED":
+            why = item["00741002"]["Value"][0].get("00741238", {}).get("Value", [""])[0]
+            words, _, other = why.rpartition(" ")
+            assert words == "superseded by", f"a task was given up: {why}"
+            assert other in named - {uid}, "a task was superseded by one that is not there"
+            superseded += 1
+            continue
+        assert state == "COMPLETED", f"a task was left {state}"
+        performed = item["00741216"]["Value"][0]["00404033"]["Value"]
+        outputs = [i["00081155"]["Value"][0] for o in performed for i in o["00081199"]["Value"]]
+        assert len(outputs) == 1, "a Workitem names another number of results than one"
+        assert outputs[0] in by_uid, "a Workitem names a result that is not there"
+        asked = by_uid[outputs[0]]
+        assert asked_by_uid.get(uid, asked) == asked, "a Workitem names the result of another"
+        done.add(asked)
+    assert done == planned, "a result is there that no Workitem names"
+    return superseded
 
 
 def _is_child(pid: int) -> bool:

@@ -15,6 +15,9 @@ from pydantic import ValidationError
 from pydicom import Dataset, dcmread
 from sqlalchemy import delete
 
+from analysis import batch_routes, verdict_routes
+from analysis.batch import Batches
+from analysis.registry import Registry
 from analysis.reports_read import findings, metadata
 from analysis.results import provenance
 from analysis.verdict_models import NewVerdict, Verdict
@@ -231,6 +234,18 @@ def test_who_may_say_what_of_what(reading: Reading) -> None:
         reading.verdicts.say(
             ANN, NewVerdict(report=str(reading.image.SOPInstanceUID), tracking_uid="1.2", verdict="accepted")
         )
+
+
+def test_what_findings_say_takes_the_right_to_read(reading: Reading) -> None:
+    asking = Principal("eve", "token", frozenset({Right.QUERY, Right.PROCESS}))
+    batches = Batches(reading.archive, Registry([]), lambda _: pytest.fail("nothing is searched"))
+    table = {
+        (row.method, row.path): row for row in (*verdict_routes.rows(reading.verdicts), *batch_routes.rows(batches))
+    }
+    for path in ("/api/verdicts", "/api/batches/{id}/report"):
+        with pytest.raises(Forbidden):
+            table["GET", path].call(asking, {"id": "1"}, {}, b"")
+    assert table["GET", "/api/accuracy"].call(asking, {}, {}, b"") == []
 
 
 def test_the_table_is_read_again_out_of_the_documents(reading: Reading) -> None:

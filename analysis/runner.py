@@ -360,8 +360,16 @@ class Runner:
                 return None  # made by an earlier run of the same task: that one stays
 
 
+_swept: set[Path] = set()
+
+
 def sweep(scratch: Path) -> None:
-    """Remove the scratch folders of processes of this host that are gone: a worker that was killed left them."""
+    """Remove the scratch folders of processes of this host that are gone: a worker that was killed left them.
+
+    The first time in a process also the folder of its own number: in a container the next process has the same one.
+    """
+    again = scratch in _swept
+    _swept.add(scratch)
     for folder in scratch.glob("[0-9]*"):
-        if not Path("/proc", folder.name).exists():
+        if not Path("/proc", folder.name).exists() or (folder.name == str(os.getpid()) and not again):
             shutil.rmtree(folder, ignore_errors=True)

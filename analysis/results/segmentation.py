@@ -35,11 +35,11 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
     """
     if not value.labels.any():
         raise ValueError("a label map without a voxel is no Segmentation")
-    sources = [_complete(run.source(uid), value.volume) for uid in value.volume.sop_instance_uids]
     used = np.flatnonzero(value.labels.any(axis=(1, 2)))
     first, last = int(used[0]), int(used[-1]) + 1  # highdicom expands every slice it is given into every segment
+    sources = [run.source(uid) for uid in value.volume.sop_instance_uids]  # a KeyError for any, used or not
     ds = hd.seg.Segmentation(
-        source_images=sources[first:last],
+        source_images=[_complete(source, value.volume) for source in sources[first:last]],
         pixel_array=value.labels[first:last],
         segmentation_type=hd.seg.SegmentationTypeValues[kind if kind == LABELMAP else "BINARY"],
         segment_descriptions=[_description(run, segment, family) for segment in value.segments],

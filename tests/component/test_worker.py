@@ -25,7 +25,7 @@ from task_plugins import TARGETS
 from analysis.queue import Dispatcher, LocalQueue
 from analysis.registry import Registry
 from analysis.routes import describe
-from analysis.runner import Runner
+from analysis.runner import Runner, sweep
 from analysis.trigger import Trigger
 from analysis.worker import Worker
 from pacs import uids
@@ -414,6 +414,16 @@ def test_warm_processes_are_used_again_and_leave_nothing_behind(archive: Archive
     assert list((archive.settings.data / "scratch").rglob("*.dcm")) == []
     runner.close()
     assert not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_what_a_killed_worker_left_is_swept_also_where_the_next_has_its_number(tmp_path: Path) -> None:
+    for number in (os.getpid(), 1 << 30, 1):  # ours as in a container that starts again, nobody's, somebody else's
+        (tmp_path / str(number) / "task-1").mkdir(parents=True)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    (tmp_path / str(os.getpid()) / "task-2").mkdir(parents=True)
+    sweep(tmp_path)
+    assert (tmp_path / str(os.getpid()) / "task-2").exists(), "of a worker of this process that is at work"
 
 
 WORKER = """

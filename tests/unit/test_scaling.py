@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from analysis.metrics import BUCKETS_S, Family, TaskMetrics, of_queues, text
 from analysis.scaling import Policy, wanted
+from pacs.server import cli
 from pacs.workforce import Post, Queued
 
 POLICY = Policy(per_worker=4, oldest_s=60, idle_s=30, least=0, most=3)
@@ -87,3 +89,21 @@ def test_runs_are_counted_by_outcome_and_time() -> None:
 
 def test_labels_are_escaped() -> None:
     assert 'name="a\\"b\\\\c\\nd"' in text([Family("x", "gauge", "An x.", [({"name": 'a"b\\c\nd'}, 1)])])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--every-s=0", "--every-s=inf", "--every-s=nan", "--oldest-s=nan", "--idle-s=-1", "--most=-1", "--least=3"],
+)
+def test_a_scaler_that_could_not_work_is_refused(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("INDEX", "postgresql://nowhere/x"), ("OBJECTS", "s3://none/x"), ("QUEUE", "redis://nowhere")):
+        monkeypatch.setenv(f"M3DICOM_{name}", value)
+    assert cli.main(["scale", "--data", str(tmp_path), wrong]) == 1
+    assert "--most" in (said := capsys.readouterr().err) or "--every-s is more than 0" in said
+
+
+def test_hostile_names_stay_within_their_label() -> None:
+    samples = parsed(text([Family("x", "gauge", "An x.", [({"plugin": 'a"} 1\nevil{b="\\'}, 7)])]))
+    assert list(samples.values()) == [7]

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import shlex
 import signal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m3dicom.scale")
 
 STOP_S = 30.0
+DAY_S = 86400.0
 HOOK_S = 60.0
 
 
@@ -61,8 +63,10 @@ def _scale(chosen: argparse.Namespace) -> int:
         Registry.load(commands=settings.commands).ids
     )
     policy = Policy(chosen.per_worker, chosen.oldest_s, chosen.idle_s, chosen.least, chosen.most)
-    if policy.per_worker < 1 or not 0 <= policy.least <= policy.most or not chosen.every_s > 0:
-        raise InvalidInput("--per-worker is at least 1, --every-s more than 0, and --least between 0 and --most")
+    if policy.per_worker < 1 or not 0 <= policy.least <= policy.most:
+        raise InvalidInput("--per-worker is at least 1, and --least between 0 and --most")
+    if not (0 < chosen.every_s <= DAY_S and 0 <= policy.oldest_s < math.inf and 0 <= policy.idle_s < math.inf):
+        raise InvalidInput("--every-s is more than 0 and at most a day, --oldest-s and --idle-s are 0 or more")
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())

@@ -177,7 +177,9 @@ class CommandPlugin:
 
     def _read(self, name: str, kind: str, optional: bool, ctx: Context, made: Path) -> Iterator[Any]:
         path = made / f"{name}.{'npy' if kind == 'SEG' else 'json'}"
-        if not path.is_file() or path.is_symlink():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise CommandFailed(f"{path.name} is a link, a folder or a device, not a file.")
+        if not path.is_file():
             if optional:
                 return
             raise CommandFailed(f"The command did not write {path.name}.")

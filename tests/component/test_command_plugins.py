@@ -189,6 +189,8 @@ def test_files_in_and_progress(tmp_path: Path, files: list[Path]) -> None:
         ("exit 1", "status 1: it said nothing"),
         ("kill -SEGV $$", "status -11"),
         ('echo nonsense > "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it"),
+        ('ln -s /etc/hostname "$2/labels.npy"', "labels.npy is a link"),
+        ('mkfifo "$2/labels.npy"', "labels.npy is a link, a folder or a device"),
         ('touch "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it: EOFError"),
         (f"""{sys.executable} -c '{ARCHIVE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),
         (f"""{sys.executable} -c '{HUGE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 from pydicom import Dataset
 
-from analysis.api import NO_UNIT, Code, Image, ImageFindings, Mark, Measurement, Volume
+from analysis.api import NO_UNIT, Code, Image, ImageFindings, LabelMap, Mark, Measurement, Segment, Volume
 from analysis.evaluation import ct_phantom, mammogram_phantom
 from analysis.kit.context import LocalContext
 from analysis.plugins import microcalcification
@@ -62,7 +62,16 @@ def volume_objects(sources: list[Dataset]) -> list[Dataset]:
     scan = replace(_scan(), sop_instance_uids=uids)
     host = LocalContext({"series": scan})
     plugin.run(host, BoneSurfaceParams(views=1, max_triangles=1000))
-    return encode(_run(sources), host.emitted, FORMS)
+    return encode(run_on(sources), host.emitted, FORMS)
+
+
+_DENSE = Segment(1, "Bone", Code("91723000", "SCT", "Anatomical Structure"), Code("272673000", "SCT", "Bone"))
+
+
+def labels(sources: list[Dataset]) -> LabelMap:
+    """What is dense in the volume of a phantom with such headers."""
+    scan = replace(_scan(), sop_instance_uids=tuple(str(ds.SOPInstanceUID) for ds in sources))
+    return LabelMap(scan, (scan.data > 300).astype(np.uint8), (_DENSE,))
 
 
 def _scan() -> Volume:
@@ -92,14 +101,15 @@ def mammogram_results() -> tuple[list[Dataset], list[Dataset]]:
         words = "1 cluster, 3 calcifications" if found else "No calcification clusters found"
         emitted.append(("marked", ImageFindings(image, found, words, (0.1, 0.1))))
     sources = [header(ds) for ds in sources]
-    return sources, encode(_run(sources), emitted)
+    return sources, encode(run_on(sources), emitted)
 
 
 def _pixels(ds: Dataset) -> np.ndarray:
     return np.frombuffer(ds.PixelData, np.uint16).reshape(ds.Rows, ds.Columns)
 
 
-def _run(sources: list[Dataset]) -> RunInfo:
+def run_on(sources: list[Dataset]) -> RunInfo:
+    """A run on these inputs."""
     return RunInfo(
         task_key="checked results",
         workitem_uid="1.2.3",

@@ -131,12 +131,12 @@ def _image(ds: Dataset, run: RunInfo, source: Dataset, frames: np.ndarray[Any, A
     ds["PixelData"] = DataElement("PixelData", "OB", raw + b"\0" * (len(raw) % 2))  # PS3.5 8.1.1: even length
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.ConversionType = "WSD"
-    ds.LossyImageCompression = str(source.get("LossyImageCompression") or "00")
+    ds.LossyImageCompression = "01" if source.get("LossyImageCompression") == "01" else "00"
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if ds.LossyImageCompression == "01" and keyword in source:
             ds[keyword] = source[keyword]
     ds.BurnedInAnnotation = "NO"
-    ds.RecognizableVisualFeatures = str(source.get("RecognizableVisualFeatures") or "YES")
+    ds.RecognizableVisualFeatures = "NO" if source.get("RecognizableVisualFeatures") == "NO" else "YES"
     ds.PatientOrientation = None  # differs by frame
     side = str(source.get("Laterality") or source.get("ImageLaterality") or "")
     ds.Laterality = side if side in ("L", "R") else None  # else it is not even known whether the part is paired

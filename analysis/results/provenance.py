@@ -310,6 +310,8 @@ def with_type_2(source: Dataset) -> Dataset:
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    # Its text is decoded, and `finish` says the character set; highdicom knows fewer than there are ("", "ISO 2022 …").
+    ds.pop("SpecificCharacterSet", None)
     return ds
 
 

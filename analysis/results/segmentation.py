@@ -90,8 +90,19 @@ def _coded(code: Code) -> hd.sr.CodedConcept:
 
 
 def _complete(source: Dataset, volume: Volume) -> Dataset:
-    """A source instance as highdicom insists on it; its frame of reference is at least the volume's."""
+    """A source instance as highdicom insists on it; its frame of reference is at least the volume's.
+
+    A thickness that is not said is the slices' distance; what no image may say (a negative distance) is left out.
+    """
     ds = provenance.with_type_2(source)
+    if not float(ds.get("SliceThickness") or 0) > 0:
+        ds.pop("SliceThickness", None)
+        gaps = np.linalg.norm(np.diff(volume.positions, axis=0), axis=1)
+        ds.SliceThickness = f"{float(np.median(gaps)) if len(gaps) else 1.0:.8g}"
+    if not float(ds.get("SpacingBetweenSlices") or 0) > 0:
+        ds.pop("SpacingBetweenSlices", None)
+    if ds.get("LossyImageCompression") not in ("00", "01"):
+        ds.pop("LossyImageCompression", None)
     if not ds.get("FrameOfReferenceUID"):
         ds.pop("FrameOfReferenceUID", None)  # assigning to an element that is there would change the source
         ds.FrameOfReferenceUID = volume.frame_of_reference_uid

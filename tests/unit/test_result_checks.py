@@ -13,8 +13,9 @@ import pytest
 import result_objects
 from broken_results import BROKEN, Broken
 from pydicom import DataElement, Dataset, config
+from pydicom.datadict import dictionary_VR
 
-from analysis.results import checks, provenance
+from analysis.results import checks, provenance, segmentation
 from analysis.results.checks.modules import IODS, Attribute
 
 Sets = dict[bool, tuple[list[Dataset], list[Dataset], list[bytes]]]
@@ -91,6 +92,27 @@ def test_what_an_input_says_wrongly_is_no_defect_of_its_results(monkeypatch: pyt
         sources.append(source)
     results = result_objects.volume_objects(sources)
     assert checks.examine([provenance.part10(ds) for ds in results], sources) == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("SpecificCharacterSet", ["", "ISO 2022 IR 87"]),
+        ("SpecificCharacterSet", ""),
+        ("SliceThickness", None),
+        ("SliceThickness", "0"),
+        ("SpacingBetweenSlices", "-1.5"),
+        ("LossyImageCompression", "YES"),
+    ],
+)
+def test_labels_of_real_scanners_are_lawful(sets: Sets, keyword: str, value: Any) -> None:
+    """Japan's character sets, thickness unknown, distances that count downwards: nothing that a scan may not say."""
+    sources = copy.deepcopy(sets[True][0])
+    for ds in sources:
+        ds[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=0)
+    for kind in (segmentation.KIND, segmentation.LABELMAP):
+        made = segmentation.encode(result_objects.run_on(sources), result_objects.labels(sources), kind=kind)
+        assert checks.examine([provenance.part10(made)], sources) == []
 
 
 def test_the_tables_ask_for_what_the_standard_asks_for() -> None:

@@ -38,6 +38,7 @@ _LIGHT = ("stage", "n", "sop", "digest", "study", "series", "sop_class", "at", "
 _FILED = ("study", "series", "series_request", "instance", "instance_metadata")
 _TABLES = tuple(schema.metadata.tables[name] for name in _FILED)
 _INSERT = {t.name: Statement(insert(t), t.columns.keys()) for t in _TABLES}
+_EMPTY: dict[str, dict[str, Any]] = {t.name: dict.fromkeys(t.columns.keys()) for t in _TABLES}
 _CHOOSE = """
 CREATE TEMP TABLE ranked AS
     SELECT stage, n, sop, digest, study, series, sop_class, at, scope, result_of, object_key, object_offset,
@@ -319,7 +320,7 @@ class _Writing:
         )  # fmt: skip
 
     def _add(self, table: Table, values: dict[str, Any]) -> None:
-        self._batch[table.name].append(dict.fromkeys(table.columns.keys()) | values)
+        self._batch[table.name].append(_EMPTY[table.name] | values)
 
     def _write(self) -> None:
         batch, self._batch = self._batch, {name: [] for name in self._batch}

@@ -13,12 +13,14 @@ import re
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,15 @@ class Progress:
 Tell = Callable[[Progress], None]
 
 
-def entry(store: ObjectStore, locator: Locator) -> filing.Entry:
+class Seen(threading.local):
+    """What a thread has read before: of an object like the last one little is new."""
+
+    def __init__(self) -> None:
+        self.repeats = scanner.Repeats()
+        self.before = filing.Before()
+
+
+def entry(store: ObjectStore, locator: Locator, seen: Seen | None = None) -> filing.Entry:
     """What the rows of a stored object hold, from its bytes alone.
 
     Raises Corrupt where they do not match the digest in the object's name, MalformedDataset and its kin where they are
@@ -82,15 +92,15 @@ def entry(store: ObjectStore, locator: Locator) -> filing.Entry:
     """
     recorded = store.recorded(locator)
     if locator.length <= _SPOOLED_BYTES:
-        return _entry(memoryview(store.read(locator)), locator, recorded)
+        return _entry(memoryview(store.read(locator)), locator, recorded, seen)
     with Spool(store.spool_dir) as spool:
         for chunk in store.chunks(locator):
             spool.write(chunk)
         with spool.view() as view:
-            return _entry(view, locator, recorded)
+            return _entry(view, locator, recorded, seen)
 
 
-def _entry(whole: memoryview, locator: Locator, recorded: Recorded | None) -> filing.Entry:
+def _entry(whole: memoryview, locator: Locator, recorded: Recorded | None, seen: Seen | None) -> filing.Entry:
     if len(whole) != locator.length or len(whole) < HEAD_BYTES:
         raise Corrupt("the object is shorter than it was stored")
     with whole[HEAD_BYTES:] as dataset:
@@ -106,7 +116,10 @@ def _entry(whole: memoryview, locator: Locator, recorded: Recorded | None) -> fi
         digest = hashed.hexdigest()
         if (named := _NAMED_DIGEST.search(locator.object_key)) and named[1] != digest:
             raise Corrupt("the object does not match the digest in its name")
-        return filing.Entry(scanner.scan(dataset, ts), ts, digest, locator, HEAD_BYTES, facts)
+        if seen is None:
+            return filing.Entry(scanner.scan(dataset, ts), ts, digest, locator, HEAD_BYTES, facts)
+        scan = scanner.scan(dataset, ts, repeats=seen.repeats)
+        return filing.Entry(scan, ts, digest, locator, HEAD_BYTES, facts, seen.before)
 
 
 def _staged(n: int, made: filing.Entry) -> tuple[Any, ...]:
@@ -127,15 +140,13 @@ _Task = list[tuple[int, str, int, int]]
 def _work(settings: Settings, stage: Path, threads: int, tasks: Any, answers: Any) -> None:
     """Scan batches until None comes; each answer is (objects, bytes, refused), or the reason why all must end."""
     try:
-        store = open_store(settings, cached=False)
+        store, seen = open_store(settings, cached=False), Seen()
         staging = _open(stage)
         staging.executescript(_STAGE)
         with ThreadPoolExecutor(threads) as pool:
             while (task := tasks.get()) is not None:
-                made = (
-                    pool.map(lambda each: _scan(store, each), task) if threads > 1 else (_scan(store, t) for t in task)
-                )
-                found = list(made)
+                one = partial(_scan, store, seen)
+                found = list(pool.map(one, task) if threads > 1 else map(one, task))
                 good = [row for row in found if len(row) > 2]
                 bad = [row for row in found if len(row) == 2]
                 marks = ",".join("?" * 17)
@@ -151,10 +162,10 @@ def _work(settings: Settings, stage: Path, threads: int, tasks: Any, answers: An
         answers.put("interrupted")
 
 
-def _scan(store: ObjectStore, task: tuple[int, str, int, int]) -> tuple[Any, ...]:
+def _scan(store: ObjectStore, seen: Seen, task: tuple[int, str, int, int]) -> tuple[Any, ...]:
     n, key, offset, length = task
     try:
-        return _staged(n, entry(store, Locator(key, offset, length)))
+        return _staged(n, entry(store, Locator(key, offset, length), seen))
     except Unavailable:
         raise
     except ArchiveError as error:
@@ -230,7 +241,7 @@ def scan(settings: Settings, store: ObjectStore, staging: Staging, *, processes:
                 "WHERE n NOT IN (SELECT n FROM seen) AND n NOT IN (SELECT n FROM bad) ORDER BY n"
             )
             found = plan.execute(waiting)
-            _run(settings, staging, processes, iter(lambda: found.fetchmany(_BATCH), []), progress, tell)
+            _run(settings, staging, processes, _told(store, found), progress, tell)
     finally:
         plan.close()
 
@@ -276,6 +287,13 @@ def _list(store: ObjectStore, plan: sqlite3.Connection, progress: Progress, tell
             progress.total += len(rows)
             tell(progress)
         plan.execute("DELETE FROM todo WHERE listing <> ?", (listing_id,))
+
+
+def _told(store: ObjectStore, found: sqlite3.Cursor) -> Iterator[_Task]:
+    """Batches of tasks, of which the store knows a little before they are begun."""
+    while task := found.fetchmany(_BATCH):
+        store.soon([Locator(*each[1:]) for each in task])
+        yield task
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -123,6 +123,9 @@ class ObjectStore(Protocol):
 
     def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` of the object on, or all that follows; fewer at the end of the object."""
+
+    def soon(self, locators: Sequence[Locator]) -> None:
+        """Told that these objects are read next, in this order; a store may begin to fetch them. Does not wait."""
 
     def chunks(
         self, locator: Locator, offset: int = 0, length: int | None = None, size: int = CHUNK

@@ -13,7 +13,7 @@ import threading
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,6 +69,10 @@ class CachedStore:
     def settle(self, locator: Locator) -> None:
         """The remote store knows."""
         self._remote.settle(locator)
+
+    def soon(self, locators: Sequence[Locator]) -> None:
+        """The remote store is told; what is read once is not worth a place here."""
+        self._remote.soon(locators)
 
     def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on, from whole blocks; blocks next to each other are fetched at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pacs.errors import NotFound
@@ -47,6 +47,9 @@ class MemoryStore:
 
     def settle(self, locator: Locator) -> None:
         """What is here is here."""
+
+    def soon(self, locators: Sequence[Locator]) -> None:
+        """They are in memory."""
 
     def read(self, locator: Locator, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on."""

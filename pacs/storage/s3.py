@@ -11,7 +11,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -130,6 +130,9 @@ class S3Store:
 
     def settle(self, locator: Locator) -> None:
         """What is here was acknowledged."""
+
+    def soon(self, locators: Sequence[Locator]) -> None:
+        """Nothing is kept here that could be fetched ahead: whoever reads many reads them at the same time."""
 
     def _put_parts(self, key: str, view: memoryview) -> None:
         where = {"Bucket": self._bucket, "Key": self._prefix + key}

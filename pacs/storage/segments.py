@@ -37,6 +37,7 @@ WORTH_STARTING = 128 << 10
 """From this length on the disk is told to begin before anybody waits for it."""
 
 _READ = 1 << 20
+_NEAR = 64 << 10
 
 
 class SegmentClosed(Exception):
@@ -376,10 +377,17 @@ def marked(text: bytes) -> int:
 
 def walk_records(fd: int, nonce: bytes, end: int, start: int = BLOCK) -> Iterator[Record]:
     """The living records whose headers lie in a range of a segment, from block to block; holes are passed over."""
-    at = start
+    at, wanted = start, HEADER_BYTES
+    held, since = b"", start
     while at < end:
-        record = records.parse(os.pread(fd, HEADER_BYTES, at), nonce, at)
+        raw = held[at - since : at - since + HEADER_BYTES]
+        if len(raw) < HEADER_BYTES:
+            held, since = os.pread(fd, wanted, at), at
+            raw = held[:HEADER_BYTES]
+        record = records.parse(raw, nonce, at)
         if record is not None:
+            # Small objects lie so near that the disk gives many headers for the time of one.
+            wanted = _READ if record.length <= _NEAR else HEADER_BYTES
             if record.alive:
                 yield record
             at = record.end

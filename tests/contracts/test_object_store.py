@@ -132,6 +132,18 @@ def test_objects_are_listed_and_forgotten_when_deleted(store: ObjectStore) -> No
     assert list(store.walk()) == []
 
 
+def test_what_is_announced_is_read_like_anything_else(store: ObjectStore) -> None:
+    some = [
+        put(store, object_key("1", "2", str(n), f"{n}" * 64), content(length))
+        for n, length in enumerate((9, 5000, 300_000))
+    ]
+    gone = put(store, object_key("1", "2", "3", "3" * 64), content(40))
+    store.delete(gone)
+    store.soon([])
+    store.soon([some[2], gone, some[0], some[1], Locator("1" * 40, 4096, 10)])
+    assert [len(store.read(each)) for each in some] == [9, 5000, 300_000]
+
+
 def test_small_ones_have_names_and_may_change(store: ObjectStore) -> None:
     names = ["journal/00000000000000000002-aa.json", "journal/00000000000000000001-bb.json", "state"]
     for name in names:

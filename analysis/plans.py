@@ -16,6 +16,7 @@ from analysis.matching import Candidate, Match, judged_by, tasks_among
 from analysis.rules import COUNTED, Expected, Rule
 from analysis.tests_in_words import written
 from pacs.index import schema
+from pacs.index.rule_waits import AHEAD_S
 
 if TYPE_CHECKING:
     from pacs.index.engine import Index
@@ -76,11 +77,13 @@ def judge(rule: Rule, about: Study, found: Sequence[Candidate], now: float) -> V
         return Verdict(why=str(reason))
     if not made:
         return Verdict(why=why_not(rule, seen))
-    quiet_until = about.last_instance_at + rule.quiet_s
+    # What came to rest before the clock was put back came long ago; `rule_waits.put_back` says how long it waits still.
+    last = about.last_instance_at if about.last_instance_at <= now + AHEAD_S else 0.0
+    quiet_until = last + rule.quiet_s
     if now < quiet_until:
         return Verdict((), quiet_until, f"nothing new has to come for {rule.quiet_s:g} s")
     lacking = {each[0].target: words for each in made if (words := missing(rule.expect, each[0], seen))}
-    until = about.last_instance_at + rule.wait_s
+    until = last + rule.wait_s
     if lacking and now < until:
         whole = tuple(each for each in made if each[0].target not in lacking)
         return Verdict(whole, until, "; ".join(sorted(set(lacking.values()))))

@@ -106,6 +106,10 @@ class Trigger:
         """Let the rules whose time has come look at their studies again; how many Workitems were made."""
         index = self._archive.index
         with index.read() as conn:
+            ahead = rule_waits.ahead(conn, now)
+        if ahead:
+            index.transact(lambda conn: rule_waits.put_back(conn, now))
+        with index.read() as conn:
             due = rule_waits.due(conn, now)
         made = 0
         for wait in due:

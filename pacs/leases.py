@@ -244,6 +244,7 @@ class Leases(Subscriptions):
                     self._lost(conn, row, "its worker was lost", now)
             return reaped
 
+        self._put_back(now)
         with self._index.read() as conn:
             if not workitems.expired(conn, now):
                 return 0
@@ -282,6 +283,18 @@ class Leases(Subscriptions):
         ended = self._index.transact(work)
         self._events.publish()
         return ended
+
+    def _put_back(self, now: float) -> None:
+        """Where the clock was put back, let nothing wait until it is again as late as it was."""
+        with self._index.read() as conn:
+            found = workitems.ahead(conn, now)
+
+        def work(conn: Connection) -> None:
+            for uid in found:
+                workitems.put_back(conn, uid, now)
+
+        if found:
+            self._index.transact(work)
 
     # Within a transaction
 

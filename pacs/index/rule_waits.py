@@ -41,6 +41,9 @@ prior_study = Table(
 
 t = rule_wait.c
 
+AHEAD_S = 60.0
+"""As with studies (`pacs.settle`): what is further ahead of the clock was noted before the clock was put back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -102,6 +105,18 @@ def arriving(conn: Connection, study: str) -> bool:
 def drop(conn: Connection, rule: str, study: str, about: str = "") -> bool:
     """Whether the rule waited with that study; it does no longer."""
     return conn.execute(delete(rule_wait).where(*_key(rule, study, about))).rowcount > 0  # type: ignore[arg-type]
+
+
+def ahead(conn: Connection, now: float) -> bool:
+    """Whether something waits since what is the future by now: the clock was put back."""
+    return conn.execute(select(t.rule).where(t.since > now + AHEAD_S).limit(1)).first() is not None
+
+
+def put_back(conn: Connection, now: float) -> None:
+    """Let that wait as long from now on."""
+    by = t.since - now
+    values = {"due_at": t.due_at - by, "asked_at": t.asked_at - by, "since": now}
+    conn.execute(update(rule_wait).where(t.since > now + AHEAD_S).values(**values))
 
 
 def due(conn: Connection, now: float, limit: int = 100) -> list[Wait]:

@@ -235,6 +235,35 @@ def expired(conn: Connection, now: float) -> list[WorkitemRow]:
     return [row(found) for found in conn.execute(wanted.order_by(t.lease_until).limit(100))]
 
 
+AHEAD_S = 60.0
+"""A change further ahead of the clock than this means that the clock was put back; less may be another host's."""
+
+
+def ahead(conn: Connection, now: float) -> list[str]:
+    """UIDs of Workitems, not in their final state, that were changed in what is the future by now."""
+    open_ = t.state.in_((State.SCHEDULED, State.IN_PROGRESS))
+    return list(conn.execute(select(t.uid).where(t.updated_at > now + AHEAD_S, open_).limit(100)).scalars())
+
+
+def put_back(conn: Connection, uid: str, now: float) -> None:
+    """Let what waits for a moment after its last change wait as long from now on: the clock was put back since.
+
+    A start that somebody has asked for stays as it is.
+    """
+    row = get(conn, uid, lock=True)
+    if row is None or row.state.final or row.updated_at <= now + AHEAD_S:
+        return
+    by = row.updated_at - now
+    values: dict[str, Any] = {"updated_at": now, "created_at": min(row.created_at, now), "offered_at": None}
+    if row.lease_until is not None:
+        values["lease_until"] = row.lease_until - by
+    if row.failing_since is not None:
+        values["failing_since"] = min(row.failing_since, now)
+    if row.not_before is not None and (row.worker is not None or row.not_before <= row.created_at + 1.0):
+        values["not_before"] = row.not_before - by
+    save(conn, uid, values)
+
+
 # Reading -------------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import dicom_data
 import pytest
 from pydicom import DataElement, Dataset, dcmread
 from servers import PostgreSQL
+from sqlalchemy import Connection, update
 from task_plugins import BUILDING, TARGETS
 
 from analysis import plans
@@ -29,7 +30,7 @@ from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom import ups, ups_task
 from pacs.errors import OutOfResources, PeerUnreachable, Unavailable
-from pacs.index import rule_waits
+from pacs.index import rule_waits, schema
 from pacs.settings import AE, Rule, Settings
 from pacs.tasks import Task, Tasks
 from pacs.worklist import Worklist
@@ -364,6 +365,24 @@ def test_a_database_that_is_away_for_a_moment_loses_no_task(
             with pytest.raises((Unavailable, OutOfResources)):
                 place.settle()
         assert place.settle() == 1
+
+
+def test_a_rule_does_not_wait_for_the_clock_after_it_was_put_back(opened: Opened, index: str) -> None:
+    with opened(Rule("count", plugin="count", expect=("300",), wait_s=300), *ALONE, index=index) as place:
+        place.store(slices(3))
+        assert place.settle() == 0
+        year, t, s = 365 * 86_400.0, rule_waits.t, schema.study.c
+
+        def move(conn: Connection) -> None:  # as if all this had happened with the clock a year ahead
+            later = {"since": t.since + year, "due_at": t.due_at + year}
+            conn.execute(update(rule_waits.rule_wait).values(**later))
+            conn.execute(update(schema.study).values(last_instance_at=s.last_instance_at + year))
+
+        place.archive.index.transact(move)
+        assert place.settle(2) == 0
+        assert place.settle(250) == 0
+        assert place.settle(310) == 1
+        assert place.comments(place.all()[0]).startswith("3 of 300 instances are here")
 
 
 @pytest.mark.parametrize("told", ["9" * 5000, "3e2", "300 "])

@@ -146,6 +146,27 @@ def test_why_a_task_ended_is_one_of_few_words(worklist: Worklist, tasks: Tasks, 
         worklist.create(asked("1.6") | {ups.EXPIRATION_DATETIME: ups.element("DT", "tomorrow")}, None, USER)
 
 
+def test_nothing_waits_for_the_clock_after_it_was_put_back(worklist: Worklist, tasks: Tasks, clock: Clock) -> None:
+    year = 365 * 86_400.0
+    clock.now = ahead = T0 + year
+    for series in ("1.1", "1.2"):
+        worklist.create(asked(series, now=ahead, priority="HIGH"), None, USER)
+    failing = claimed(worklist, ahead)
+    worklist.fail(failing, "the store was away", ahead, retry=True)  # again in 5 s
+    asleep, working = failing.uid, claimed(worklist, ahead).uid  # the worker of the second dies with the old clock
+    fresh = worklist.create(asked("1.3", now=ahead), None, USER)
+    planned = worklist.create(asked("1.4", now=ahead + 3600, priority="HIGH"), None, USER)
+    clock.now = T0
+    assert worklist.reap(T0) == 0
+    assert claimed(worklist, T0 + 1).uid == fresh
+    assert claimed(worklist, T0 + 6).uid == asleep
+    assert worklist.reap(T0 + 29) == 0
+    assert worklist.reap(T0 + 31) == 1
+    assert claimed(worklist, T0 + 32).uid == working
+    assert worklist.claim(["count"], "w", T0 + 33, 30) is None
+    assert claimed(worklist, ahead + 3600).uid == planned  # as somebody asked
+
+
 # Superseding ---------------------------------------------------------------------------------------------------------
 
 

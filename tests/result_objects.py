@@ -83,12 +83,18 @@ def _scan() -> Volume:
     )
 
 
-def mammogram_results() -> tuple[list[Dataset], list[Dataset]]:
-    """Headers of two mammograms, and every kind of result of findings: one cluster on the first, none on the second."""
+def mammogram_results(**wrong: str | None) -> tuple[list[Dataset], list[Dataset]]:
+    """Headers of two mammograms, and every kind of result of findings: one cluster on the first, none on the second.
+
+    wrong: attributes that the images say otherwise; None where they are there and empty.
+    """
     phantoms = [
         mammogram_phantom.phantom(31, size_mm=(60.0, 40.0), clusters=1, singles=0, view=view) for view in ("MLO", "CC")
     ]
     sources = [mammogram_phantom.to_dataset(each, study="checks", number=n) for n, each in enumerate(phantoms, 1)]
+    for ds in sources:
+        for keyword, value in wrong.items():
+            setattr(ds, keyword, value)
     places = [np.array([[180.5, 210.5]]), np.array([[188.5, 214.5]]), np.array([[183.5, 222.5]])]
     outline = np.array([[170.0, 200.0], [200.0, 200.0], [200.0, 235.0], [170.0, 235.0], [170.0, 200.0]])
     count = Measurement(Code("111038", "DCM", "Number of calcifications"), 3, NO_UNIT)

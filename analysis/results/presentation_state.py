@@ -128,8 +128,9 @@ def _look_up_tables(ds: Dataset, source: Dataset) -> None:
     for keyword in _MODALITY:
         if source.get(keyword) not in (None, ""):
             ds.add(copy.deepcopy(source[keyword]))
-    if "RescaleSlope" in ds and "RescaleType" not in ds:
-        ds.RescaleType = "US"
+    if "RescaleSlope" in ds or "RescaleIntercept" in ds:  # one without the other means the identity for the other
+        ds.RescaleIntercept, ds.RescaleSlope = ds.get("RescaleIntercept", 0), ds.get("RescaleSlope", 1)
+        ds.RescaleType = ds.get("RescaleType", "US")
     if "ModalityLUTSequence" in ds:
         for keyword in ("RescaleIntercept", "RescaleSlope", "RescaleType"):
             ds.pop(keyword, None)
@@ -137,6 +138,9 @@ def _look_up_tables(ds: Dataset, source: Dataset) -> None:
     for keyword in _VOI:
         if source.get(keyword) not in (None, "", []):
             voi.add(copy.deepcopy(source[keyword]))
+    if ("WindowWidth" in voi) != ("WindowCenter" in voi):
+        for keyword in _VOI[:4]:
+            voi.pop(keyword, None)
     if "WindowWidth" in voi or "VOILUTSequence" in voi:
         ds.SoftcopyVOILUTSequence = provenance.sequence(voi)
     ds.PresentationLUTShape = "INVERSE" if source.get("PhotometricInterpretation") == "MONOCHROME1" else "IDENTITY"

@@ -97,7 +97,8 @@ def displayed(data: Array, source: Dataset) -> Array:
     Modality look-up table, then the first window (LINEAR, LINEAR_EXACT or SIGMOID, PS3.3 C.11.2) or else the first VOI
     look-up table; without any, from the 1st to the 99.8th percentile. MONOCHROME1 is turned round.
     """
-    values = np.asarray(apply_modality_lut(data, source))
+    said = "ModalityLUTSequence" in source or None not in (source.get("RescaleSlope"), source.get("RescaleIntercept"))
+    values = np.asarray(apply_modality_lut(data, source) if said else data)
     if source.get("WindowWidth") is not None and source.get("WindowCenter") is not None:
         centre, width = (float(np.atleast_1d(source.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
         unit = _windowed(values.astype(np.float32), centre, width, str(source.get("VOILUTFunction") or "LINEAR"))

@@ -115,6 +115,14 @@ def test_labels_of_real_scanners_are_lawful(sets: Sets, keyword: str, value: Any
         assert checks.examine([provenance.part10(made)], sources) == []
 
 
+def test_half_a_look_up_table_is_no_defect_of_what_is_made() -> None:
+    """A slope without an intercept, a width without a centre: the marked picture and the state do without."""
+    sources, results = result_objects.mammogram_results(
+        RescaleSlope="1", RescaleIntercept=None, WindowWidth="300", WindowCenter=None
+    )
+    assert checks.examine([provenance.part10(ds) for ds in results], sources) == []
+
+
 def test_the_tables_ask_for_what_the_standard_asks_for() -> None:
     """Our tables against those that highdicom has from the standard's own text: no attribute is of another type."""
     [modules, iods, classes] = [

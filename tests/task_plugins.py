@@ -126,6 +126,14 @@ class Odd:
                 ctx.emit("other", LabelMap(ctx.inputs["series"], np.zeros(1, np.uint8), ()))
 
 
+class Patient(Odd):
+    """The same with a minute for it: what ends it is not the time, however busy the machine is."""
+
+    manifest: ClassVar[Manifest] = Odd.manifest.model_copy(
+        update={"id": "patient", "resources": Resources(memory_mb=500, timeout_s=60)}
+    )
+
+
 class ViewParams(Params):
     """Nothing to set."""
 
@@ -259,7 +267,12 @@ ENDLESS = {"endless": "task_plugins:Endless"}
 BUILDING = {"compare": "task_plugins:Compare", "review": "task_plugins:Review"}
 """Plug-ins that take more than what arrived."""
 
-TARGETS = {"count": "task_plugins:Count", "odd": "task_plugins:Odd", "views": "task_plugins:Views"}
+TARGETS = {
+    "count": "task_plugins:Count",
+    "odd": "task_plugins:Odd",
+    "patient": "task_plugins:Patient",
+    "views": "task_plugins:Views",
+}
 
 
 class NewerCount(Count):

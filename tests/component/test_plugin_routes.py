@@ -53,11 +53,11 @@ def test_plugins_and_their_matches(archive: Archive) -> None:
         return anyio.run(ask, archive, path, Principal("ann", "session", rights))
 
     listed: list[dict[str, Any]] = get("/api/plugins").json()
-    assert [each["id"] for each in listed] == ["count", "odd", "views"]
+    assert [each["id"] for each in listed] == ["count", "odd", "patient", "views"]
     assert listed[0]["schema"]["properties"]["threshold"]["default"] == 300
     assert "matches" not in listed[0]
     found = get(f"/api/plugins?study={uids.derived('study', 0)}").json()
-    assert [len(each["matches"]) for each in found] == [1, 1, 0]
+    assert [len(each["matches"]) for each in found] == [1, 1, 1, 0]
     assert get("/api/plugins?study=1.2.999").json()[0]["matches"] == []
     assert get("/api/plugins?study=x").status_code == 400
     refused = get("/api/plugins", frozenset())

@@ -245,6 +245,21 @@ class Call:
             if not message.get("more_body", False):
                 return
 
+    async def batches(self, batch_bytes: int = 1 << 20) -> AsyncIterator[list[bytes]]:
+        """The request body in lists of at least `batch_bytes`, the last one with what is left, perhaps nothing.
+
+        So that a thread is asked once for many small pieces.
+        """
+        batch: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= batch_bytes:
+                yield batch
+                batch, size = [], 0
+        yield batch
+
     def lend(self) -> Lent | None:
         """The rest of the request body, to be read from the connection; None where only `chunks` gives it."""
         lend: Lend | None = self.scope.get("state", {}).get(LEND)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,6 @@ log = logging.getLogger("m3dicom.dicomweb")
 
 STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
-BATCH_BYTES = 1 << 20
 PREPARING_AT_ONCE = 4
 BURST_BYTES, BURST_S = 32 << 20, 1.0  # after either of which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
@@ -107,7 +106,7 @@ async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | 
     try:
         lent = call.lend()
         if lent is None:
-            async for batch in _batches(call):
+            async for batch in call.batches():
                 await call.io(taking.feed, batch)
         else:
             try:
@@ -118,18 +117,6 @@ async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | 
     finally:
         with anyio.CancelScope(shield=True):
             await call.io(taking.close)
-
-
-async def _batches(call: Call) -> AsyncIterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    async for chunk in call.chunks():
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:

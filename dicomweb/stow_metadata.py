@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dicomweb import xml_input
-from dicomweb.answers import BATCH_BYTES
 from dicomweb.calls import Call
 from dicomweb.media_types import DICOM_JSON, DICOM_XML, parse
 from dicomweb.multipart import Event, PartBegin, PartEnd
@@ -89,15 +88,9 @@ async def read(
     settings = call.archive.settings
     with closing(await call.io(Heap, settings.data, settings.max_object_bytes)) as heap:
         collector = Collector(heap, root_type)
-        batch: list[bytes] = []
-        size = 0
-        async for chunk in call.chunks():
-            batch.append(chunk)
-            size += len(chunk)
-            if size >= BATCH_BYTES:
-                await call.io(_feed, collector, reader, batch)
-                batch, size = [], 0
-        await call.io(_feed, collector, reader, batch, last=True)
+        async for batch in call.batches():
+            await call.io(_feed, collector, reader, batch)
+        await call.io(_feed, collector, reader, [], last=True)
         return await call.io(_prepare_all, call.archive, collector, principal, study)
 
 

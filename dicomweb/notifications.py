@@ -72,7 +72,7 @@ class Notifications(Door):
             if not self.archive.worklist.begin_delivery(receiver, OWNER, now, LEASE_S):
                 return []
             self._renewed[receiver] = now
-        return self.archive.worklist.events_for(receiver, after, PAGE, scope=principal.scope)
+        return self.archive.worklist.events_for(receiver, after, PAGE, listener=principal)
 
     def leave(self, receiver: str) -> None:
         """One connection less; after the last one the AE's own door may be used again. Blocks."""

@@ -177,14 +177,17 @@ class Subscriptions:
         with self._lock:
             return list(self._present.get(receiver, ()))
 
-    def events_for(self, receiver: str, after: int = 0, limit: int = 100, *, scope: str = "") -> list[Event]:
+    def events_for(
+        self, receiver: str, after: int = 0, limit: int = 100, *, listener: Principal = SYSTEM
+    ) -> list[Event]:
         """Events that wait for the AE beyond the sequence number `after`, in the order in which they happened.
 
-        With a scope, which is that of who listens, only those of Workitems within it: whoever subscribed the AE, and
-        to whatever, nobody hears of others' patients.
+        Nothing for a listener who may not act for the AE at the moment of reading, and only what is within the
+        listener's scope: whoever subscribed the AE, and to whatever, nobody hears of others' patients.
         """
+        owner = None if _speaks_for_all(listener) else listener.name
         with self._index.read() as conn:
-            return subscriptions.waiting_for(conn, receiver, after, limit, scope)
+            return subscriptions.waiting_for(conn, receiver, after, limit, scope=listener.scope, owner=owner)
 
     def taken(self, receiver: str, upto: int) -> None:
         """The AE has all events up to that sequence number."""
@@ -291,9 +294,12 @@ def _own(conn: Connection, receiver: str, principal: Principal) -> None:
 
 def _check_owner(conn: Connection, receiver: str, principal: Principal) -> None:
     owner = subscriptions.owner_of(conn, receiver)
-    free = principal.kind in ("ae", "system") or Right.ADMIN in principal.rights
-    if owner not in (None, principal.name) and not free:
+    if owner not in (None, principal.name) and not _speaks_for_all(principal):
         raise Forbidden("events of this AE are somebody else's", about=receiver)
+
+
+def _speaks_for_all(principal: Principal) -> bool:
+    return principal.kind in ("ae", "system") or Right.ADMIN in principal.rights
 
 
 def _check_title(text: str) -> None:

@@ -231,9 +231,17 @@ def publish(conn: Connection, uid: str, receivers: Sequence[str], reports: Seque
         conn.execute(insert(event), rows)
 
 
-def waiting_for(conn: Connection, ae_title: str, after: int, limit: int, scope: str = "") -> list[Event]:
-    """Events for a receiver beyond the sequence number `after`, in order; with a scope those of its Workitems alone."""
+def waiting_for(
+    conn: Connection, ae_title: str, after: int, limit: int, *, scope: str = "", owner: str | None = None
+) -> list[Event]:
+    """Events for a receiver beyond the sequence number `after`, in order; with a scope those of its Workitems alone.
+
+    With an owner only while the receiver is theirs: in one statement with the events, so that a receiver that was
+    nobody's a moment ago and is somebody else's by now tells nothing.
+    """
     wanted = select(event).where(_e.ae_title == ae_title, _e.seq > after).order_by(_e.seq).limit(limit)
+    if owner is not None:
+        wanted = wanted.where(exists().where(_r.ae_title == ae_title, _r.owner == owner))
     if scope:  # what the server says of itself is everybody's
         within = exists().where(_w.uid == _e.workitem_uid, _w.scope == scope)
         wanted = wanted.where(or_(_e.workitem_uid == GLOBAL_UID, within))

@@ -229,7 +229,18 @@ def test_nobody_hears_of_workitems_beyond_their_scope_whoever_subscribed_the_ae(
     other = worklist.create(asked(), None, there)
     worklist.announce("GOING DOWN", T0)
     assert {uid for uid, _, _ in told(worklist, "WATCHER")} == {mine, other, GLOBAL_UID}
-    assert [e.workitem_uid for e in worklist.events_for("WATCHER", scope="here")] == [mine, GLOBAL_UID]
+    listener = Principal("WATCHER", "ae", scope="here")
+    assert [e.workitem_uid for e in worklist.events_for("WATCHER", listener=listener)] == [mine, GLOBAL_UID]
+
+
+def test_who_is_not_the_owner_by_now_reads_nothing(worklist: Worklist) -> None:
+    """Between being allowed to listen and reading, the AE may have become somebody else's."""
+    one, other = (Principal(name, "token") for name in ("one", "other"))
+    uid = worklist.create(asked(), None, one)
+    worklist.listen("CONSOLE", other)  # it is nobody's
+    worklist.subscribe(uid, "CONSOLE", one)
+    assert worklist.events_for("CONSOLE", listener=other) == []
+    assert [e.workitem_uid for e in worklist.events_for("CONSOLE", listener=one)] == [uid]
 
 
 def test_subscribing_twice_is_one_subscription(worklist: Worklist) -> None:

@@ -36,8 +36,8 @@ def _run(run: Run, *, scaled: bool) -> Result:
     rows += [
         ("**what came out**", ""),
         ("tasks, each asked for twice", came["tasks"]),
-        ("Workitems made of them", came["workitems"]),
-        ("of these superseded by their twin before they began", came["superseded"]),
+        ("Workitems made of them, each done and naming the result", came["workitems"]),
+        ("tasks whose two Workitems were done at the same time", came["together"]),
         ("runs that were begun", came["runs"]),
         ("results", came["results"]),
         ("tasks with two results", 0),

@@ -10,23 +10,27 @@ from faults.chaos import Asked, judged
 ONE, TWO = (0, 300.0), (1, 300.0)
 
 
-def item(uid: str, state: str, *, outputs: tuple[str, ...] = (), why: str = "") -> dict[str, Any]:
-    """A Workitem as UPS-RS gives it."""
+def item(uid: str, state: str, *, outputs: tuple[str, ...] = (), why: str = "", began: int = 0) -> dict[str, Any]:
+    """A Workitem as UPS-RS gives it, that took 10 seconds where it was done."""
     made: dict[str, Any] = {"00080018": {"vr": "UI", "Value": [uid]}, "00741000": {"vr": "CS", "Value": [state]}}
     if why:
         made["00741002"] = {"vr": "SQ", "Value": [{"00741238": {"vr": "LT", "Value": [why]}}]}
     if outputs:
         instances = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in outputs]
-        performed = {"00404033": {"vr": "SQ", "Value": [{"00081199": {"vr": "SQ", "Value": instances}}]}}
+        performed = {
+            "00404033": {"vr": "SQ", "Value": [{"00081199": {"vr": "SQ", "Value": instances}}]},
+            "00404050": {"vr": "DT", "Value": [f"202601021200{began:02}"]},
+            "00404051": {"vr": "DT", "Value": [f"202601021200{began + 10:02}"]},
+        }
         made["00741216"] = {"vr": "SQ", "Value": [performed]}
     return made
 
 
 def good() -> tuple[list[tuple[str, Asked]], list[dict[str, Any]]]:
-    """Results and Workitems of two tasks, each asked for twice: one was superseded, one done again."""
+    """Results and Workitems of two tasks, each asked for twice: of one both were done at once, of the other in turn."""
     return [("r1", ONE), ("r2", TWO)], [
-        item("w1", "COMPLETED", outputs=("r1",)), item("w2", "CANCELED", why="superseded by w1"),
-        item("w3", "COMPLETED", outputs=("r2",)), item("w4", "COMPLETED", outputs=("r2",)),
+        item("w1", "COMPLETED", outputs=("r1",)), item("w2", "COMPLETED", outputs=("r1",), began=5),
+        item("w3", "COMPLETED", outputs=("r2",)), item("w4", "COMPLETED", outputs=("r2",), began=20),
     ]  # fmt: skip
 
 
@@ -61,9 +65,10 @@ def test_planted_results_are_noticed(found: list[tuple[str, Asked]], words: str)
         (3, item("w3", "COMPLETED", outputs=("r2",)), "4 Workitems of 2 tasks"),
         (3, item("w4", "IN PROGRESS"), "left IN PROGRESS"),
         (3, item("w4", "CANCELED", why="tried 60 times"), "given up: tried 60 times"),
-        (1, item("w2", "CANCELED", why="superseded by w9"), "superseded by one that is not there"),
+        (1, item("w2", "CANCELED", why="superseded by w1"), "given up: superseded by w1"),
+        (1, item("w2", "COMPLETED", outputs=("r2",)), "names the result of another"),
         (0, item("w1", "COMPLETED", outputs=("r1", "r2")), "another number of results"),
-        (0, item("w1", "CANCELED", why="superseded by w2"), "that no Workitem names"),
+        (2, item("w3", "COMPLETED", outputs=("r1",)), "not named by both its Workitems"),
     ],
 )
 def test_planted_workitems_are_noticed(number: int, planted: dict[str, Any] | None, words: str) -> None:

@@ -6,7 +6,7 @@ It stands before authentication, since a preflight carries no credentials and a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -54,6 +54,24 @@ def is_allowed(origin: str | None, origins: frozenset[str]) -> bool:
     return origin is not None and (ANY in origins or origin.lower() in origins)
 
 
+def told(held: Sequence[tuple[bytes, bytes]], origin: str | None, origins: frozenset[str]) -> list[tuple[bytes, bytes]]:
+    """The header fields of an answer, with those that say to a browser whether a page of `origin` may read it."""
+    answer = MutableHeaders(raw=list(held))
+    if origins:
+        answer.add_vary_header("Origin")
+        if origin is not None and is_allowed(origin, origins):
+            for name, value in _allowed(origin, origins):
+                answer[name] = value
+            answer["Access-Control-Expose-Headers"] = EXPOSED
+    return answer.raw
+
+
+def _allowed(origin: str, origins: frozenset[str]) -> list[tuple[str, str]]:
+    if origin.lower() in origins:
+        return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true")]
+    return [("Access-Control-Allow-Origin", ANY)]
+
+
 class Cors:
     """ASGI middleware for every path below `prefix`: preflights are answered here, other answers get the headers.
 
@@ -82,12 +100,7 @@ class Cors:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer.add_vary_header("Origin")
-                if origin is not None and is_allowed(origin, self.origins):
-                    for name, value in self._allowed(origin):
-                        answer[name] = value
-                    answer["Access-Control-Expose-Headers"] = EXPOSED
+                message["headers"] = told(message["headers"], origin, self.origins)
             await send(message)
 
         await self.app(scope, receive, with_headers)
@@ -99,14 +112,9 @@ class Cors:
             return Answer(403, errors.PROBLEM, [errors.problem(403, detail)], [vary])
         asked = headers.get("access-control-request-headers", "")
         fields = [
-            *self._allowed(origin), vary,
+            *_allowed(origin, self.origins), vary,
             ("Access-Control-Allow-Methods", METHODS), ("Access-Control-Max-Age", str(PREFLIGHT_S)),
         ]  # fmt: skip
         if _NAMES.fullmatch(asked):
             fields.append(("Access-Control-Allow-Headers", asked))
         return Answer(204, headers=fields)
-
-    def _allowed(self, origin: str) -> list[tuple[str, str]]:
-        if origin.lower() in self.origins:
-            return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true")]
-        return [("Access-Control-Allow-Origin", ANY)]

@@ -233,7 +233,7 @@ async def _serve_http(
     routes = [*http.health_routes(health_now), *api_mount.mount(json_api(stopping)), *app_routes]
     shelf = Shelf(archive.index, archive.auth)
     services = [route for route in routes if isinstance(route, Service)]
-    prompt = None if archive.settings.cors_origins else Prompt(services, archive.auth, shelf)
+    prompt = Prompt(services, archive.auth, shelf, archive.settings.cors_origins)
     server = _Http(
         uvicorn.Config(
             Shelving(http.application(archive.auth, routes, archive.settings.cors_origins), shelf),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from dicomweb import cors
 from dicomweb.answers import Answer, Buffer
 from dicomweb.calls import MADE_OF
 from dicomweb.dispatch import Service
@@ -39,9 +40,10 @@ _UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Prompt:
     """Who may know an answer at once. Used by the event loop alone."""
 
-    def __init__(self, services: Sequence[Service], auth: Auth, shelf: Shelf) -> None:
-        """`services` are those of an application without CORS: its pages' origins are told by the long way only."""
+    def __init__(self, services: Sequence[Service], auth: Auth, shelf: Shelf, cors_origins: Sequence[str] = ()) -> None:
+        """Pages of `cors_origins` may read what the `services` answer, as `pacs.server.http.application` has it."""
         self._services = services
+        self._origins = cors.checked(cors_origins)
         self._auth = auth
         self._shelf = shelf
 
@@ -67,6 +69,8 @@ class Prompt:
         None for one whose header fields cannot be sent: the long way says so.
         """
         own = answer.fields()
+        if self._origins:
+            own = cors.told(own, Headers(raw=scope["headers"]).get("origin"), self._origins)
         if any(map(_UNSENDABLE.search, [value for _, value in own])):
             return None
         fields = b"".join([b"%b: %b\r\n" % field for field in own]) + _added(tuple([name for name, _ in own]))

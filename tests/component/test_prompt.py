@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -76,26 +76,32 @@ class Nothing(shelf.Shelf):
         """Nothing."""
 
 
+def doors(stack: ExitStack, archive: Archive, token: str, origins: Sequence[str] = ()) -> Servers:
+    """Both doors of an archive, whose answers pages of these origins may read."""
+    routes = dicomweb.app.create(archive, renditions={})
+    ready = Nothing(archive.index, archive.auth)
+    app = shelf.Shelving(http.application(archive.auth, routes, origins), ready)
+    prompt = Counted([each for each in routes if isinstance(each, Service)], archive.auth, ready, origins)
+    far = stack.enter_context(listening(wire.protocol(ready), app))
+    near = stack.enter_context(listening(wire.protocol(ready, prompt), app))
+    return Servers(archive, prompt, far, near, token)
+
+
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     archive = compose.build(Settings(data=tmp_path_factory.mktemp("data"), decoders=1))
-    routes = dicomweb.app.create(archive, renditions={})
-    app = http.application(archive.auth, routes)
-    ready = Nothing(archive.index, archive.auth)
-    prompt = Counted([each for each in routes if isinstance(each, Service)], archive.auth, ready)
     token = archive.auth.create_token("tests", CLINICAL_RIGHTS)
     with ExitStack() as stack:
         stack.callback(archive.close)
-        far = stack.enter_context(listening(wire.protocol(ready), shelf.Shelving(app, ready)))
-        near = stack.enter_context(listening(wire.protocol(ready, prompt), shelf.Shelving(app, ready)))
+        made = doors(stack, archive, token)
         body = multipart([dicom_data.part10(each) for each in dicom_data.series(3, study=1, PatientID="P1")], "b")
         kind = 'multipart/related; type="application/dicom"; boundary=b'
         stored = httpx.post(
-            f"http://127.0.0.1:{near}/dicom-web/studies", content=body, timeout=60,
+            f"http://127.0.0.1:{made.at_once}/dicom-web/studies", content=body, timeout=60,
             headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         )  # fmt: skip
         assert stored.status_code == 200
-        yield Servers(archive, prompt, far, near, token)
+        yield made
 
 
 def get(servers: Servers, port: int, path: str, accept: str, **headers: str) -> httpx.Response:
@@ -208,6 +214,23 @@ def test_who_is_not_known_goes_the_long_way(servers: Servers) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
     assert servers.prompt.given == before
+
+
+def test_pages_of_elsewhere_are_told_the_same_either_way(servers: Servers) -> None:
+    with ExitStack() as stack:
+        open_doors = doors(stack, servers.archive, servers.token, ["https://viewer.example", "*"])
+        for path, accept, like in (
+            ("/studies", JSON, ""),
+            (f"{INSTANCE}/frames/1", FRAMES, ""),
+            ("/studies?limit=x", JSON, "/studies?limit=1"),
+        ):
+            for origin in ("https://Viewer.example", "https://elsewhere.example", ""):
+                fields = {"Origin": origin} if origin else {}
+                answer = made_at_once(open_doors, path, accept, like=like, **fields)
+                assert as_sent(answer) == as_sent(get(open_doors, open_doors.long_way, path, accept, **fields))
+                assert "Origin" in answer.headers["vary"]
+                assert ("access-control-allow-origin" in answer.headers) is bool(origin)
+                assert ("access-control-allow-credentials" in answer.headers) is ("iewer" in origin)
 
 
 def test_what_changes_something_is_not_begun(servers: Servers) -> None:

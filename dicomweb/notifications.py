@@ -7,6 +7,7 @@ ended in order. So whoever is cut off gets again what may not have arrived.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
@@ -29,10 +30,8 @@ UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
 N_EVENT_REPORT = 0x0100
 HAS_DATASET = 1
 
-OWNER = "web"
-"""Who sends the events of an AE while any connection for it is open, instead of its DIMSE door."""
-
 LEASE_S = 60.0
+"""How long an AE's open connections hold what is for it, instead of its DIMSE door, when their process is lost."""
 RENEW_S = 20.0
 PAGE = 100
 
@@ -44,6 +43,7 @@ class Notifications(Door):
 
     def __init__(self, web: Web) -> None:
         super().__init__(web)
+        self._process = secrets.token_hex(8)
         self._serving: Counter[str] = Counter()
         self._renewed: dict[str, float] = {}
 
@@ -69,18 +69,18 @@ class Notifications(Door):
         self.archive.worklist.listen(receiver, principal)
         now = time.time()
         if now - self._renewed.get(receiver, 0.0) > RENEW_S:
-            if not self.archive.worklist.begin_delivery(receiver, OWNER, now, LEASE_S):
+            if not self.archive.worklist.begin_listening(receiver, self._process, now, LEASE_S):
                 return []
             self._renewed[receiver] = now
         return self.archive.worklist.events_for(receiver, after, PAGE, listener=principal)
 
     def leave(self, receiver: str) -> None:
-        """One connection less; after the last one the AE's own door may be used again. Blocks."""
+        """One connection less; after the last one of all processes the AE's own door may be used again. Blocks."""
         self._serving[receiver] -= 1
         if self._serving[receiver] <= 0:
             del self._serving[receiver]
             self._renewed.pop(receiver, None)
-            self.archive.worklist.end_delivery(receiver, OWNER)
+            self.archive.worklist.end_listening(receiver, self._process, time.time())
 
 
 class WorkitemEvents(Feed):

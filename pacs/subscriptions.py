@@ -201,6 +201,18 @@ class Subscriptions:
         """`owner` sends no more."""
         self._index.transact(lambda conn: subscriptions.release(conn, receiver, owner))
 
+    def begin_listening(self, receiver: str, process: str, now: float, lease_s: float) -> bool:
+        """Whether the AE's open connections alone are sent to for that long, those of `process` among them.
+
+        It asks again to go on; while `begin_delivery` is somebody's, nobody may.
+        """
+        until = now + lease_s
+        return self._index.transact(lambda conn: subscriptions.lease_to_listeners(conn, receiver, process, now, until))
+
+    def end_listening(self, receiver: str, process: str, now: float) -> None:
+        """`process` has no connection of the AE's any more; after the last one others may send."""
+        self._index.transact(lambda conn: subscriptions.stop_listening(conn, receiver, process, now))
+
     def due_receivers(self, now: float, limit: int = 100) -> list[str]:
         """AE titles of those for whom events wait and to whom nobody sends."""
         with self._index.read() as conn:

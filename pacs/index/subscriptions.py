@@ -82,7 +82,18 @@ event = Table(
     sqlite_autoincrement=True,
 )
 
-_r, _s, _e, _w = receiver.c, subscription.c, event.c, schema.workitem.c
+listening = Table(
+    "ups_listening",
+    schema.metadata,
+    Column("ae_title", _TEXT, primary_key=True),
+    Column("process", _TEXT, primary_key=True),  # one that has connections of the AE's open (PS3.18 8.10)
+    Column("until", Double, nullable=False),
+)
+
+_r, _s, _e, _w, _l = receiver.c, subscription.c, event.c, schema.workitem.c, listening.c
+
+LISTENERS = "listeners"
+"""Who sends to a receiver while any process has a connection of its open: all of these, and nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +287,24 @@ def release(conn: Connection, ae_title: str, owner: str) -> None:
     """Let others send to the receiver."""
     here = update(receiver).where(_r.ae_title == ae_title, _r.lease == owner)
     conn.execute(here.values(lease=None, lease_until=None))
+
+
+def lease_to_listeners(conn: Connection, ae_title: str, process: str, now: float, until: float) -> bool:
+    """Whether those who have connections of the receiver's open send to it, `process` one of them until then."""
+    if not lease(conn, ae_title, LISTENERS, now, until):
+        return False
+    conn.execute(delete(listening).where(_l.ae_title == ae_title, or_(_l.process == process, _l.until < now)))
+    conn.execute(insert(listening).values(ae_title=ae_title, process=process, until=until))
+    return True
+
+
+def stop_listening(conn: Connection, ae_title: str, process: str, now: float) -> None:
+    """Let others send to the receiver when `process` was the last one with a connection of its."""
+    conn.execute(select(_r.ae_title).where(_r.ae_title == ae_title).with_for_update())  # two last ones would both stay
+    last = ~exists().where(_l.ae_title == ae_title, _l.process != process, _l.until >= now)
+    here = update(receiver).where(_r.ae_title == ae_title, _r.lease == LISTENERS, last)
+    conn.execute(here.values(lease=None, lease_until=None))
+    conn.execute(delete(listening).where(_l.ae_title == ae_title, _l.process == process))
 
 
 def postpone(conn: Connection, ae_title: str, not_before: float, trouble: str) -> None:

@@ -292,6 +292,26 @@ def test_events_are_taken_in_order_by_one_at_a_time(worklist: Worklist, index: I
     assert worklist.due_receivers(T0 + 1e6) == []
 
 
+def test_who_listens_at_several_doors_is_sent_to_by_all_and_by_nobody_else(worklist: Worklist) -> None:
+    uid = worklist.create(asked(), None, USER)
+    worklist.subscribe(uid, "WATCHER", USER)
+    assert worklist.begin_listening("WATCHER", "one", T0, 60)
+    assert worklist.begin_listening("WATCHER", "two", T0 + 10, 60)
+    worklist.end_listening("WATCHER", "one", T0 + 11)
+    assert worklist.due_receivers(T0 + 12) == []  # the other has it still
+    assert not worklist.begin_delivery("WATCHER", "door", T0 + 12, 30)
+    worklist.end_listening("WATCHER", "one", T0 + 13)  # twice is once
+    assert not worklist.begin_delivery("WATCHER", "door", T0 + 14, 30)
+    worklist.end_listening("WATCHER", "two", T0 + 15)
+    assert worklist.begin_delivery("WATCHER", "door", T0 + 16, 30)
+    assert not worklist.begin_listening("WATCHER", "one", T0 + 17, 60)
+    worklist.end_delivery("WATCHER", "door")
+    assert worklist.begin_listening("WATCHER", "one", T0 + 18, 60)
+    assert worklist.begin_listening("WATCHER", "two", T0 + 70, 60)
+    worklist.end_listening("WATCHER", "two", T0 + 79)  # and "one" was not heard of any more
+    assert worklist.due_receivers(T0 + 80) == ["WATCHER"]
+
+
 def test_who_cannot_be_reached_is_left_alone_longer_each_time(worklist: Worklist) -> None:
     uid = worklist.create(asked(), None, USER)
     worklist.subscribe(uid, "WATCHER", USER)

@@ -359,6 +359,7 @@ class Ingest:
 
         if prepared.placed is None or filing.join(conn, prepared.entry, record) is None:
             return None
+        prepared.placed.land()  # the disk had the time of all this for it
         return [_stored(prepared, "stored")], False
 
     def _filed(
@@ -372,6 +373,7 @@ class Ingest:
         if again:
             journal.record(conn, "stored again", {"instances": again})
         stored = [_stored(p, outcome) for p, (outcome, _, _) in zip(prepared, filed, strict=True)]
+        _land(prepared)
         return stored, bool(again) or any(odd for _, _, odd in filed)
 
     def filed_together(self, conn: Connection, prepared: Sequence[Prepared]) -> list[_Answer | None]:
@@ -401,6 +403,7 @@ class Ingest:
                 journal.record(conn, "stored again", {"instances": again})
             answers[at] = [_stored(prepared[at], "stored")], bool(again) or filed.odd
         self._record(conn, [(prepared[at], filed.scope) for at, filed in taken.items()])
+        _land(prepared)
         return answers
 
     @staticmethod
@@ -538,6 +541,13 @@ class Ingest:
             log.warning("an object that a crash left is not filed again: %s", error)
             return False
         return True
+
+
+def _land(prepared: Sequence[Prepared]) -> None:
+    """Return when the bytes of all can be read: nobody is to see an instance before. Raises as `Placed.land`."""
+    for each in prepared:
+        if each.placed is not None:
+            each.placed.land()
 
 
 def _made_by_us(metadata: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,6 @@ import mmap
 import os
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +18,13 @@ from typing import Protocol
 
 from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
+from pacs.memory import Buffers, Memory
 
 IN_MEMORY_BYTES = 1 << 20
 MOST_LEAD_BYTES = mmap.PAGESIZE
 """Memory beyond that: for a store's own bytes in front of the object, and zeros behind it."""
+MEMORY_BYTES = IN_MEMORY_BYTES + MOST_LEAD_BYTES
+"""What a spool wants of its `Buffers`."""
 
 SUFFIX = ".part"
 
@@ -83,28 +85,20 @@ class TemporaryFile:
         self._path.unlink(missing_ok=True)
 
 
-class Buffers:
-    """Memory for spools, used again and again: fresh memory costs a page fault every 4 KiB. Safe from any thread.
+class Lent:
+    """Bytes that a store writes from where they are, until it gives the memory back."""
 
-    It begins on a page, so that a disk can take it as it is, past the kernel's cache.
-    """
+    __slots__ = ("_buffers", "_memory", "view")
 
-    def __init__(self, kept: int = 8) -> None:
-        """At most `kept` are kept while nobody uses them."""
-        self._free: deque[mmap.mmap] = deque(maxlen=kept)
+    def __init__(self, view: memoryview, memory: Memory, buffers: Buffers) -> None:
+        self.view = view
+        self._memory = memory
+        self._buffers = buffers
 
-    def take(self) -> mmap.mmap:
-        """`IN_MEMORY_BYTES` of memory with anything in it, and room for a lead and the rest of its last page."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return mmap.mmap(-1, IN_MEMORY_BYTES + MOST_LEAD_BYTES)
-
-    def give(self, buffer: mmap.mmap) -> None:
-        """Have it back, unless somebody still looks at it."""
-        with suppress(BufferError):
-            buffer.resize(len(buffer))  # impossible under a view
-            self._free.append(buffer)
+    def give_back(self) -> None:
+        """Others may use the memory. Once."""
+        self.view.release()
+        self._buffers.give(self._memory)
 
 
 class Spool:
@@ -126,9 +120,11 @@ class Spool:
         `lead` bytes come before the reserve, for the store alone (`blocks`).
         """
         self._new_backing = backing or (lambda: TemporaryFile(folder))
-        self._buffers = buffers or Buffers()
-        self._buffer: mmap.mmap | None = self._buffers.take()
-        self._buffer[lead : lead + reserve] = bytes(reserve)
+        self._buffers = buffers or Buffers(MEMORY_BYTES)
+        self._memory: Memory | None = self._buffers.take()
+        self._buffer = self._memory.map
+        self._start = start = self._memory.start + lead
+        self._buffer[start : start + reserve] = bytes(reserve)
         self._limit = limit
         self._hash = Digest()
         self._map: mmap.mmap | None = None
@@ -143,30 +139,26 @@ class Spool:
 
         What is received straight into it is copied once less.
         """
-        if self._buffer is None:
+        if self._memory is None:
             return None
-        if self.backing is not None:
-            return memoryview(self._buffer)[:wanted]
-        if self.size == IN_MEMORY_BYTES:
+        if self.size == IN_MEMORY_BYTES and self.backing is None:
             self._leave_memory()
-            return memoryview(self._buffer)[:wanted]
-        at = self.lead + self.size
-        return memoryview(self._buffer)[at : min(at + wanted, self.lead + IN_MEMORY_BYTES)]
+        at, end = self._start, self._start + IN_MEMORY_BYTES
+        if self.backing is None:
+            at += self.size
+        return memoryview(self._buffer)[at : min(at + wanted, end)]
 
     def filled(self, count: int) -> None:
         """The next `count` bytes are where `room` said. Raises TooLarge, OutOfResources or Unavailable."""
-        assert self._buffer is not None
+        assert self._memory is not None
         self._admit(count)
-        with memoryview(self._buffer) as whole:
+        at = self._start + (self.size if self.backing is None else 0)
+        with memoryview(self._buffer) as whole, whole[at : at + count] as view:
+            self._hash.update(view)
             if self.backing is None:
-                at = self.lead + self.size
-                with whole[at : at + count] as view:
-                    self._hash.update(view)
                 self.size += count
             else:
-                with whole[:count] as view:
-                    self._hash.update(view)
-                    self._append(view)
+                self._append(view)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes; they may be reused afterwards. Raises TooLarge, OutOfResources or Unavailable."""
@@ -174,9 +166,9 @@ class Spool:
         self._admit(len(view))
         self._hash.update(view)
         if self.backing is None:
-            assert self._buffer is not None
+            assert self._memory is not None
             if self.size + len(view) <= IN_MEMORY_BYTES:
-                at = self.lead + self.size
+                at = self._start + self.size
                 self._buffer[at : at + len(view)] = view
                 self.size += len(view)
                 return
@@ -188,13 +180,13 @@ class Spool:
             raise TooLarge(f"more than {self._limit} bytes")
 
     def _leave_memory(self) -> None:
-        assert self._buffer is not None
+        assert self._memory is not None
         try:
             self.backing = self._new_backing()
         except OSError as error:
             raise failed(error, "spool an object") from error
         size, self.size = self.size, 0
-        with memoryview(self._buffer) as whole, whole[self.lead : self.lead + size] as held:
+        with memoryview(self._buffer) as whole, whole[self._start : self._start + size] as held:
             self._append(held)
 
     def _append(self, view: memoryview) -> None:
@@ -226,8 +218,8 @@ class Spool:
         """Write the reserved bytes in front."""
         assert len(header) == self.reserve
         if self.backing is None:
-            assert self._buffer is not None
-            self._buffer[self.lead : self.lead + self.reserve] = header
+            assert self._memory is not None
+            self._buffer[self._start : self._start + self.reserve] = header
             return
         try:
             os.pwrite(self.backing.fd, header, self.backing.base)
@@ -237,8 +229,8 @@ class Spool:
     def view(self) -> memoryview:
         """All bytes, the reserve included, without a copy; release it before `discard`."""
         if self.backing is None:
-            assert self._buffer is not None
-            return memoryview(self._buffer)[self.lead : self.lead + self.size].toreadonly()
+            assert self._memory is not None
+            return memoryview(self._buffer)[self._start : self._start + self.size].toreadonly()
         base = self.backing.base
         if self._map is None or len(self._map) != base - self._mapped_from + self.size:
             self._mapped_from = base // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -246,17 +238,20 @@ class Spool:
             self._map = mmap.mmap(self.backing.fd, length, prot=mmap.PROT_READ, offset=self._mapped_from)
         return memoryview(self._map)[base - self._mapped_from :]
 
-    def blocks(self, size: int) -> memoryview:
-        """Lead and all bytes, and zeros up to a multiple of `size`, beginning on a page; release it before `discard`.
+    def lend(self, size: int) -> Lent:
+        """Lead and all bytes, and zeros up to a multiple of `size`, beginning on a page: the caller's from now on.
 
-        Only for what is in memory.
+        Only for what is in memory; nothing is left here.
         """
-        assert self._buffer is not None
+        memory = self._memory
+        assert memory is not None
         assert self.backing is None
-        end = self.lead + self.size
-        whole = -(-end // size) * size
+        begin, end = memory.start, self._start + self.size
+        whole = begin - (begin - end) // size * size
         self._buffer[end:whole] = bytes(whole - end)
-        return memoryview(self._buffer)[:whole]
+        self._memory = None
+        self.size = 0
+        return Lent(memoryview(self._buffer)[begin:whole], memory, self._buffers)
 
     def taken(self) -> None:
         """Told by a store that has made the backing its own: it is no longer ours to drop."""
@@ -266,9 +261,9 @@ class Spool:
     def discard(self) -> None:
         """Let go of the bytes, unless a store has taken them. May be called again."""
         self.size = 0
-        if self._buffer is not None:
-            self._buffers.give(self._buffer)
-            self._buffer = None
+        if self._memory is not None:
+            self._buffers.give(self._memory)
+            self._memory = None
         if self._map is not None:
             with suppress(BufferError):  # somebody still looks at it: it goes with the last view
                 self._map.close()

@@ -7,13 +7,13 @@ interpreter lock. `pacs.native.make` builds it.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
 from pacs.native.make import library
 
-ABI = 2
+ABI = 3
 DONE, MORE, ODD, CLOSED, STALLED, FAILED = range(6)
 
 
@@ -63,6 +63,10 @@ def load() -> Any | None:
     for name in ("m3_command", "m3_dataset"):
         getattr(found, name).restype = c_int
     found.m3_pack.argtypes, found.m3_pack.restype = (c_char_p, c_size_t, c_void_p, c_size_t), c_size_t
+    found.m3_write_open.argtypes, found.m3_write_open.restype = (POINTER(c_uint64),), c_int
+    found.m3_write_begin.argtypes = (c_uint64, c_int, c_void_p, c_size_t, c_int64)
+    found.m3_write_begin.restype = c_int
+    found.m3_write_end.argtypes, found.m3_write_end.restype = (c_uint64,), c_int64
     return found
 
 

@@ -12,7 +12,7 @@
 #endif
 
 /* Raised whenever a structure or a function below changes its shape. */
-#define M3_ABI 2
+#define M3_ABI 3
 
 enum m3_outcome {
   M3_DONE = 0,    /* the last fragment has come whole */
@@ -49,5 +49,8 @@ M3_API uint32_t m3_abi(void);
 M3_API int m3_command(struct m3_wire *w, const struct m3_patience *p, double wait, uint8_t *out, size_t room);
 M3_API int m3_dataset(struct m3_wire *w, const struct m3_patience *p, uint32_t context, uint8_t *out, size_t room);
 M3_API size_t m3_pack(const uint8_t *text, size_t size, uint8_t *out, size_t room);
+M3_API int m3_write_open(uint64_t *context);
+M3_API int m3_write_begin(uint64_t context, int fd, const void *from, size_t count, int64_t at);
+M3_API int64_t m3_write_end(uint64_t context);
 
 #endif

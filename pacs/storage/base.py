@@ -45,12 +45,15 @@ _hidden_often = lru_cache(maxsize=256)(_hidden)
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What `ObjectStore.put` did: the bytes can be read at `locator`, and are durable once `wait` returns.
+    """What `ObjectStore.put` did: the bytes can be read at `locator` once `land` returns, and are durable after `wait`.
 
     This base is for stores whose `put` returns only when the bytes are durable, at a key that equal content shares.
     """
 
     locator: Locator
+
+    def land(self) -> None:
+        """Return when the bytes can be read. Raises OutOfResources or Unavailable, as `wait`."""
 
     def wait(self) -> None:
         """Return when the bytes are durable. Raises OutOfResources or Unavailable when they are not and never will."""
@@ -114,7 +117,8 @@ class ObjectStore(Protocol):
     def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Store the spooled bytes: readable on return, durable after `Placed.wait`. Uses the spool up.
 
-        Whoever puts with `redo` has to tell `Placed.filed`, unless it withdraws. Putting the same content again is
+        Whoever puts with `redo` has to tell `Placed.filed`, unless it withdraws, and they are readable only after
+        `Placed.land`: nobody may see the instance before. Putting the same content again is
         harmless; it may be kept twice, each time at a locator of its own.
         """
 

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from pacs import spool as spooling
 from pacs.errors import NotFound, OutOfResources, Unavailable
-from pacs.spool import Backing, Buffers, Spool
+from pacs.memory import Buffers
+from pacs.spool import Backing, Spool
 from pacs.storage import records, segments
 from pacs.storage.base import CHUNK, Locator, Placed, Recorded, Unproven, small_name, span
 from pacs.storage.records import ALIVE, BLOCK, HEADER_BYTES, Record
 from pacs.storage.room import Ahead
-from pacs.storage.segments import MARKER, Region, Segment, SegmentClosed, sync_folder
+from pacs.storage.segments import MARKER, Landing, Region, Segment, SegmentClosed, sync_folder
+from pacs.storage.underway import Writes
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +46,34 @@ class InSegment(Placed):
 
     store: FileStore
     segment: Segment
-    ticket: int
+    landing: Landing | int
+    """The ticket of its sync, or what gives it."""
+
+    def land(self) -> None:
+        """Return when it can be read."""
+        self._ticket()
 
     def wait(self) -> None:
         """Return when a sync has covered it."""
-        self.segment.wait(self.ticket)
+        self.segment.wait(self._ticket())
         self.store.tidy()
 
     def filed(self) -> None:
         """Its rows are committed: once the index is durable, a crash cannot take them."""
+        with suppress(OutOfResources, Unavailable):  # nothing of it is left
+            self._ticket()
         self.segment.filed(self.locator.offset - HEADER_BYTES)
         self.store.tidy()
 
     def withdraw(self) -> None:
         """Remove it; it comes back with a crash, as an orphan, unless another sync follows."""
-        self.store.forget(self.locator)
+        with suppress(OutOfResources, Unavailable):
+            self._ticket()
+            self.store.forget(self.locator)
         self.filed()
+
+    def _ticket(self) -> int:
+        return self.landing if isinstance(self.landing, int) else self.landing.land()
 
 
 class Lane(Region):
@@ -113,7 +127,8 @@ class FileStore:
         if alone:
             spooling.sweep(self._spool)
         self._lock = threading.Lock()
-        self._buffers = Buffers()
+        self._buffers = Buffers(spooling.MEMORY_BYTES)
+        self._writes = Writes()
         self._direct = direct
         self._ahead = Ahead()
         self._make_durable: Callable[[], None] = lambda: None
@@ -152,8 +167,9 @@ class FileStore:
     def _new_segment(self, *, eager: bool = False, direct: bool = False) -> Segment:
         try:
             segment = Segment(
-                self._objects, lambda: self._make_durable(), direct=direct, end=self._segment_bytes, eager=eager
-            )
+                self._objects, lambda: self._make_durable(), direct=direct, end=self._segment_bytes, eager=eager,
+                writes=self._writes,
+            )  # fmt: skip
         except OSError as error:
             raise spooling.failed(error, "store an object") from error
         self._active[segment.name] = segment
@@ -193,16 +209,17 @@ class FileStore:
 
     def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
         """Append the bytes to a segment, or finish the one they are in already."""
+        landing: Landing | int
         if isinstance(spool.backing, Lane) and spool.backing.segment.name in self._active:
-            segment, (record, ticket) = self._finish(spool, spool.backing, redo)
+            segment, (record, landing) = self._finish(spool, spool.backing, redo)
         else:
             assert spool.lead == HEADER_BYTES, "a spool of this store"
-            with spool.blocks(BLOCK) as blocks:
-                segment, (record, ticket) = self._append(blocks, spool, redo)
-            spool.discard()
-        return InSegment(Locator(segment.name, record.offset, record.length), self, segment, ticket)
+            segment, (record, landing) = self._append(spool, redo)
+        return InSegment(Locator(segment.name, record.offset, record.length), self, segment, landing)
 
-    def _append(self, blocks: memoryview, spool: Spool, redo: bool) -> tuple[Segment, tuple[Record, int]]:
+    def _append(self, spool: Spool, redo: bool) -> tuple[Segment, tuple[Record, Landing | int]]:
+        size, digest = spool.size, spool.plain_digest()
+        lent = spool.lend(BLOCK)
         while True:
             with self._lock:
                 segment = self._shared
@@ -214,7 +231,7 @@ class FileStore:
                 if segment.wants_room:
                     self._ahead.look(segment)
             try:
-                return segment, segment.append(blocks, spool.size, spool.reserve, spool.plain_digest(), redo=redo)
+                return segment, segment.append(lent, size, spool.reserve, digest, redo=redo)
             except SegmentClosed:
                 continue
 

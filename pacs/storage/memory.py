@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pacs.errors import NotFound
-from pacs.spool import Buffers, Spool
+from pacs.memory import Buffers
+from pacs.spool import MEMORY_BYTES, Spool
 from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
 
 
@@ -20,7 +21,7 @@ class MemoryStore:
         self._objects: dict[str, bytes] = {}
         self._small: dict[str, bytes] = {}
         self._lock = threading.Lock()
-        self._buffers = Buffers()
+        self._buffers = Buffers(MEMORY_BYTES)
         self._folder = Path(tempfile.mkdtemp(prefix="m3dicom-"))
 
     @property

@@ -7,7 +7,6 @@ arrives, and gives way on a disk that has enough to do.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from pacs.memory import HUGE_PAGE, Memory
 from pacs.storage import kernel
 from pacs.storage.records import BLOCK, aligned
 
@@ -33,7 +33,8 @@ ROOMY_BYTES = 1 << 30
 SLOW_S = 0.04
 """A disk that takes longer for a piece is left to those who store, until for a moment nobody does."""
 
-_ZEROS = 1 << 20
+_ZEROS = Memory(HUGE_PAGE)
+"""Never written to: the kernel has one page of zeros for all who ask."""
 
 
 class Room:
@@ -52,7 +53,8 @@ class Room:
         self._aside = BLOCK
         self._ready = BLOCK  # blocks up to here hold zeros, or records
         self._claimed = 0  # up to here zeros are being written now
-        self._piece = [memoryview(mmap.mmap(-1, _ZEROS))] * (PIECE_BYTES // _ZEROS) if direct is not None else []
+        zeros = memoryview(_ZEROS.map)[_ZEROS.start : _ZEROS.start + HUGE_PAGE]
+        self._piece = [zeros] * (PIECE_BYTES // HUGE_PAGE) if direct is not None else []
 
     def have(self, at: int, end: int) -> None:
         """Have blocks from `at` to `end`, where a record or a region begins; the write itself tells of a full disk."""

@@ -23,7 +23,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pacs import spool as spooling
 from pacs.errors import ArchiveError, NotFound, OutOfResources, Unavailable
-from pacs.spool import Buffers, Spool
+from pacs.memory import Buffers
+from pacs.spool import MEMORY_BYTES, Spool
 from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, Unproven, small_name, span
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class S3Store:
         self._put_arguments = {"ServerSideEncryption": sse} if sse else {}
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
         self._spool = spool_dir
-        self._buffers = Buffers()
+        self._buffers = Buffers(MEMORY_BYTES)
         self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         spooling.sweep(self._spool)
         self._client = boto3.client(

@@ -18,14 +18,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pacs import spool as spooling
 from pacs.errors import OutOfResources, Unavailable
+from pacs.spool import Lent
 from pacs.storage import kernel, records
 from pacs.storage.base import Unproven
 from pacs.storage.records import BLOCK, HEADER_BYTES, Record
 from pacs.storage.room import STEP_BYTES, Room
+from pacs.storage.underway import Underway, Writes
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,43 @@ WORTH_STARTING = 128 << 10
 
 _READ = 1 << 20
 _NEAR = 64 << 10
+
+
+class Landing:
+    """A record on its way to the disk. Whoever wants to read it or to see it durable waits for it to `land`.
+
+    Safe from any thread.
+    """
+
+    __slots__ = ("_at", "_failure", "_length", "_lent", "_lock", "_segment", "_ticket", "_underway")
+
+    def __init__(self, segment: Segment, at: int, length: int, lent: Lent, underway: Underway) -> None:
+        self._segment = segment
+        self._at = at
+        self._length = length
+        self._lent = lent
+        self._underway: Underway | None = underway
+        self._lock = threading.Lock()
+        self._ticket = 0
+        self._failure: OutOfResources | Unavailable | None = None
+
+    def land(self) -> int:
+        """Wait until it can be read; the ticket to wait for its durability with.
+
+        Raises OutOfResources or Unavailable, each time; nothing of it is left then.
+        """
+        with self._lock:
+            if self._underway is not None:
+                try:
+                    self._ticket = self._segment.landed(self._at, self._length, self._lent.view, self._underway)
+                except (OutOfResources, Unavailable) as error:
+                    self._failure = error
+                finally:
+                    self._underway = None
+                    self._lent.give_back()
+        if self._failure is not None:
+            raise self._failure
+        return self._ticket
 
 
 class SegmentClosed(Exception):
@@ -55,6 +95,7 @@ class Segment:
         direct: bool = False,
         end: int = 0,
         eager: bool = False,
+        writes: Writes | None = None,
     ) -> None:
         """A new one, its name durable; `make_durable` is called before the marker moves. Raises OSError.
 
@@ -85,6 +126,7 @@ class Segment:
             os.close(self._marker)
             self._marker_path.unlink()
             raise
+        self._writes = writes or Writes()
         self._changed = threading.Condition()
         self._room = Room(self.fd, self._direct, end, self._changed, eager=eager)
         self._tail = BLOCK
@@ -112,14 +154,16 @@ class Segment:
         return self._room.write_ahead(lambda: self._tail)
 
     def append(
-        self, blocks: memoryview, length: int, reserve: int, digest: bytes, *, redo: bool = False
-    ) -> tuple[Record, int]:
-        """The record of an object, readable now, and the ticket to `wait` for its durability with.
+        self, lent: Lent, length: int, reserve: int, digest: bytes, *, redo: bool = False
+    ) -> tuple[Record, Landing | int]:
+        """The record of an object, and the ticket to `wait` for its durability with; or what gives it, once it lands.
 
-        `blocks` are whole ones that begin on a page of memory: room for a header, the object of that `length`, zeros.
-        Who puts with `redo`, and so alone, waits at once: the record may be durable already. Raises SegmentClosed,
-        OutOfResources or Unavailable; nothing is left then.
+        What was lent are whole blocks: room for a header, the object of that `length`, zeros. The memory is given
+        back. Who puts with `redo`, and so alone, may find it on its way to where it is durable, else it is readable
+        now. Raises SegmentClosed, with the memory still the caller's, OutOfResources or Unavailable; nothing is left
+        then.
         """
+        blocks = lent.view
         with self._changed:
             at = self._begin(len(blocks))
             if redo:
@@ -128,30 +172,51 @@ class Segment:
         with blocks[HEADER_BYTES : HEADER_BYTES + reserve] as head:
             header = records.header(self.nonce, at, length, head, digest, redo=redo)
         blocks[:HEADER_BYTES] = header
+        record, direct = Record(at, length, reserve, 0, digest), self._direct
+        if redo and direct is not None and (begun := self._writes.begin(direct, blocks, at)) is not None:
+            return record, Landing(self, at, length, lent, begun)
         try:
-            durable = self._write(blocks, at, HEADER_BYTES + length, durable=redo)
-        except OSError as error:
-            self._spoil(at, length)
-            raise spooling.failed(error, "store an object") from error
-        return Record(at, length, reserve, 0, digest), self._written(at, durable=durable)
+            if direct is None:
+                return record, self._write(blocks, at, length)
+            flags = os.RWF_DSYNC if redo else 0
+            write = partial(os.pwritev, direct, [blocks], at, flags)
+            return record, self._written_past(write, blocks, at, length, durable=redo)
+        finally:
+            lent.give_back()
 
-    def _write(self, blocks: memoryview, at: int, length: int, *, durable: bool) -> bool:
-        """Whether what has been written is on the disk. Raises OSError."""
-        if self._direct is not None:
-            try:
-                done = os.pwritev(self._direct, [blocks], at, os.RWF_DSYNC if durable else 0)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # this file system wants more than whole blocks
-                    if error.errno == errno.EIO:
-                        self.failure = spooling.failed(error, "store an object")
-                    raise
-                done = 0
-            if done == len(blocks):
-                return durable
-        _write_all(self.fd, [blocks[:length]], at)
-        if length >= WORTH_STARTING:
-            kernel.start_writing(self.fd, at, length)
-        return False
+    def landed(self, at: int, length: int, blocks: memoryview, underway: Underway) -> int:
+        """The ticket of a record whose write has been begun, once that has ended. Raises as `append`."""
+        return self._written_past(underway.end, blocks, at, length, durable=True)
+
+    def _written_past(
+        self, write: Callable[[], int], blocks: memoryview, at: int, length: int, *, durable: bool
+    ) -> int:
+        """The ticket of a record that `write` tries to write past the page cache. Raises as `append`."""
+        try:
+            if write() == len(blocks):
+                return self._written(at, durable=durable)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self.failure = spooling.failed(error, "store an object")
+            if error.errno != errno.EINVAL:  # this file system wants more than whole blocks
+                raise self._lost(error, at, length) from error
+        return self._write(blocks, at, length)
+
+    def _write(self, blocks: memoryview, at: int, length: int) -> int:
+        """The ticket of a record written through the page cache. Raises as `append`."""
+        whole = HEADER_BYTES + length
+        try:
+            _write_all(self.fd, [blocks[:whole]], at)
+        except OSError as error:
+            raise self._lost(error, at, length) from error
+        if whole >= WORTH_STARTING:
+            kernel.start_writing(self.fd, at, whole)
+        return self._written(at)
+
+    def _lost(self, error: OSError, at: int, length: int) -> OutOfResources | Unavailable:
+        """What a write that failed means; nothing of the record is left."""
+        self._spoil(at, length)
+        return spooling.failed(error, "store an object")
 
     def _begin(self, length: int) -> int:
         """Where a record of that many bytes begins, with room for it; the lock is held. Raises SegmentClosed."""

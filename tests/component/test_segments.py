@@ -40,6 +40,7 @@ from pacs.storage.arrival import HEAD_BYTES
 from pacs.storage.base import Locator, Placed
 from pacs.storage.files import FileStore
 from pacs.storage.records import BLOCK, HEADER_BYTES
+from pacs.storage.underway import Underway
 
 PATIENCE_S = 60.0
 
@@ -240,9 +241,16 @@ class FailingSync:
         self._real = os.fdatasync, os.pwritev
         monkeypatch.setattr(os, "fdatasync", self._sync)
         monkeypatch.setattr(os, "pwritev", self._write)
+        landed = Underway.end
+        monkeypatch.setattr(Underway, "end", lambda underway: self._landed(landed(underway)))
 
     def _fails(self, fd: int) -> bool:
         return self.failing and os.readlink(f"/proc/self/fd/{fd}").endswith(segments.SUFFIX)
+
+    def _landed(self, count: int) -> int:
+        if self.failing:
+            raise OSError(errno.EIO, "broken")
+        return count
 
     def _sync(self, fd: int) -> None:
         if self._fails(fd):

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pacs.storage.underway import Writes
+
 OLD_BYTES = 4096
 """What is overwritten is remembered up to this length, to be there again when the new bytes are lost."""
 
@@ -87,6 +89,20 @@ class Recorder:
         os.pwritev = self.written(os.pwritev, 2)
         os.fsync = self.synced(os.fsync)
         os.fdatasync = self.synced(os.fdatasync)
+        Writes.begin = lambda _, fd, view, at: Late(fd, view, at)  # type: ignore[assignment,method-assign,return-value]
+
+
+@dataclass(frozen=True)
+class Late:
+    """A write that was begun and that the disk puts off for as long as it may."""
+
+    fd: int
+    view: memoryview
+    at: int
+
+    def end(self) -> int:
+        """Do it, so that it is written down as any other."""
+        return os.pwritev(self.fd, [self.view], self.at, os.RWF_DSYNC)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pytest
 from pacs import spool as spooling
 from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
-from pacs.spool import IN_MEMORY_BYTES, Buffers, Spool, TemporaryFile
+from pacs.memory import Buffers
+from pacs.spool import IN_MEMORY_BYTES, MEMORY_BYTES, Spool, TemporaryFile
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 3_000_000])
@@ -42,7 +43,7 @@ def test_bytes_are_kept_and_hashed(tmp_path: Path, length: int, step: int) -> No
 @pytest.mark.parametrize("step", [200_000, 65_521])
 def test_bytes_may_be_received_in_place(tmp_path: Path, length: int, step: int) -> None:
     data = os.urandom(length)
-    buffers = Buffers()
+    buffers = Buffers(MEMORY_BYTES)
     for turn in range(3):
         with Spool(tmp_path, reserve=8, limit=length, buffers=buffers) as spool:
             at = 0
@@ -67,7 +68,7 @@ def test_bytes_may_be_received_in_place(tmp_path: Path, length: int, step: int) 
 
 
 def test_memory_is_used_again_but_never_under_a_view() -> None:
-    buffers = Buffers(kept=1)
+    buffers = Buffers(MEMORY_BYTES, kept=1)
     first = Spool(Path("/nowhere"), buffers=buffers)
     first.write(b"first")
     view = first.view()

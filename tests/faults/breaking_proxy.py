@@ -9,9 +9,12 @@ import contextlib
 import gzip
 import http.client
 import json
+import select
 import socket
+import ssl
 import struct
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -125,6 +128,13 @@ class Message:
             self.raw = encode(ds, self.transfer_syntax)
 
 
+@dataclass(frozen=True)
+class Instead:
+    """What goes back to the sender of a message, which nobody else gets to see."""
+
+    messages: tuple[Message, ...]
+
+
 def _leave(*_: Any) -> None:
     return None
 
@@ -134,21 +144,25 @@ class Break:
     """What a fault does; each function changes its argument in place.
 
     `request` and `reply` see HTTP; `socket` the bytes that a WebSocket server sends. `ask` and `answer` see DIMSE
-    messages of the client and of the server (a False drops the message, a Message goes back to its sender instead).
-    `accept` and `reject` see the body of A-ASSOCIATE-AC and -RJ, `command` an encoded command set of the server.
-    Without `abort` an A-ABORT of the server only closes; with `one_pdu` its messages are one PDU each, however long.
+    messages of the client and of the server (a False drops the message, a Message or several go back to its sender
+    instead). `propose`, `accept` and `reject` see the body of A-ASSOCIATE-RQ, -AC and -RJ, `command` an encoded command
+    set of the server. Without `abort` an A-ABORT of the server only closes; with `one_pdu` its messages are one PDU
+    each, however long. `old_tls` and `plain` are what a `TlsDoor` lets in that it should not.
     """
 
     request: Callable[[Request], Reply | None] = _leave
     reply: Callable[[Request, Reply], object] = _leave
     socket: Callable[[bytes], bytes] = bytes
-    ask: Callable[[Message], bool | Message | None] = _leave
-    answer: Callable[[Message], bool | Message | None] = _leave
+    ask: Callable[[Message], bool | Message | Instead | None] = _leave
+    answer: Callable[[Message], bool | Message | Instead | None] = _leave
+    propose: Callable[[bytes], bytes] = bytes
     accept: Callable[[bytes], bytes] = bytes
     command: Callable[[bytes], bytes] = bytes
     reject: Callable[[bytes], bytes] = bytes
     abort: bool = True
     one_pdu: bool = False
+    old_tls: bool = False
+    plain: bool = False
 
 
 NOTHING = Break()
@@ -334,11 +348,10 @@ class _Line:
                 if kind == pdu.ASSOCIATE_RQ:
                     with contextlib.suppress(Exception):
                         self.abstract = {number: uid for number, uid, _ in pdu.requested(body)[0]}
+                    body = self.breaking.propose(body)
                 elif kind == pdu.ASSOCIATE_AC:
-                    self.syntaxes = {
-                        n: syntax for n, (result, syntax) in pdu.read_accept(body).results.items() if result == 0
-                    }
-                    body = self.breaking.accept(body)
+                    told, body = body, self.breaking.accept(body)
+                    self.syntaxes = _agreed(body) | _agreed(told)
                 elif kind == pdu.ASSOCIATE_RJ:
                     body = self.breaking.reject(body)
                 elif kind == pdu.ABORT and not asking and not self.breaking.abort:
@@ -381,9 +394,22 @@ class _Line:
         there, back = (self.server, self.client) if asking else (self.client, self.server)
         if verdict is False:
             return []
-        to = there
+        if isinstance(verdict, Instead):
+            return [self._encoded(each, {}, b"", None, back, asking) for each in verdict.messages]
         if isinstance(verdict, Message):
-            message, to = verdict, back
+            return [self._encoded(verdict, fields, command, raw, back, asking)]
+        return [self._encoded(message, fields, command, raw, there, asking)]
+
+    def _encoded(
+        self,
+        message: Message,
+        fields: dict[str, Any],
+        command: bytes,
+        raw: bytes | None,
+        to: socket.socket,
+        asking: bool,
+    ) -> tuple[socket.socket, bytes]:
+        """A message as it goes to a side; the command set that came stays as it is where nothing of it changed."""
         if message.fields != fields or (message.raw is None) != (raw is None):
             message.fields["CommandDataSetType"] = pdu.NO_DATA_SET if message.raw is None else 1
             known = {key: value for key, value in message.fields.items() if key in pdu.FIELDS}
@@ -392,7 +418,69 @@ class _Line:
         if not asking:
             command = self.breaking.command(command)
         room = 1 << 24 if self.breaking.one_pdu else 240  # short enough for every peer of a test
-        return [(to, b"".join(_fragments(message.context_id, command, message.raw, room)))]
+        return to, b"".join(_fragments(message.context_id, command, message.raw, room))
+
+
+def _agreed(body: bytes) -> dict[int, str]:
+    """The transfer syntax of each context that an A-ASSOCIATE-AC accepts."""
+    return {number: syntax for number, (result, syntax) in pdu.read_accept(body).results.items() if result == 0}
+
+
+class TlsDoor:
+    """TLS in front of a port on loopback: 1.2 and 1.3 alone, until a fault lets in more."""
+
+    def __init__(self, to: int, certificate: str, key: str) -> None:
+        self._to = to
+        self.breaking = NOTHING
+        self._strict, self._old = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+        for tls in (self._strict, self._old):
+            tls.load_cert_chain(certificate, key)
+        self._strict.minimum_version = ssl.TLSVersion.TLSv1_2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is old is the point
+            self._old.minimum_version = ssl.TLSVersion.TLSv1
+        self._old.set_ciphers("ALL:@SECLEVEL=0")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        breaking = self.breaking
+        client.settimeout(60)
+        with contextlib.suppress(OSError), client:  # a handshake that fails is an OSError, too
+            if breaking.plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
+                self._join(client)
+                return
+            with (self._old if breaking.old_tls else self._strict).wrap_socket(client, server_side=True) as secured:
+                self._join(secured)
+
+    def _join(self, client: socket.socket) -> None:
+        """Hand on what comes from either side until one is done; in one thread, which TLS needs."""
+        with socket.create_connection(("127.0.0.1", self._to), 60) as server:
+            while True:
+                waiting = isinstance(client, ssl.SSLSocket) and client.pending()
+                ready = [client] if waiting else select.select([client, server], [], [], 60)[0]
+                for each in ready:
+                    data = each.recv(65536)
+                    if not data:
+                        return
+                    (server if each is client else client).sendall(data)
+                if not ready:
+                    return
 
 
 def _fragments(number: int, command: bytes, raw: bytes | None, room: int) -> list[bytes]:
@@ -415,4 +503,16 @@ def _exactly(source: socket.socket, count: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["NOTHING", "Break", "DimseProxy", "HttpProxy", "Message", "Part", "Reply", "Request", "join"]
+__all__ = [
+    "NOTHING",
+    "Break",
+    "DimseProxy",
+    "HttpProxy",
+    "Instead",
+    "Message",
+    "Part",
+    "Reply",
+    "Request",
+    "TlsDoor",
+    "join",
+]

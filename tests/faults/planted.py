@@ -23,3 +23,5 @@ class Fault:
     """What is done to result objects before they are stored, for faults of these."""
     absent: bool = False
     """Whether the good server has nothing that the check could judge, and only the fault makes it do so."""
+    ground: Break = NOTHING
+    """What gives the good server a service that it lacks, in good order; `how` then has the service and the fault."""

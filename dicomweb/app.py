@@ -97,7 +97,7 @@ class Endpoint(Prompt):
             code = errors.status(error)
             if code >= 500:
                 errors.report(error, method, self.path)
-            return _problem(code, error.reason, error.about, errors.extra_headers(error))
+            return _problem(code, errors.detail(error), error.about, errors.extra_headers(error))
         except Exception as error:
             errors.report(error, method, self.path)
             return _problem(500, "the server failed; its log says where")

@@ -69,7 +69,7 @@ STATUS: dict[type[ArchiveError], int] = {
     TooLarge: 413,
     OutOfResources: 507,
     Unavailable: 503,
-    Undecodable: 500,
+    Undecodable: 406,  # no failure of the server's, and as it is stored it can be had
     Corrupt: 500,
     ArchiveError: 500,
 }
@@ -111,6 +111,16 @@ def problem(code: int, detail: str, about: str = "") -> bytes:
     """The body of an error answer (RFC 9457)."""
     body = {"type": "about:blank", "title": HTTPStatus(code).phrase, "status": code, "detail": detail}
     return orjson.dumps(body | ({"about": about} if about else {}))
+
+
+def detail(error: ArchiveError) -> str:
+    """What the body of an error answer says: the reason, and where there is a way out, that."""
+    if isinstance(error, Undecodable):
+        return (
+            f"this cannot be made of what is stored: {error.reason}; "
+            "as it is stored it can be had with transfer-syntax=*"
+        )
+    return error.reason
 
 
 def extra_headers(error: ArchiveError) -> list[tuple[str, str]]:

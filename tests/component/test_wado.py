@@ -515,13 +515,23 @@ def test_other_codecs(web: Web, ts: str) -> None:
     assert content == pixels_of(ds)[3].astype("<u2").tobytes()
 
 
-def test_a_frame_that_cannot_be_decoded_is_an_error(web: Web) -> None:
+def test_a_frame_that_cannot_be_decoded_is_not_to_be_had_decoded(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     ds = multiframe("undecodable")
-    where = stored(web, ds, encapsulated(ds, JPEG2000Lossless, [broken(each)[:40] for each in CODESTREAMS]))
-    for below in ("/frames/1", "/rendered", ""):
+    frames = [broken(CODESTREAMS[0])[:40], *CODESTREAMS[1:]]
+    where = stored(web, ds, encapsulated(ds, JPEG2000Lossless, frames))
+    for below in ("/frames/1", "/frames/1/rendered", "/frames/1/thumbnail", "/rendered", ""):
         answer = web.get(where + below)
-        assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json"), below
-    assert web.get(f"{where}/frames/1", f"{BYTES}; transfer-syntax=*").status_code == 200
+        assert (answer.status_code, answer.headers["content-type"]) == (406, "application/problem+json"), below
+        assert "JPEG 2000 codestream" in (told := answer.json()["detail"]), told
+        assert "transfer-syntax=*" in told
+    assert not caplog.records  # it is no failure of the server's
+    [(_, raw)] = parts(web.get(f"{where}/frames/1", f"{BYTES}; transfer-syntax=*"))
+    assert raw.startswith(frames[0])
+    [(_, whole)] = parts(web.get(where, f"{OBJECTS}; transfer-syntax=*"))
+    assert read(whole).NumberOfFrames == 5
+    [(_, other)] = parts(web.get(f"{where}/frames/2", BYTES))
+    assert other == pixels_of(ds)[1].tobytes()
+    assert web.get(f"{where}/frames/2/rendered").status_code == 200
 
 
 def test_one_bit_frames(web: Web) -> None:

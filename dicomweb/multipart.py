@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
+from dicomweb.seeking import Sought
 from pacs.errors import InvalidInput, TooLarge
 
 MAX_PARTS = 20_000
@@ -55,25 +56,25 @@ class Parser:
         )
         self._state = "preamble"
         self._left = max_parts
-        self._room: bytearray | None = None
+        self._room: Sought | None = None
         self._filled = 0
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that `chunk` completes. Views stay valid as long as they are referenced."""
         data = self._held + chunk if self._held else chunk
         self._held = b""
-        at = yield from self._events(data, len(data))
+        at = yield from self._events(data, len(data), data.find)
         self._held = data[at:]
 
     def room(self) -> memoryview:
         """Memory for the next bytes of the body, to be announced by `filled`: what is received there is not copied."""
         if self._room is None:
-            self._room = bytearray(ROOM_BYTES)
+            self._room = Sought(ROOM_BYTES)
         if self._held:
             self._filled = len(self._held)
-            self._room[: self._filled] = self._held
+            self._room.memory[: self._filled] = self._held
             self._held = b""
-        return memoryview(self._room)[self._filled :]
+        return memoryview(self._room.memory)[self._filled :]
 
     def filled(self, count: int) -> Iterator[Event]:
         """The events that the next `count` bytes complete, which are where `room` said.
@@ -82,16 +83,18 @@ class Parser:
         """
         assert self._room is not None
         end = self._filled + count
-        at = yield from self._events(self._room, end)
-        self._held = self._room[at:end]
+        at = yield from self._events(self._room.memory, end, self._room.find)
+        self._held = self._room.memory[at:end]
         self._filled = 0
 
-    def _events(self, data: bytes | bytearray, size: int) -> Generator[Event, None, int]:
-        """The events in the first `size` bytes; returns from where on they are needed again."""
+    def _events(
+        self, data: bytes | bytearray, size: int, find: Callable[[bytes, int, int], int]
+    ) -> Generator[Event, None, int]:
+        """The events in the first `size` bytes, in which `find` looks; returns from where on they are needed again."""
         at = 0
         while self._state != "epilogue":
             if self._state in ("preamble", "content"):
-                found = data.find(self._delimiter, at, size)
+                found = find(self._delimiter, at, size)
                 # Without a delimiter everything goes but a tail that may be the beginning of one.
                 end = found if found >= 0 else self._safe_end(data, at, size)
                 if self._state == "content" and end > at:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.multipart import Event, MalformedBody, Parser, PartBegin, PartEnd, Writer
+from dicomweb.seeking import WORTH_BYTES, Sought
 from pacs.errors import InvalidInput, TooLarge
 
 Part = tuple[dict[str, str], bytes]
@@ -49,6 +50,25 @@ def body(*contents: bytes, boundary: str = "b", header: bytes = b"Content-Type: 
 
 
 HEADERS = {"content-type": "application/dicom"}
+
+
+def test_a_boundary_is_found_wherever_it_is_in_memory() -> None:
+    sought = Sought(3 * WORTH_BYTES)
+    wanted = b"\r\n--boundary"
+    assert sought.find(wanted, 0, len(sought.memory)) == -1
+    for at in (0, 1, 17, WORTH_BYTES, 3 * WORTH_BYTES - len(wanted)):
+        sought.memory[:] = bytes(len(sought.memory))
+        sought.memory[at : at + len(wanted)] = wanted
+        for start, end in (
+            (0, len(sought.memory)),
+            (at, at + len(wanted)),
+            (at, len(sought.memory)),
+            (0, at + len(wanted)),
+        ):
+            assert sought.find(wanted, start, end) == at
+        assert sought.find(wanted, at + 1, len(sought.memory)) == -1
+        assert sought.find(wanted, 0, at + len(wanted) - 1) == -1
+        assert sought.find(wanted, at, at) == -1
 
 
 def test_parts_in_order() -> None:

@@ -43,6 +43,9 @@ MADE_OF = "made of"
 SEEN = "seen"
 """In the ASGI state: that version as it was seen just now, by who looked for a ready answer."""
 
+TOLD = "told"
+"""In the ASGI state: what was found out from header fields alone, for requests of a connection that have the same."""
+
 MADE = "made"
 """In the ASGI state: the answer, where it was made before the application was asked and only has to be sent."""
 
@@ -112,10 +115,27 @@ class Call:
         self.archive = web.archive
         self.scope = scope
         self.receive = receive
-        self.headers = Headers(scope=scope)
         self.params: Mapping[str, str] = scope["path_params"]
         self._root: str | None = None
         self._query: list[tuple[str, str]] | None = None
+        self._headers: Headers | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        if self._headers is None:
+            self._headers = Headers(scope=self.scope)
+        return self._headers
+
+    def told(self, what: Hashable, find: Callable[[], T]) -> T:
+        """What `find` makes of the header fields alone: found once where the next requests have the same ones."""
+        known: dict[Hashable, T] | None = self.scope.get("state", {}).get(TOLD)
+        if known is None:
+            return find()
+        found = known.get(what)
+        if found is None:
+            found = known[what] = find()
+        return found
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -153,9 +173,11 @@ class Call:
         Raises InvalidInput for a Host header that could carry anything but a host into links.
         """
         if self._root is None:
-            public = self.archive.settings.public_url.rstrip("/")
-            self._root = (public or self._base()) + self.web.root
+            self._root = self.told("root", self._found_root)
         return self._root
+
+    def _found_root(self) -> str:
+        return (self.archive.settings.public_url.rstrip("/") or self._base()) + self.web.root
 
     def _base(self) -> str:
         """The same root for requests that say the same of where they were sent."""
@@ -172,9 +194,11 @@ class Call:
             self.web.bases[key] = found
         return found
 
-    def choose(self, offers: Sequence[Offer]) -> Offer:
-        """The representation to make (PS3.18 8.7.8.1). Raises NotAcceptable."""
+    def choose(self, offers: Sequence[Offer], named: str = "") -> Offer:
+        """The representation to make (PS3.18 8.7.8.1); `named` is what no other offers are. Raises NotAcceptable."""
         header, asked = self.accept
+        if named and not asked:
+            return self.told(named, lambda: negotiate(offers, header, ()))
         if sum(map(len, asked), len(header or "")) > REMEMBERED_BYTES:
             return negotiate(offers, header, asked)
         return _chosen(tuple(offers), header, asked)
@@ -182,9 +206,12 @@ class Call:
     @property
     def accept(self) -> tuple[str | None, tuple[str, ...]]:
         """The Accept header, None where there is none, and the accept parameters of the query."""
-        given = [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"accept"]
         asked = [value for name, value in self.query if name == "accept"] if self.scope["query_string"] else []
-        return (",".join(given) if given else None), tuple(asked)
+        return self.told("accept", self._given_accept)[0], tuple(asked)
+
+    def _given_accept(self) -> tuple[str | None]:
+        given = [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"accept"]
+        return (",".join(given) if given else None,)
 
     async def io(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` done in a thread where it may wait for disk, network or database."""

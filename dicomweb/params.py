@@ -11,6 +11,7 @@ from pacs.dicom import dictionary
 from pacs.dicom.attributes import LEVELS, Attribute, Level, by_keyword, by_tag, held, level_of
 from pacs.dicom.matching import (
     ALL,
+    PLAIN,
     UNMATCHED_VRS,
     All,
     Criterion,
@@ -55,10 +56,7 @@ def query(
     everything = False
     once: dict[str, str] = {}
     warnings: list[str] = []
-    options = Options(
-        fuzzy=("fuzzymatching", "true") in pairs, empty_values=("emptyvaluematching", "true") in pairs,
-        multiple_values=("multiplevaluematching", "true") in pairs,
-    )  # fmt: skip
+    options = _options(pairs)
     for name, value in pairs:
         if name == "includefield":
             fields = [field.strip() for field in value.split(",")]
@@ -85,19 +83,30 @@ def query(
     keys += [MatchKey(by_tag(tag) or held(tag, "SQ"), _item(inside)) for tag, inside in items.items()]
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
-    for name in FLAGS:
-        flag(once, name)
+    if once:
+        for name in FLAGS:
+            flag(once, name)
     fields_asked: frozenset[str] | Literal[All.ALL] = ALL if everything else frozenset(include)
     return (
         Query(
             level,
-            (*(_parent(keyword, uid) for keyword, uid in within), *combined(keys)),
+            (*(_parent(keyword, uid) for keyword, uid in within), *(combined(keys) if len(keys) > 1 else keys)),
             fields_asked,
             min(count("limit", once["limit"]), MAX_RESULTS) if "limit" in once else MAX_RESULTS,
             count("offset", once.get("offset", "0")),
         ),
         tuple(dict.fromkeys(warnings))[:MAX_WARNINGS],
     )
+
+
+def _options(pairs: Sequence[tuple[str, str]]) -> Options:
+    asked = [name for name in FLAGS if (name, "true") in pairs]
+    if not asked:
+        return PLAIN
+    return Options(
+        fuzzy="fuzzymatching" in asked, empty_values="emptyvaluematching" in asked,
+        multiple_values="multiplevaluematching" in asked,
+    )  # fmt: skip
 
 
 def ignored(name: str, path: str | None) -> list[str]:

@@ -36,7 +36,7 @@ async def _search(call: Call, level: Level) -> Answer:
     principal = call.principal(Right.QUERY)
 
     def answer() -> Answer:
-        offer = call.choose(OFFERS)
+        offer = call.choose(OFFERS, "results of a search")
         parents = (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID"))
         within = [(keyword, call.uid(name)) for name, keyword in parents if name in call.params]
         query, warnings = params.query(call.query, level, within)

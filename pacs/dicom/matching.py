@@ -34,6 +34,8 @@ MAX_KEY_LENGTH = 4096
 MAX_UIDS = 10_000
 MAX_VALUES = 256
 
+_OF_ONE_WORD = frozenset(("AE", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM"))
+
 _DA = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})")
 _TM = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6}))?)?)?")
 _DT = re.compile(r"(\d{4})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:(\d{2})(?:\.(\d{1,6}))?)?)?)?)?)?([+-]\d{4})?")
@@ -197,6 +199,8 @@ def parse(attribute: Attribute, text: str, options: Options = PLAIN) -> Criterio
         and attribute.vr not in ("LT", "ST", "UT")
     ):
         raise _invalid(attribute, "control characters")
+    if attribute.vr in _OF_ONE_WORD and text.isalnum() and text.isascii() and len(text) <= MAX_KEY_LENGTH:
+        return _parse_one(attribute, text, options)  # nothing in it could separate values
     if attribute.vr == "UI":
         uids = tuple(dict.fromkeys(part for each in re.split(r"[\\,]", text) if (part := each.strip(" \0"))))
         if len(uids) > MAX_UIDS:

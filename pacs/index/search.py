@@ -91,7 +91,7 @@ def kept_values(query: Query) -> tuple[tuple[tuple[str, Ends], ...], dict[str, s
         tag, criterion = key.attribute.tag, key.criterion
         if isinstance(criterion, Universal):
             continue
-        if key.attribute.level not in above or tag in _OF_CHILDREN or "." in tag or not key.attribute.columns:
+        if key.attribute.level not in above or tag in _OF_CHILDREN or "." in tag or key.attribute.column is None:
             return None
         if isinstance(criterion, Single) and criterion.vr != "PN":
             shape.append((tag, "="))

@@ -8,16 +8,16 @@ the request goes the long way (`pacs.server.http`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from dicomweb import cors
 from dicomweb.answers import Answer, Buffer
-from dicomweb.calls import MADE_OF
+from dicomweb.calls import MADE_OF, TOLD
 from dicomweb.dispatch import Service
 from pacs.errors import Unauthenticated
 from pacs.server.http import credential_of, known, secured
@@ -50,13 +50,18 @@ class Prompt:
     def answer(self, scope: Scope) -> Answer | None:
         """The answer to a GET; None where nobody knows who asks, or it has to be waited for."""
         path = scope["path"]
-        service = next((each for each in self._services if each.covers(path)), None)
-        if service is None:
+        for service in self._services:
+            if service.covers(path):
+                break
+        else:
             return None
-        try:
-            credential = credential_of(scope, Headers(raw=scope["headers"]))
-        except Unauthenticated:
-            return None
+        told: dict[Hashable, Any] = scope["state"].get(TOLD, {})
+        credential = told.get("credential")
+        if credential is None:
+            try:
+                credential = told["credential"] = credential_of(scope, Headers(raw=scope["headers"]))
+            except Unauthenticated:
+                return None
         principal = self._auth.remembered(*credential)
         if principal is None:
             return None
@@ -71,10 +76,9 @@ class Prompt:
         own = answer.fields()
         if self._origins:
             own = cors.told(own, Headers(raw=scope["headers"]).get("origin"), self._origins)
-        if any(map(_UNSENDABLE.search, [value for _, value in own])):
+        if _UNSENDABLE.search(b"".join([value for _, value in own])):
             return None
         fields = b"".join([b"%b: %b\r\n" % field for field in own]) + _added(tuple([name for name, _ in own]))
         if scope["state"].get(MADE_OF) is not None and answer.status in (200, 204):
-            self._shelf.keep(scope, answer.status, fields, b"".join(answer.body))
-        head = b"%b%b%b\r\n" % (status_line(answer.status), b"".join([b"%b: %b\r\n" % f for f in common]), fields)
-        return [head, *answer.body]
+            self._shelf.keep(scope, answer.status, fields, answer.body)
+        return [b"%b%b%b\r\n" % (status_line(answer.status), self._shelf.lines(common), fields), *answer.body]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicomweb.answers import Buffer
 from dicomweb.calls import MADE_OF, SEEN
 from dicomweb.kept import Kept
 from pacs.accesses import window_of
@@ -57,6 +58,7 @@ class Shelf:
         self._clock = clock
         self._auth = auth
         self._ready: Kept[_Ready] = Kept()
+        self._common: tuple[Fields, bytes] = (), b""
         self._asked: dict[int, None] = {}  # by hash: what was asked for lately, and is worth keeping the next time
 
     def find(
@@ -78,19 +80,25 @@ class Shelf:
         principal = self._auth.remembered(*found.credential)
         if principal is not found.principal and principal != found.principal:
             return None
-        head = b"%b%b%b\r\n" % (found.status, b"".join([b"%b: %b\r\n" % field for field in common]), found.fields)
-        return [head, found.body]
+        return [b"%b%b%b\r\n" % (found.status, self.lines(common), found.fields), found.body]
+
+    def lines(self, common: Fields) -> bytes:
+        """The header fields that all answers have, as they go over the wire; they change once a second."""
+        if common is not self._common[0]:
+            self._common = common, b"".join([b"%b: %b\r\n" % field for field in common])
+        return self._common[1]
 
     def put(self, scope: Scope, start: Message, body: bytes) -> None:
         """Keep an answer that was sent, if it was made of the index alone and its request came over the wire."""
-        self.keep(scope, start["status"], b"".join([b"%b: %b\r\n" % field for field in start["headers"]]), body)
+        self.keep(scope, start["status"], b"".join([b"%b: %b\r\n" % field for field in start["headers"]]), [body])
 
-    def keep(self, scope: Scope, status: int, fields: bytes, body: bytes) -> None:
+    def keep(self, scope: Scope, status: int, fields: bytes, pieces: Sequence[Buffer]) -> None:
         """The same, with the header fields as they go over the wire."""
         state = scope.get("state", {})
         request, version, credential = state.get(REQUEST), state.get(MADE_OF), state.get(CREDENTIAL)
         if request is None or version is None or credential is None or not self._asked_again(request):
             return
+        body = b"".join(pieces)
         ready = _Ready(status_line(status), fields, body, credential, state["principal"], window_of(self._clock()))
         self._ready.put(request, version, ready, _asked_bytes(scope) + len(fields) + len(body))
 

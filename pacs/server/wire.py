@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -14,7 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dicomweb.answers import Buffer
 from dicomweb.bodies import LEND
-from dicomweb.calls import MADE
+from dicomweb.calls import MADE, TOLD
+from pacs.server.heads import Head
 from pacs.server.lending import WORTH_LENDING, LentBody
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import REQUEST, Shelf
@@ -93,11 +94,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_body = self._was_paused = False
         self._waited = 0.0
         self._body_bytes = 0
-        self._answered = False
+        self._answered = self._sent = False
         self._idle_since: float | None = None
         self._body_left = 0
         self._lent: LentBody | None = None
         self._unwanted = 0
+        self._head: Head | None = None
+        self._begun: dict[str, Any] | None = None
         self._gathering = Gathering(self.transport, self.loop)
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
@@ -116,7 +119,13 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unwanted and not (data := self._passed_over(data)):
             return
         of_a_body = self._in_body
+        begins = not of_a_body and (self._head_since is None or not self._head_bytes)
+        if begins and self._head is not None and self._is_given(self._head, data):
+            return
+        self._sent = False
         super().data_received(data)
+        if begins and self._sent:
+            self._head = Head.of(data, tuple(self.headers), cast("dict[str, Any]", self.scope))
         if self._head_since is None or self.transport.is_closing():
             return
         if not of_a_body:  # else what came begins with the end of a body
@@ -138,10 +147,13 @@ class BoundedHttp(HttpToolsProtocol):
             raise httptools.HttpParserError("not one Host")
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
         idle = self.cycle is None or self.cycle.response_complete
-        if self.shelf is not None and idle and self.parser.get_method() == b"GET":
+        if self._begun is not None:
+            self.scope["state"].update(self._begun)
+            self._begun = None
+        elif self.shelf is not None and idle and self.parser.get_method() == b"GET":
             request = (self.url, tuple(self.headers), self.client and self.client[0])
             plain = self._is_plain()
-            if plain and self._is_ready(request):
+            if plain and self._is_ready(request, self.scope["state"]):
                 return
             self.scope["state"][REQUEST] = request
             if plain and self.prompt is not None and self._is_made(self.prompt):
@@ -160,10 +172,27 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         return not (self.flow.write_paused or self.parser.should_upgrade())
 
-    def _is_ready(self, request: tuple[Any, ...]) -> bool:
+    def _is_given(self, head: Head, data: bytes) -> bool:
+        """Whether `data` is another request with a head that is known, and was answered here."""
+        asked = head.asked(data)
+        waiting = self.cycle is not None and not self.cycle.response_complete
+        if asked is None or waiting or self.flow.write_paused or self.transport.is_closing():
+            return False
+        self._unset_keepalive_if_required()
+        state: dict[str, Any] = {**self.app_state, TOLD: head.told}
+        request = (asked, head.fields, self.client and self.client[0])
+        if not self._is_ready(request, state):
+            state[REQUEST] = request
+            if self.prompt is None or not self._is_sent(self.prompt, head.scope(asked, state)):
+                self._begun = state  # the long way goes on from here
+                return False
+        self.on_message_complete()
+        return True
+
+    def _is_ready(self, request: tuple[Any, ...], state: dict[str, Any]) -> bool:
         """Whether the answer was ready, and went out."""
         assert self.shelf is not None
-        ready = self.shelf.find(request, self.server_state.default_headers, self.scope["state"])
+        ready = self.shelf.find(request, self.server_state.default_headers, state)
         if ready is None:
             return False
         self._send(ready)
@@ -178,6 +207,9 @@ class BoundedHttp(HttpToolsProtocol):
             method="GET", raw_path=asked.path, path=unquote(path) if "%" in path else path,
             query_string=asked.query or b"",
         )  # fmt: skip
+        return self._is_sent(prompt, scope)
+
+    def _is_sent(self, prompt: Prompt, scope: Any) -> bool:
         answer = prompt.answer(scope)
         if answer is None:
             return False
@@ -193,7 +225,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _send(self, pieces: Sequence[Buffer]) -> None:
         self._gathering.flush()
         self.transport.writelines(pieces)
-        self._answered = True
+        self._answered = self._sent = True
 
     def _has_body(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding", b"expect") for name, _ in self.headers)

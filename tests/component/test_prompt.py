@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client as http_client
 import re
 import socket
 import threading
@@ -214,6 +215,70 @@ def test_who_is_not_known_goes_the_long_way(servers: Servers) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
     assert servers.prompt.given == before
+
+
+def test_one_request_after_the_other_on_one_connection(servers: Servers) -> None:
+    """Whoever sends the same header fields again gets what a connection of its own would bring, in the same order."""
+    asked = [
+        "/studies", "/studies?PatientID=P1", "/studies?PatientID=P%2A&limit=1", "/studies?limit=x", f"{STUDY}/series",
+        f"{SERIES}/metadata", f"{INSTANCE}/metadata", "/nothing", "/studies?PatientID=nobody", STUDY,
+        f"{INSTANCE}/rendered", "/workitems", "/studies",
+    ]  # fmt: skip
+    plain = {"Accept-Encoding": "identity"}
+    fields = {"Authorization": f"Bearer {servers.token}", "Host": "archive.example", "Accept": "*/*", **plain}
+    alone = [get(servers, servers.long_way, path, "*/*", **plain) for path in asked]
+    connection = http_client.HTTPConnection("127.0.0.1", servers.at_once, timeout=60)
+    for _ in range(3):  # what is not known yet, or quick, is the second time
+        for path, expected in zip(asked, alone, strict=True):
+            connection.request("GET", f"/dicom-web{path}", headers=fields)
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == expected.status_code, path
+            assert len(body) == len(expected.content), path
+            kept = {name.lower(): value for name, value in answer.getheaders()}
+            assert kept.keys() == {name.lower() for name in expected.headers}, path
+            if "boundary" not in kept.get("content-type", ""):
+                assert body == expected.content, path
+    connection.close()
+
+
+def test_requests_that_come_in_pieces_or_together_on_one_connection(servers: Servers) -> None:
+    fields = f"Host: archive.example\r\nAuthorization: Bearer {servers.token}\r\nAccept: {JSON}\r\n".encode()
+    first = b"GET /dicom-web/studies?limit=1 HTTP/1.1\r\n" + fields + b"\r\n"
+    second = b"GET /dicom-web/studies?PatientID=nobody HTTP/1.1\r\n" + fields + b"\r\n"
+    last = b"GET /dicom-web/studies?limit=x HTTP/1.1\r\n" + fields + b"Connection: close\r\n\r\n"
+    pieces = [first, second, first + second, first[:9], first[9:], second + first[:70], first[70:], second, last]
+    with socket.create_connection(("127.0.0.1", servers.at_once), 60) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        got = b""
+        for piece in pieces:
+            before = got.count(b"HTTP/1.1 ")
+            sock.sendall(piece)
+            due = before + piece.count(b"\r\n\r\n")
+            while got.count(b"HTTP/1.1 ") < due:
+                more = sock.recv(1 << 16)
+                assert more, got
+                got += more
+        while more := sock.recv(1 << 16):
+            got += more
+    statuses = [int(each[:3]) for each in got.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 204, 200, 204, 200, 204, 200, 204, 400]
+
+
+def test_a_token_that_was_revoked_ends_on_a_connection_that_knows_it(servers: Servers) -> None:
+    token = servers.archive.auth.create_token("leaving", CLINICAL_RIGHTS)
+    connection = http_client.HTTPConnection("127.0.0.1", servers.at_once, timeout=60)
+
+    def status() -> int:
+        connection.request("GET", "/dicom-web/studies", headers={"Authorization": f"Bearer {token}", "Accept": JSON})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert [status() for _ in range(5)] == [200] * 5
+    servers.archive.auth.revoke(token)
+    assert status() == 401
+    connection.close()
 
 
 def test_pages_of_elsewhere_are_told_the_same_either_way(servers: Servers) -> None:

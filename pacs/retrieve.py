@@ -42,6 +42,9 @@ PIECE = 256 << 10
 """Of an object that is sent: small, since many may be sent at once."""
 HASTE_BYTES = 32 << 20
 _DAMAGE_KNOWN_FOR_S = 2.0
+_METADATA = Statement(
+    select(schema.instance_metadata.c.json).where(schema.instance_metadata.c.instance_key == bindparam("key"))
+)
 _DAMAGED = select(damage.c.instance_key).where(damage.c.instance_key.is_not(None))
 
 
@@ -303,17 +306,24 @@ class Retrieve:
 
     def metadata(self, locations: Sequence[InstanceLocation | Edition]) -> list[bytes]:
         """The DICOM JSON of each instance, in order; the byte 0xFF stands for the instance's own address."""
-        held = schema.instance_metadata.c
-        found: dict[int, bytes] = {}
-        with self._index.read() as conn:
-            for at in range(0, len(locations), _KEYS_IN_ONE_LIST):
-                keys = [location.instance_key for location in locations[at : at + _KEYS_IN_ONE_LIST]]
-                for key, json in conn.execute(select(held.instance_key, held.json).where(held.instance_key.in_(keys))):
-                    found[key] = json
+        found = self._packed([location.instance_key for location in locations])
         for location in locations:
             if location.instance_key not in found:
                 raise NotFound("removed just now", about=location.sop_instance_uid)
         return [_metadata(location, zlib.decompress(found[location.instance_key])) for location in locations]
+
+    def _packed(self, keys: Sequence[int]) -> dict[int, bytes]:
+        """The metadata of instances as they are held, by key."""
+        held = schema.instance_metadata.c
+        if len(keys) == 1:
+            return {key: row.json for key in keys for row in self._index.fetch(_METADATA, {"key": key})}
+        found: dict[int, bytes] = {}
+        with self._index.read() as conn:
+            for at in range(0, len(keys), _KEYS_IN_ONE_LIST):
+                some = held.instance_key.in_(keys[at : at + _KEYS_IN_ONE_LIST])
+                wanted = select(held.instance_key, held.json).where(some)
+                found |= {row.instance_key: row.json for row in conn.execute(wanted)}
+        return found
 
     def frame(self, location: InstanceLocation, number: int) -> bytes:
         """One frame, counted from 1: its codestream as stored, or its native pixels (PS3.5 section 8 and annex A).

@@ -95,7 +95,7 @@ def looked_up(levels: Gray, frame: Array) -> Gray:
     index = np.ascontiguousarray(frame).view(f"u{frame.dtype.itemsize}").reshape(-1)
     out = np.empty(index.shape, levels.dtype)
     for start in range(0, len(index), _BLOCK):
-        out[start : start + _BLOCK] = levels[index[start : start + _BLOCK].astype(np.intp)]
+        levels.take(index[start : start + _BLOCK], out=out[start : start + _BLOCK], mode="wrap")  # none is beyond
     return out.reshape(frame.shape)
 
 

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Row
 
 from analysis import batch_plan
 from analysis.api import NotAnalysable, Params
-from analysis.batch_loop import Parse, audited, cancel_task
+from analysis.batch_loop import Parse, audited, cancel_task, other_version
 from analysis.batch_models import Batch, Item, NewBatch, Preview
 from pacs import uids
 from pacs.auth import Principal, Right
-from pacs.errors import Conflict, InvalidInput, NotFound
+from pacs.errors import Conflict, Forbidden, InvalidInput, NotFound
 from pacs.index import batches as sql
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ class Batches:
         with self._index.read() as conn:
             rows = sql.listed(conn, principal.scope, state, before, limit)
             counts = sql.counts(conn, [row.id for row in rows])
-        return [self._told(row, counts[row.id]) for row in rows]
+        return [self._told(principal, row, counts[row.id]) for row in rows]
 
     def one(self, principal: Principal, number: int) -> Batch:
         """One of them. Raises NotFound."""
         with self._index.read() as conn:
             row = _visible(conn, principal, number)
             counts = sql.counts(conn, [number])[number]
-        return self._told(row, counts)
+        return self._told(principal, row, counts)
 
     def items(
         self, principal: Principal, number: int, state: str | None = None, after: int = 0, limit: int = 100
@@ -112,31 +112,78 @@ class Batches:
         return [Item(**{name: row._mapping[name] for name in Item.model_fields}) for row in rows]
 
     def pause(self, principal: Principal, number: int) -> Batch:
-        """Make no more Workitems; those that there are go on. Raises NotFound and Conflict."""
+        """Make no more Workitems; those that there are go on. Raises NotFound, Forbidden and Conflict."""
         return self._move(principal, number, "paused", ("planning", "running"), "batch paused")
 
-    def resume(self, principal: Principal, number: int) -> Batch:
-        """Go on. What failed or was cancelled is tried again. Raises NotFound, and Conflict where nothing is left."""
+    def resume(self, principal: Principal, number: int, version: str | None = None) -> Batch:
+        """Go on. What failed or was cancelled is tried again.
+
+        A batch is bound to the version of the plug-in that it was made with. With `version`, another one, all of it is
+        planned afresh with that, on the studies that were selected then. Raises NotFound, Forbidden for a batch of
+        somebody else, InvalidInput for a version that is not installed, and Conflict where nothing is left to do.
+        """
         now = self._clock()
+        self._may_change(principal, number, "batch resumed")
 
-        def work(conn: Connection) -> None:
+        def work(conn: Connection) -> list[str]:
             row = _visible(conn, principal, number, lock=True)
-            again = 0
-            if row.state in ("cancelled", "done", "failed"):
-                again = sql.again(conn, number, now, "failed", "canceled", "cancelled")
-            left = again or sql.count(conn, number, "waiting") or row.planned < row.studies or not row.studies
-            if row.state not in ("paused", "cancelled", "done", "failed") or not left:
+            if row.state not in ("paused", "cancelled", "done", "failed"):
                 raise Conflict(f"there is nothing to resume: it is {row.state}", about=f"batch {number}")
-            state = "planning" if row.planned < row.studies or not row.studies else "running"
+            there = self._version(row, version)
+            if there != row.version:
+                return self._afresh(conn, row, there, now)
+            again = 0
+            if row.state != "paused":
+                again = sql.again(conn, number, now, "failed", "canceled", "cancelled")
+            unplanned = row.planned < row.studies or (not row.studies and row.state != "done")
+            if not (again or unplanned or sql.count(conn, number, "waiting") or row.state == "paused"):
+                raise Conflict(f"there is nothing to resume: it is {row.state}", about=f"batch {number}")
+            state = "planning" if unplanned else "running"
             sql.save(conn, number, now, state=state, reason="", round=row.round + bool(again), ended_at=None)
-            audited(conn, "batch resumed", principal, number, now)
+            return []
 
-        self._index.transact(work)
+        def noted(conn: Connection) -> list[str]:
+            left = work(conn)
+            audited(conn, "batch resumed", principal, number, now, f"version {version}" if version else "")
+            return left
+
+        for uid in self._index.transact(noted):
+            cancel_task(self._archive, uid)
         self._archive.events.publish()
         return self.one(principal, number)
 
+    def _version(self, row: Row[Any], version: str | None) -> str:
+        """The version to go on with. Raises InvalidInput and Conflict, in words."""
+        installed = self._registry.get(row.plugin)
+        here = installed.manifest.version if installed is not None else None
+        about = f"batch {row.id}"
+        if here is None:
+            raise Conflict(f"its plug-in {row.plugin} is not installed here", about=about)
+        if version is not None and version != here:
+            raise InvalidInput(f"version {version} of {row.plugin} is not installed here, but {here}", about=about)
+        if version is None and here != row.version:
+            raise Conflict(other_version(row, here), about=about)
+        return here
+
+    def _afresh(self, conn: Connection, row: Row[Any], version: str, now: float) -> list[str]:
+        """Forget what was planned, to do it with another version; the Workitems of ours that nobody waits for now."""
+        installed = self._registry.get(row.plugin)
+        assert installed is not None
+        try:
+            params = installed.params(orjson.loads(row.parameters))
+        except NotAnalysable as error:
+            raise InvalidInput(f"version {version} does not take its parameters: {error}") from None
+        left = [item.workitem_uid for item in sql.items(conn, row.id, "open") if item.made and item.workitem_uid]
+        sql.forget_items(conn, row.id)
+        sql.save(
+            conn, row.id, now, state="planning", reason="", version=version, planned=0, unchanged=0, ended_at=None,
+            round=row.round + 1, parameters=orjson.dumps(params.model_dump(mode="json")),
+        )  # fmt: skip
+        return left
+
     def cancel(self, principal: Principal, number: int) -> Batch:
-        """End it: its Workitems that are not finished are cancelled, too. Raises NotFound and Conflict."""
+        """End it: its Workitems that are not finished are cancelled, too. Raises NotFound, Forbidden and Conflict."""
+        self._may_change(principal, number, "batch cancelled")
         with self._index.read() as conn:  # a server that was killed in the middle may have left some
             left = sql.items(conn, number, "waiting", "open", limit=1)
         among = ("planning", "running", "paused", "reporting", *(["cancelled"] if left else []))
@@ -171,14 +218,29 @@ class Batches:
         installed = self._registry.get(wanted.plugin)
         if installed is None:
             raise InvalidInput(f"no such plug-in; installed are {', '.join(self._registry.ids)}")
+        if wanted.version not in (None, installed.manifest.version):
+            raise InvalidInput(f"installed is version {installed.manifest.version} of {installed.id}")
         try:
             params = installed.params(wanted.parameters)
         except NotAnalysable as error:
             raise InvalidInput(str(error)) from None
         return installed, params, self._parse(wanted.query)
 
+    def _may_change(self, principal: Principal, number: int, event: str) -> None:
+        """Nothing, or Forbidden for a batch of somebody else, which is audited. Raises NotFound."""
+        with self._index.read() as conn:
+            row = _visible(conn, principal, number)
+        if not _owns(principal, row):
+            self._index.transact(
+                lambda conn: audited(
+                    conn, event, principal, number, self._clock(), f"refused, it is of {row.principal}", "failure"
+                )
+            )
+            raise Forbidden(f"it is of {row.principal}: only who asked for it and administrators may do that")
+
     def _move(self, principal: Principal, number: int, state: str, among: Sequence[str], event: str) -> Batch:
         now = self._clock()
+        self._may_change(principal, number, event)
 
         def work(conn: Connection) -> None:
             row = _visible(conn, principal, number, lock=True)
@@ -192,7 +254,7 @@ class Batches:
         self._archive.events.publish()
         return self.one(principal, number)
 
-    def _told(self, row: Row[Any], counts: Mapping[str, int]) -> Batch:
+    def _told(self, principal: Principal, row: Row[Any], counts: Mapping[str, int]) -> Batch:
         m = row._mapping
         total = sum(counts.values())
         finished = total - counts.get("waiting", 0) - counts.get("open", 0)
@@ -207,8 +269,14 @@ class Batches:
         own = {
             "parameters": orjson.loads(row.parameters), "only_changed": bool(row.only_changed), "items": dict(counts),
             "progress": round(progress, 4), "estimate_s": estimate, "report": bool(row.has_report),
+            "query": row.query if _owns(principal, row) else None, "mine": _owns(principal, row),
         }  # fmt: skip
         return Batch(**{name: m[name] for name in Batch.model_fields if name not in own}, **own)
+
+
+def _owns(principal: Principal, row: Row[Any]) -> bool:
+    """Whether it is the principal's batch, or an administrator asks: who may end it, and read whom it searches for."""
+    return principal.name == row.principal or Right.ADMIN in principal.rights
 
 
 def _visible(conn: Connection, principal: Principal, number: int, *, lock: bool = False) -> Row[Any]:

@@ -5,7 +5,7 @@ It is about many patients and belongs to none: its "patient" is the batch. Numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,14 @@ MOST_RESULTS = 2000
 
 
 def file(
-    archive: Archive, row: Row[Any], installed: Installed, params: Params, report: Report, results: Sequence[TaskResult]
-) -> tuple[str, str]:
-    """The Study and SOP Instance UID of the report, filed. Filing it again changes nothing. Raises ArchiveError."""
+    archive: Archive, row: Row[Any], installed: Installed, params: Params, report: Report,
+    results: Sequence[TaskResult], earlier: Mapping[str, Mapping[str, Any]],
+) -> tuple[str, str]:  # fmt: skip
+    """The Study and SOP Instance UID of the report, filed. Filing it again changes nothing.
+
+    `earlier` is the report (DICOM JSON by SOP Instance UID) that the batch had before it was resumed: the new one names
+    it as its predecessor (PS3.3 C.17.2.3). Raises ArchiveError.
+    """
     run = RunInfo(
         task_key=f"batch {row.uid} {row.round}",
         workitem_uid=row.uid,
@@ -60,6 +65,9 @@ def file(
     shown = results[:MOST_RESULTS]
     known = metadata(archive.index, [uid for each in shown for uid in each.sop_instance_uids])
     ds = encode(run, row.id, row.query, report, shown, known, len(results) - len(shown))
+    if earlier:
+        before = [_named(uid, found) for uid, found in earlier.items()]
+        ds.PredecessorDocumentsSequence = provenance.sequence(provenance.evidence(before))
     principal = Principal("m3dicom", "system", ALL_RIGHTS, row.scope)
     with archive.ingest.receive_part10() as receiving:
         receiving.write(provenance.part10(ds))
@@ -159,7 +167,7 @@ def _procedure(run: RunInfo, number: int, query: str) -> str:
     return f"Batch {number}: {run.plugin_title} {run.plugin_version} ({parameters}) on studies selected by {asked}."
 
 
-def _named(uid: str, found: dict[str, Any]) -> Dataset:
+def _named(uid: str, found: Mapping[str, Any]) -> Dataset:
     ds = Dataset()
     ds.SOPInstanceUID = uid
     ds.SOPClassUID = str(ups.value(found, "00080016"))

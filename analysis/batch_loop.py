@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row
 
 from analysis import batch_plan, batch_report
 from analysis.api import NotAnalysable, Params
-from analysis.reports_read import result
+from analysis.reports_read import metadata, result
 from pacs import audit
 from pacs.auth import ALL_RIGHTS, SYSTEM, Principal
 from pacs.errors import ArchiveError, Conflict, Forbidden, NotFound
@@ -91,13 +91,10 @@ class BatchLoop:
     def _go_on(self, row: Row[Any], now: float, until: float) -> None:
         installed = self._registry.get(row.plugin)
         if installed is None:
-            self._end(row, now, "failed", "its plug-in is not installed here any more")
+            self._end(row, now, "paused", f"its plug-in {row.plugin} is not installed here")
             return
         if installed.manifest.version != row.version:
-            words = (
-                f"its plug-in is now {installed.manifest.version}, it was planned for {row.version}: make a new batch"
-            )
-            self._end(row, now, "failed", words)
+            self._end(row, now, "paused", other_version(row, installed.manifest.version))
             return
         try:
             params = installed.params(orjson.loads(row.parameters))
@@ -272,21 +269,23 @@ class BatchLoop:
         from analysis import batch_document  # pydicom and highdicom: a server does without until it writes a document
 
         report = batch_report.make(installed, params, results, old)
-        study, instance = batch_document.file(self._archive, row, installed, params, report, results)
         table = batch_report.TABLE.dump_python
-        return (
-            {
-                "table": table(report.table, mode="json"), "changes": table(report.changes, mode="json"),
-                "by": report.by, "note": report.note,
-            },
-            study,
-            instance,
-        )  # fmt: skip
+        made = {
+            "table": table(report.table, mode="json"), "changes": table(report.changes, mode="json"),
+            "by": report.by, "note": report.note,
+        }  # fmt: skip
+        filed = metadata(self._index, [row.report_instance_uid]) if row.report_instance_uid else {}
+        if filed and row.report and orjson.loads(row.report) == orjson.loads(orjson.dumps(made)):
+            return made, row.report_study_uid, row.report_instance_uid  # the report that is there says just that
+        study, instance = batch_document.file(self._archive, row, installed, params, report, results, filed)
+        return made, study, instance
 
     def _end(self, row: Row[Any], now: float, state: str, reason: str, **values: Any) -> None:
         def work(conn: Connection) -> None:
             mine = sql.b.lease_token == self._token
-            ended = {"state": state, "reason": reason, "ended_at": now, "lease_token": None, "lease_until": None}
+            ended: dict[str, Any] = {"state": state, "reason": reason, "lease_token": None, "lease_until": None}
+            if state != "paused":
+                ended["ended_at"] = now
             if sql.save(conn, row.id, now, mine, sql.b.state.in_(sql.LIVE), **ended, **values):
                 asker = Principal(row.principal, "system", scope=row.scope)
                 audited(conn, f"batch {state}", asker, row.id, now, reason)
@@ -312,7 +311,18 @@ def _item(number: int, task: batch_plan.Planned, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def audited(conn: Connection, event: str, principal: Principal, number: int, now: float, detail: str = "") -> None:
+def other_version(row: Row[Any], version: str) -> str:
+    """Why a batch cannot go on with this version of its plug-in, and what can be done."""
+    return (
+        f"it was made for {row.plugin} {row.version}, and {version} is installed here: resume it with version "
+        f"{version} to do all of it with that, or make a new batch"
+    )
+
+
+def audited(
+    conn: Connection, event: str, principal: Principal, number: int, now: float, detail: str = "",
+    outcome: str = "success",
+) -> None:  # fmt: skip
     """Note what was done with a batch, in the transaction that does it."""
     words = f"batch {number}{': ' if detail else ''}{detail}"
-    audit.record_all(conn, [audit.row(event, principal, "success", now, detail=words)])
+    audit.record_all(conn, [audit.row(event, principal, outcome, now, detail=words)])

@@ -16,6 +16,7 @@ class NewBatch(Body):
     """What is to be computed, and on what."""
 
     plugin: str = Bound(description="Id of a plug-in")
+    version: str | None = Bound(None, description="Only with this version: refused where another is installed")
     query: str = Bound(
         "",
         max_length=MOST_QUERY,
@@ -27,6 +28,14 @@ class NewBatch(Body):
     rate_per_minute: float | None = Bound(None, gt=0, le=100_000, description="At most so many Workitems a minute")
     at_once: int = Bound(100, ge=1, le=10_000, description="At most so many that are not finished")
     only_changed: bool = Bound(False, description="Leave out what has results of this version with these parameters")
+
+
+class Resume(Body):
+    """How to go on with a batch."""
+
+    version: str | None = Bound(
+        None, description="Of the plug-in, where it is another than the batch was made for: all is done with that one"
+    )
 
 
 class Preview(BaseModel):
@@ -53,13 +62,14 @@ class Batch(BaseModel):
     reason: str
     plugin: str
     version: str
-    query: str
+    query: str | None = Bound(description="Null for all but who asked for the batch, and administrators")
     parameters: dict[str, Any]
     priority: str
     rate_per_minute: float | None
     at_once: int
     only_changed: bool
-    principal: str
+    principal: str = Bound(description="Who asked for it")
+    mine: bool = Bound(description="Whether whoever asks may pause, resume and cancel it")
     studies: int = Bound(description="That match the query")
     planned: int = Bound(description="Of these, looked at")
     unchanged: int = Bound(description="Left out: results of this version with these parameters are there")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analysis.batch_models import Batch, Item, NewBatch, Preview
+from analysis.batch_models import Batch, Item, NewBatch, Preview, Resume
 from analysis.batch_report import TABLE, as_csv
 from pacs.auth import Right
 from pacs.index.batches import ITEM_STATES, STATES
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from analysis.batch import Batches
 
 MOST_LISTED = 1000
+_OWN = "For whoever asked for the batch, and administrators; a refusal is audited."
 _LIMIT = Field("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": MOST_LISTED})
 _TABLE: dict[str, Any] = {
     "type": "object",
@@ -73,11 +74,16 @@ def rows(batches: Batches) -> list[Row]:
              Field("after", "Only with a greater id.", NUMBER), _LIMIT),
             answer=list[Item]),
         Row("POST", "/api/batches/{id}/pause", lambda asked: batches.pause(asked.principal, asked.number()),
-            "Make no more Workitems; those that there are go on.", tag, Right.PROCESS, answer=Batch, errors=(409,)),
-        Row("POST", "/api/batches/{id}/resume", lambda asked: batches.resume(asked.principal, asked.number()),
-            "Go on; what failed or was cancelled is tried again.", tag, Right.PROCESS, answer=Batch, errors=(409,)),
+            "Make no more Workitems; those that there are go on.", tag, Right.PROCESS, answer=Batch, errors=(409,),
+            description=_OWN),
+        Row("POST", "/api/batches/{id}/resume",
+            lambda asked: batches.resume(asked.principal, asked.number(), asked.body.version),
+            "Go on; what failed or was cancelled is tried again.", tag, Right.PROCESS, body=Resume, answer=Batch,
+            errors=(409,), description=f"{_OWN} A batch is bound to the version of the plug-in that it was made with: "
+            "where another is installed, name it, and all of it is done with that."),
         Row("POST", "/api/batches/{id}/cancel", lambda asked: batches.cancel(asked.principal, asked.number()),
-            "End it, and its Workitems that are not finished.", tag, Right.PROCESS, answer=Batch, errors=(409,)),
+            "End it, and its Workitems that are not finished.", tag, Right.PROCESS, answer=Batch, errors=(409,),
+            description=_OWN),
         Row("GET", "/api/batches/{id}/report", report, "What it came to, once it is done.", tag, Right.READ,
             (Field("format", "json (default) or csv.", {"type": "string", "enum": ["json", "csv"]}),
              Field("table", "Of CSV: the results, or old against new.",

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     and_,
+    delete,
     func,
     insert,
     or_,
@@ -236,6 +237,11 @@ def durations(conn: Connection, plugin: str, limit: int = 50) -> list[workitems.
     w = schema.workitem.c
     wanted = select(schema.workitem).where(w.plugin == plugin, w.state == "COMPLETED")
     return [workitems.row(found) for found in conn.execute(wanted.order_by(w.updated_at.desc()).limit(limit))]
+
+
+def forget_items(conn: Connection, number: int) -> None:
+    """Forget the items of a batch: it is planned anew."""
+    conn.execute(delete(batch_item).where(i.batch_id == number))
 
 
 def again(conn: Connection, number: int, now: float, *states: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import dicom_data
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import select
 from task_plugins import TARGETS
 
 from analysis.api import Code, Finding, Measurement, Table, TaskResult
@@ -18,13 +19,15 @@ from analysis.batch import Batches
 from analysis.batch_loop import BatchLoop
 from analysis.batch_models import NewBatch
 from analysis.batch_report import as_csv, changes, reduced
-from analysis.registry import Registry
+from analysis.registry import Installed, Registry
+from analysis.reports_read import metadata
 from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import ALL_RIGHTS, Principal, Right
 from pacs.dicom import ups
 from pacs.errors import Conflict, Forbidden, InvalidInput, InvalidQuery, NotFound
 from pacs.index import batches as sql
+from pacs.index import schema
 from pacs.server.compose import study_query
 from pacs.settings import Settings
 from pacs.worklist import Worklist
@@ -222,6 +225,119 @@ def test_a_batch_that_cannot_go_on_ends_and_holds_up_no_other(host: Host) -> Non
     host.work()
     host.finish(other)
     assert host.batches.one(ANN, other).items == {"completed": STUDIES}
+
+
+EVE = Principal("eve", "token", ALL_RIGHTS - {Right.ADMIN})
+
+
+def test_only_who_asked_and_administrators_end_it_and_read_the_query(host: Host) -> None:
+    batch = host.batches.create(EVE, new(query="PatientName=Doe^Jane"))
+    assert (batch.query, batch.mine) == ("PatientName=Doe^Jane", True)
+    mel = Principal("mel", "token", ALL_RIGHTS - {Right.ADMIN})
+    (told,) = host.batches.listed(mel)
+    assert (told.query, told.mine, told.principal) == (None, False, "eve")
+    for what in (host.batches.pause, host.batches.cancel, host.batches.resume):
+        with pytest.raises(Forbidden, match="it is of eve"):
+            what(mel, batch.id)
+    refused = [each for each in host.archive.audit.query() if each.outcome == "failure"]
+    assert {(each.event, each.principal) for each in refused} == {
+        ("batch paused", "mel"), ("batch cancelled", "mel"), ("batch resumed", "mel"),
+    }  # fmt: skip
+    assert not any("Doe" in each.detail for each in host.archive.audit.query())
+    assert host.batches.pause(ANN, batch.id).state == "paused"
+    assert host.batches.one(ANN, batch.id).query == "PatientName=Doe^Jane"
+    assert host.batches.cancel(EVE, batch.id).state == "cancelled"
+
+
+def test_a_batch_is_bound_to_the_version_that_it_was_made_with(host: Host) -> None:
+    with pytest.raises(InvalidInput, match=r"installed is version 1\.0"):
+        host.batches.create(ANN, new(version="0.9"))
+    batch = host.batches.create(ANN, new(version="1.0", at_once=4)).id
+    host.steps(4)
+    assert host.work(2) == 2
+    newer = Registry([_with_version(host, "1.1")])
+    later = Batches(host.archive, newer, study_query, clock=lambda: host.now)
+    host.loop.close()
+    host.loop = BatchLoop(host.archive, newer, study_query, clock=lambda: host.now, step_s=300)
+    host.steps(1)
+    told = later.one(ANN, batch)
+    assert told.state == "paused"
+    assert "was made for count 1.0, and 1.1 is installed here: resume it with version 1.1" in told.reason
+    with pytest.raises(Conflict, match=r"resume it with version 1\.1"):
+        later.resume(ANN, batch)
+    with pytest.raises(InvalidInput, match="not installed here"):
+        later.resume(ANN, batch, "2.0")
+    assert later.resume(ANN, batch, "1.1").version == "1.1"
+    states = [ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()]
+    assert sorted(states) == ["CANCELED", "CANCELED", "COMPLETED", "COMPLETED"], "nobody waits for the old version"
+    for _ in range(4):
+        host.steps(3)
+        host.work()
+    host.finish(batch)
+    assert later.one(ANN, batch).items == {"completed": STUDIES}
+    table = later.report(ANN, batch)["table"]
+    assert len(table["rows"]) == STUDIES
+    replaced = [each for each in host.workitems() if ups.REPLACED_PROCEDURE_STEP_SEQUENCE in each]
+    assert len(replaced) == 2, "what the older version had done"
+
+
+def _with_version(host: Host, version: str) -> Installed:
+    known = host.registry.get("count")
+    assert known is not None
+    plugin = type(known.plugin)()
+    plugin.manifest = known.manifest.model_copy(update={"version": version})  # type: ignore[misc]
+    return Installed(known.target, plugin)
+
+
+def test_a_batch_that_is_resumed_has_one_report(host: Host) -> None:
+    batch = host.batches.create(ANN, new()).id
+    host.steps()
+
+    def fail_one() -> None:
+        claim = host.archive.worklist.claim(["count"], "w", host.now, 30)
+        assert claim is not None
+        host.archive.worklist.fail(claim, "no bone at all", host.now)
+
+    def filed() -> list[str]:
+        with host.archive.index.read() as conn:
+            wanted = select(schema.instance.c.sop_instance_uid).where(
+                schema.instance.c.sop_class_uid == "1.2.840.10008.5.1.4.1.1.88.22"
+            )
+            return list(conn.execute(wanted.order_by(schema.instance.c.id)).scalars())
+
+    fail_one()
+    host.work()
+    host.finish(batch)
+    (first,) = filed()
+    # It fails again: the report would say the same, and there is no second one.
+    host.batches.resume(ANN, batch)
+    host.steps(1)
+    fail_one()
+    host.finish(batch)
+    assert filed() == [first]
+    assert host.batches.one(ANN, batch).report_instance_uid == first
+    # Now it succeeds: the new report names the old one as its predecessor.
+    host.batches.resume(ANN, batch)
+    host.steps(1)
+    assert host.work() == 1
+    host.finish(batch)
+    second = host.batches.one(ANN, batch).report_instance_uid
+    assert second is not None
+    assert filed() == [first, second]
+    (before,) = metadata(host.archive.index, [second])[second]["0040A360"]["Value"]
+    assert before["00081115"]["Value"][0]["00081199"]["Value"][0]["00081155"]["Value"] == [first]
+    with pytest.raises(Conflict, match="nothing to resume"):
+        host.batches.resume(ANN, batch)
+
+
+def test_what_was_paused_goes_on_when_only_its_tasks_are_left(host: Host) -> None:
+    batch = host.batches.create(ANN, new()).id
+    host.steps()
+    host.batches.pause(ANN, batch)
+    host.work()
+    host.batches.resume(ANN, batch)
+    host.finish(batch)
+    assert host.batches.one(ANN, batch).items == {"completed": STUDIES}
 
 
 def test_a_query_is_one_line_of_bounded_length() -> None:

@@ -49,6 +49,7 @@ def add(verbs: Verbs) -> None:
     known.add_argument("--show", metavar="N", type=int, help="how far batch N is")
     known.add_argument("--pause", metavar="N", type=int, help="make no more tasks of batch N")
     known.add_argument("--resume", metavar="N", type=int, help="go on with batch N; what failed is tried again")
+    verb.add_argument("--version", metavar="V", help="of the plug-in: refuse another, or resume a batch with this one")
     known.add_argument("--cancel", metavar="N", type=int, help="end batch N and its tasks")
     known.add_argument("--report", metavar="N", type=int, help="what batch N came to, as CSV")
     known.add_argument("--changes", metavar="N", type=int, help="old against new of batch N, as CSV")
@@ -91,7 +92,8 @@ def _run(chosen: argparse.Namespace) -> int:
         table = "table" if name == "report" else "changes"
         return _csv(settings, chosen, f"/api/batches/{number}/report?format=csv&table={table}")
     method = "GET" if name == "show" else "POST"
-    told = beside.ask(settings, method, f"/api/batches/{number}" + ("" if name == "show" else f"/{name}"))
+    body = {"version": chosen.version} if name == "resume" else None
+    told = beside.ask(settings, method, f"/api/batches/{number}" + ("" if name == "show" else f"/{name}"), body)
     return _after(settings, chosen, told)
 
 
@@ -105,7 +107,8 @@ def _new(settings: Settings, chosen: argparse.Namespace) -> int:
     except ValueError:
         raise InvalidInput("--parameters is no JSON") from None
     body = {
-        "plugin": chosen.plugin, "query": chosen.query, "parameters": parameters, "priority": chosen.priority.upper(),
+        "plugin": chosen.plugin, "version": chosen.version, "query": chosen.query,
+        "parameters": parameters, "priority": chosen.priority.upper(),
         "rate_per_minute": chosen.rate, "at_once": chosen.at_once, "only_changed": chosen.only_changed,
     }  # fmt: skip
     if chosen.dry_run:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Connection
+
 from analysis import plans
 from analysis.api import Input, NotAnalysable
 from analysis.matching import Candidate, candidates, results, tasks_among
@@ -39,6 +41,12 @@ def verdicts(archive: Archive, rules: Iterable[Rule], uid: str) -> Iterator[tupl
     sources = _sources(archive, row, about)
     for rule in asking:
         yield rule, about, _verdict(archive, rule, about, row, theirs, sources)
+
+
+def holds(conn: Connection, uid: str) -> bool:
+    """Whether the results of this Workitem are still those to build on; they are until the transaction ends."""
+    row = workitems.get(conn, uid, lock=True)
+    return row is not None and row.state is State.COMPLETED and row.superseded_by is None
 
 
 def _sources(archive: Archive, row: WorkitemRow, about: Study) -> list[Candidate]:

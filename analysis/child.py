@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> None:
     except BaseException as error:
         line.say(failed={"type": type(error).__name__, "trace": places(error)})
         return
-    line.say(ready=backend.description)
+    line.say(ready=backend.description, version=plugin.manifest.version)
     while True:
         task = line.tasks.get()
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from analysis.api import NotAnalysable
 from analysis.matching import Candidate, Match, judged_by, tasks_among
@@ -33,7 +33,19 @@ class Study:
     date: str
     time: str
     last_instance_at: float
-    stable: bool
+    stable_at: float | None
+
+    @property
+    def stable(self) -> bool:
+        """Whether it has come to rest."""
+        return self.stable_at is not None
+
+    def unchanged(self, conn: Connection) -> bool:
+        """Whether nothing has come since; nothing will until the transaction ends."""
+        t = schema.study.c
+        wanted = select(t.last_instance_at, t.stable_at).where(t.study_instance_uid == self.study_instance_uid)
+        now = conn.execute(wanted.with_for_update()).first()
+        return now is not None and (now[0] or 0.0, now[1]) == (self.last_instance_at, self.stable_at)
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ def study(index: Index, study_instance_uid: str) -> Study | None:
         found = conn.execute(wanted).first()
     if found is None:
         return None
-    uid, scope, patient, issuer, date, time, last, stable = found
-    return Study(uid, scope, patient or "", issuer or "", date or "", time or "", last or 0.0, stable is not None)
+    uid, scope, patient, issuer, date, time, last, stable_at = found
+    return Study(uid, scope, patient or "", issuer or "", date or "", time or "", last or 0.0, stable_at)
 
 
 def judge(rule: Rule, about: Study, found: Sequence[Candidate], now: float) -> Verdict:

@@ -88,9 +88,12 @@ Check = Callable[[float, str], Literal["continue", "stop"]]
 class Child:
     """One warm process for one plug-in on one device. Belongs to the thread that started it, and dies with it."""
 
-    def __init__(self, target: str, device: str, threads: int, extra: Mapping[str, str] | None = None) -> None:
-        """Start it; `extra` goes into its environment."""
+    def __init__(
+        self, target: str, device: str, threads: int, extra: Mapping[str, str] | None = None, *, version: str = ""
+    ) -> None:
+        """Start it; `extra` goes into its environment, `version` is that of the plug-in that it has to have."""
         self.target = target
+        self._version = version
         self.tasks = 0
         self.backend = ""
         self._crash = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
@@ -146,7 +149,7 @@ class Child:
         """The result files of a task. The process is killed on any way out but a result or a plug-in's own end.
 
         Raises NotAnalysable (the plug-in refused), TaskStopped (`check` said so), TaskFailed (crash, deadline, memory,
-        error of the plug-in).
+        error of the plug-in), and Unavailable where the plug-in was replaced on the disk by another version.
         """
         try:
             if not self.backend:
@@ -167,6 +170,9 @@ class Child:
                 raise TaskStopped
             for message in self._messages():
                 if "ready" in message:
+                    if self._version and message["version"] != self._version:
+                        words = f"version {message['version']} was installed over {self._version} of the plug-in"
+                        raise Unavailable(f"{words} while the worker ran: it has to be started again")
                     self.backend = str(message["ready"])
                     log.info("plug-in %s computes with %s", self.target, self.backend)
                     return

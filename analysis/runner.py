@@ -224,7 +224,7 @@ class Runner:
         while len(self._children) >= MAX_WARM:
             self._children.pop(next(iter(self._children))).close()
         if child is None:
-            child = Child(installed.target, device, self._threads)
+            child = Child(installed.target, device, self._threads, version=installed.manifest.version)
         self._children[key] = child
         return child
 

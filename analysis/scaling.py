@@ -31,8 +31,10 @@ def wanted(queue: Queued, have: int, calm_s: float, policy: Policy) -> int:
     Grows at once to what the queue needs, and by one more for each round in which a task waits too long. Shrinks only
     after a calm, and never below what the running tasks keep busy.
     """
-    needed = math.ceil((queue.waiting + queue.running) / max(1, policy.per_worker))
-    if queue.waiting and queue.oldest_s > policy.oldest_s:
+    # Where there are workers and none of them takes a task, for its version, more of them would not help it.
+    waiting = queue.waiting - (queue.stranded if queue.posts else 0)
+    needed = math.ceil((waiting + queue.running) / max(1, policy.per_worker))
+    if waiting and queue.oldest_s > policy.oldest_s:
         needed = max(needed, have + 1)
     if needed < have:
         needed = max(needed, queue.running) if calm_s >= policy.idle_s else have

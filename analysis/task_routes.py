@@ -24,6 +24,7 @@ from pacs.tasks import LISTED_AT_MOST, Tasks
 if TYPE_CHECKING:
     from analysis.plans import Study
     from pacs.archive import Archive
+    from pacs.workforce import Workforce
 
 LISTED = 100
 _MAYBE_TEXT = {"type": ["string", "null"]}
@@ -37,9 +38,13 @@ _TASK: dict[str, Any] = {
         "message": TEXT, "reason": TEXT,
         "ended": {"enum": [*ENDS, None], "description": 'Why it is in its final state; "failed" is a dead letter'},
         "superseded_by": _MAYBE_TEXT, "attempt": NUMBER, "worker": _MAYBE_TEXT,
-        "start_at": {"type": ["number", "null"]}, "created_at": _TIME, "updated_at": _TIME, "principal": TEXT,
+        "start_at": {"type": ["number", "null"]},
+        "waits_for": {"type": "string", "description": "Besides its turn: a version that no worker has, say"},
+        "created_at": _TIME, "updated_at": _TIME, "principal": TEXT,
     },
-    "required": ["uid", "state", "plugin", "label", "priority", "progress", "message", "reason", "attempt"],
+    "required": [
+        "uid", "state", "plugin", "label", "priority", "progress", "message", "reason", "attempt", "waits_for",
+    ],
 }  # fmt: skip
 _VERDICT: dict[str, Any] = {
     "type": "object",
@@ -74,9 +79,9 @@ class Letters(Body):
     plugin: str | None = None
 
 
-def rows(archive: Archive, rules: Rules) -> list[Row]:
+def rows(archive: Archive, rules: Rules, workforce: Workforce) -> list[Row]:
     """The rows of the JSON API."""
-    tasks = Tasks(archive.worklist)
+    tasks = Tasks(archive.worklist, workforce)
     study = Field("study", "Only of this Study Instance UID.", UID)
     plugin = Field("plugin", "Only of the plug-in with this id.")
     return [

@@ -2,15 +2,16 @@
 
 Reads `change` from the durable cursor "trigger"; what a rule waits for is a row (`pacs.index.rule_waits`), so that
 nothing of it is lost with the process. Whatever happens twice makes nothing twice: a Workitem's UID and task key derive
-from its inputs. What comes late changes the inputs: a new Workitem is made that supersedes the old one.
+from its inputs. What comes late changes the inputs: a new Workitem is made that supersedes the old one. What a process
+has read is looked at again in the transaction that makes a Workitem of it: one that stood still meanwhile makes none.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,11 +30,12 @@ from pacs import uids
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom import ups, ups_task
 from pacs.errors import ArchiveError, OutOfResources, Unavailable
-from pacs.index import rule_waits, workitems
+from pacs.index import rule_waits, waiting, workitems
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.index.workitems import WorkitemRow
+    from pacs.workforce import Workforce
 
 log = logging.getLogger("m3dicom.trigger")
 
@@ -42,16 +44,30 @@ _PASSING = (Unavailable, OutOfResources, SQLAlchemyError, OSError, MemoryError)
 
 CURSOR = "trigger"
 BATCH = 1000
+TRIES = 5
+VERSIONS_EVERY_S = 30.0
 
 
 class Trigger:
     """Turns stable studies, and results that others build on, into Workitems."""
 
     def __init__(
-        self, archive: Archive, registry: Registry, *, made: Rules | None = None, priors: Priors | None = None
+        self,
+        archive: Archive,
+        registry: Registry,
+        *,
+        made: Rules | None = None,
+        priors: Priors | None = None,
+        workforce: Workforce | None = None,
     ) -> None:
-        """Raises InvalidInput, naming the rule, for rules of the settings that cannot be."""
+        """`workforce` tells which versions of plug-ins workers have; None where that is not known.
+
+        Raises InvalidInput, naming the rule, for rules of the settings that cannot be.
+        """
         self._archive = archive
+        self._registry = registry
+        self._workforce = workforce
+        self._versions_seen_at = 0.0
         self.rules = made or rules.load(archive.settings, registry)
         self._priors = priors or Priors(archive)
         self._chained = frozenset(plugin for rule in self.rules for plugin in rule.results_of)
@@ -83,22 +99,30 @@ class Trigger:
                 with _alone(f"results of Workitem {uid}"):
                     made += len(self._build_on(uid, time.time() if now is None else now))
             self._archive.index.transact(partial(changes.advance, name=CURSOR, seq=batch[-1].seq))
-        return made + self._look_again(time.time() if now is None else now)
+        now = time.time() if now is None else now
+        return made + self._look_again(now) + self._make_anew(now)
 
     def plan(self, study_instance_uid: str, principal: Principal, now: float) -> list[str]:
         """Make the Workitems that the study's instances ask for and that are not there yet; their UIDs."""
         with self._archive.index.read() as conn:
             if rule_waits.is_prior(conn, study_instance_uid):
                 return []
-        about = plans.study(self._archive.index, study_instance_uid)
-        if about is None:
-            return []
-        found = candidates(self._archive.index, study_instance_uid, principal)
-        made = []
-        for rule in self.rules:
-            if not rule.results_of:
+        return self._applied(study_instance_uid, [r for r in self.rules if not r.results_of], principal, now)
+
+    def _applied(self, study: str, rules: Sequence[Rule], principal: Principal, now: float) -> list[str]:
+        """Let rules look at what has arrived of a study."""
+
+        def look() -> list[str]:
+            about = plans.study(self._archive.index, study)
+            if about is None:
+                return []
+            found = candidates(self._archive.index, study, principal)
+            made = []
+            for rule in rules:
                 made += self._apply(rule, about, "", plans.judge(rule, about, found, now), now)
-        return made
+            return made
+
+        return _until_it_holds(look)
 
     # What rules wait for
 
@@ -125,8 +149,8 @@ class Trigger:
                     if wait.about:
                         made += len(self._build_on(wait.about, now))
                     else:
-                        found = candidates(index, wait.study_instance_uid, replace(SYSTEM, scope=wait.scope))
-                        made += len(self._apply(rule, about, "", plans.judge(rule, about, found, now), now))
+                        principal = replace(SYSTEM, scope=wait.scope)
+                        made += len(self._applied(wait.study_instance_uid, [rule], principal, now))
                 self._forget(wait)
         return made
 
@@ -154,7 +178,7 @@ class Trigger:
                         continue
                     inputs = (*inputs, *earlier.matches)
                     comments = "; ".join(filter(None, (comments, earlier.comment)))
-                uid = self._create(rule, inputs, comments, replace(SYSTEM, scope=about.scope), now)
+                uid = self._create(rule, about, key, inputs, comments, now)
             except (Unavailable, OutOfResources):
                 raise  # see _PASSING
             except (ArchiveError, NotAnalysable) as error:
@@ -207,58 +231,121 @@ class Trigger:
 
     def _build_on(self, uid: str, now: float) -> list[str]:
         """Make the Workitems that rules ask for on the results of a Workitem; their UIDs."""
-        made = []
-        for rule, about, verdict in chains.verdicts(self._archive, self.rules, uid):
-            made += self._apply(rule, about, uid, verdict, now)
+
+        def look() -> list[str]:
+            made = []
+            for rule, about, verdict in chains.verdicts(self._archive, self.rules, uid):
+                made += self._apply(rule, about, uid, verdict, now)
+            return made
+
+        return _until_it_holds(look)
+
+    # Versions
+
+    def _make_anew(self, now: float) -> int:
+        """Make again, for the version that is here, what was made for one that no worker has; how many were made.
+
+        Only where a worker has the version that is here: servers with different ones leave each other's tasks alone.
+        """
+        if self._workforce is None or abs(now - self._versions_seen_at) < VERSIONS_EVERY_S:
+            return 0
+        self._versions_seen_at = now
+        with self._archive.index.read() as conn:
+            lanes = waiting.lanes(conn)
+        here = {each.id: each.manifest.version for each in self._registry}
+        others = [lane for lane in lanes if lane[1] and here.get(lane[0], lane[1]) != lane[1]]
+        posts = self._workforce.present(now) if others else ()
+        made = 0
+        for plugin, version in others:
+            taken = any(post.takes(plugin, version) for post in posts)
+            if taken or not any(post.takes(plugin, here[plugin]) for post in posts):
+                continue
+            with self._archive.index.read() as conn:
+                rows = waiting.stranded(conn, (plugin, version), BATCH)
+            log.info("plug-in %s: %d tasks wait for version %s, which no worker has", plugin, len(rows), version)
+            for about in dict.fromkeys((row.rule, row.study_instance_uid, self._built_on(row)) for row in rows):
+                with _alone(f"study {about[1]}"):
+                    made += self._again(*about, now)
         return made
+
+    def _built_on(self, row: WorkitemRow) -> str:
+        """The Workitem whose results a task works on, "" where it works on what arrived."""
+        rule = self.rules.get(row.rule or "")
+        if rule is None or not rule.results_of:
+            return ""
+        named = [sop for each in ups_task.references_of(row.attributes) for _, sop in each.instances][:1]
+        with self._archive.index.read() as conn:
+            return next(iter(workitems.owners(conn, named)), "")
+
+    def _again(self, rule_name: str | None, study: str | None, built_on: str, now: float) -> int:
+        rule = self.rules.get(rule_name or "")
+        about = plans.study(self._archive.index, study or "")
+        if rule is None or about is None or not about.stable:
+            return 0  # nothing of ours to make; or the rule looks when the study has come to rest
+        if built_on:
+            return len(self._build_on(built_on, now))
+        return len(self._applied(about.study_instance_uid, [rule], replace(SYSTEM, scope=about.scope), now))
 
     # Workitems
 
     def _create(
-        self, rule: Rule, inputs: Sequence[Match], comments: str, principal: Principal, now: float
+        self, rule: Rule, about: Study, built_on: str, inputs: Sequence[Match], comments: str, now: float
     ) -> str | None:
+        """The UID of a new Workitem, None where there is one already. Raises _Moved where what was read has changed.
+
+        Looking, making and superseding is one transaction: of servers that look at once one makes it, and one that
+        stood still between reading and making finds that others went on.
+        """
         worklist, installed = self._archive.worklist, rule.installed
         manifest, params = installed.manifest, installed.params(rule.parameters)
         key = job_key(manifest, params, [each.identity for match in inputs for each in match.instances])
-        known = worklist.of_plugin(manifest.id, inputs[0].instances[0].study_instance_uid)
-        if any(row.task_key == key for row in known):
-            self._supersede_again(key, known)
-            return None
         written = installed.written(params)
-        older = [row for row in known if self._replaces(rule, row, inputs, written)]
-        if older and not rule.late:
-            return None
-        attributes = ups_task.build(
-            plugin=manifest.id,
-            title=manifest.title,
-            label=f"{manifest.title}: {inputs[0].label}",
-            parameters=written,
-            inputs=[reference for match in inputs for reference in match.references],
-            patient=inputs[0].instances[0].corrected,
-            now=now,
-            priority=rule.priority,
-            replaces=[row.uid for row in reversed(older)],
-            comments=comments,
-        )
-        uid = worklist.create(
-            attributes, uids.derived("workitem", key), principal, task=key, version=manifest.version, rule=rule.name
-        )
-        for row in older:
-            worklist.supersede(row.uid, uid)
-        log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
-        return uid
+        principal = replace(SYSTEM, scope=about.scope)
+        label, patient = f"{manifest.title}: {inputs[0].label}", inputs[0].instances[0].corrected
+        references = [reference for match in inputs for reference in match.references]
+        uid = uids.derived("workitem", key)
 
-    def _supersede_again(self, key: str, known: Sequence[WorkitemRow]) -> None:
-        """End what the Workitem of that key replaces, where the process that made it came no further."""
-        current = next(row for row in known if row.task_key == key)
-        named = ups.items(current.attributes, ups.REPLACED_PROCEDURE_STEP_SEQUENCE) if not current.superseded_by else ()
-        replaced = {str(ups.value(item, ups.REFERENCED_SOP_INSTANCE_UID)) for item in named}
-        for row in known:
-            if row.uid in replaced and not row.superseded_by and not row.state.final:
-                self._archive.worklist.supersede(row.uid, current.uid)
+        def work(conn: Connection) -> str | None:
+            if not about.unchanged(conn) or (built_on and not chains.holds(conn, built_on)):
+                raise _Moved
+            known = workitems.of_plugin(conn, manifest.id, about.study_instance_uid)
+            current = next((row for row in known if row.task_key == key), None)
+            if current is not None:
+                return None
+            older = [row for row in known if self._replaces(conn, rule, row, inputs, written)]
+            if not rule.late and not all(_waits_for_another(row, manifest.version) for row in older):
+                return None
+            attributes = ups_task.build(
+                plugin=manifest.id,
+                title=manifest.title,
+                label=label,
+                parameters=written,
+                inputs=references,
+                patient=patient,
+                now=now,
+                priority=rule.priority,
+                replaces=[row.uid for row in reversed(older)],
+                comments=comments,
+            )
+            kept = ups.created(attributes, uid, time.time())
+            worklist.add(conn, uid, kept, principal, task=key, version=manifest.version, rule=rule.name)
+            for row in older:
+                worklist.supersede_within(conn, row.uid, uid)
+            return uid
+
+        made = self._archive.index.transact(work)
+        if made is not None:
+            worklist.wake()
+            log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
+        return made
 
     def _replaces(
-        self, rule: Rule, row: WorkitemRow, inputs: Sequence[Match], written: Sequence[ups_task.Parameter]
+        self,
+        conn: Connection,
+        rule: Rule,
+        row: WorkitemRow,
+        inputs: Sequence[Match],
+        written: Sequence[ups_task.Parameter],
     ) -> bool:
         """Whether a task of the rule on `inputs` replaces an older one: same rule, same study, series or instance.
 
@@ -274,7 +361,7 @@ class Trigger:
             return False
         first = inputs[0].instances[0]
         if first.result_of is not None:
-            return self._made_by_older(references, first.result_of)
+            return _made_by_older(conn, references, first.result_of)
         match inputs[0].level:
             case "study":
                 target: str | None = references[0].study_instance_uid
@@ -284,12 +371,17 @@ class Trigger:
                 target = references[0].instances[0][1] if references[0].instances else None
         return target == inputs[0].target
 
-    def _made_by_older(self, references: Sequence[ups_task.References], uid: str) -> bool:
-        """Whether the instances are results of a Workitem that the one with this UID replaces, or of itself."""
-        named = [sop for each in references for _, sop in each.instances][:1]
-        with self._archive.index.read() as conn:
-            owners = workitems.owners(conn, named)
-            return any(owner == uid or _superseded_by(conn, owner) == uid for owner in owners)
+
+class _Moved(Exception):
+    """What a Workitem was about to be made of has changed since it was read."""
+
+
+def _until_it_holds(look: Callable[[], list[str]]) -> list[str]:
+    """What `look` makes; it looks again where something came while it did."""
+    for _ in range(TRIES):
+        with suppress(_Moved):
+            return look()
+    return []  # it goes on moving: once it has come to rest it is looked at again
 
 
 @contextmanager
@@ -301,6 +393,18 @@ def _alone(about: str) -> Iterator[None]:
         raise
     except Exception:
         log.exception("rules: %s", about)
+
+
+def _waits_for_another(row: WorkitemRow, version: str) -> bool:
+    """Whether nothing was analysed yet, and that was to be done by another version."""
+    return not row.state.final and row.lease_token is None and row.needs_version not in ("", version)
+
+
+def _made_by_older(conn: Connection, references: Sequence[ups_task.References], uid: str) -> bool:
+    """Whether the instances are results of a Workitem that the one with this UID replaces, or of itself."""
+    named = [sop for each in references for _, sop in each.instances][:1]
+    owners = workitems.owners(conn, named)
+    return any(owner == uid or _superseded_by(conn, owner) == uid for owner in owners)
 
 
 def _superseded_by(conn: Connection, uid: str) -> str | None:

@@ -46,6 +46,7 @@ class Worker:
         self.devices = Devices.of(settings.device, settings.gpus) if devices is None else devices
         self._resources = {each.id: each.manifest.resources for each in registry}
         self.plugins = self._servable(plugins)
+        self._versions = {each.id: each.manifest.version for each in registry if each.id in self.plugins}
         self._slots = settings.workers if slots is None else slots
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._stop = threading.Event()
@@ -80,7 +81,7 @@ class Worker:
     def post(self) -> Post:
         """What it says of itself to those who want to know who takes which tasks."""
         held = ",".join(each.id for each in self.devices.all)
-        return Post(self._name, self.plugins if self._slots else (), held or "cpu", self._slots)
+        return Post(self._name, self._versions if self._slots else {}, held or "cpu", self._slots)
 
     @property
     def alive(self) -> bool:
@@ -131,7 +132,7 @@ class Worker:
             free = None if held is None else held.device
             places = {p: self.devices.place(self._resources[p], free) for p in self.plugins}
             lease_s = self._archive.settings.lease_s
-            now = [plugin for plugin, place in places.items() if place is not None]
+            now = {plugin: self._versions[plugin] for plugin, place in places.items() if place is not None}
             claim = self._archive.worklist.claim(now, name, time.time(), lease_s)
             if claim is None:
                 return False

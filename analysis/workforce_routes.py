@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 _COUNT = {"type": "integer", "minimum": 0}
 _WORKER: dict[str, Any] = {
     "type": "object",
-    "properties": {"name": {"type": "string"}, "device": {"type": "string"}, "slots": _COUNT},
-    "required": ["name", "device", "slots"],
+    "properties": {
+        "name": {"type": "string"},
+        "version": {"type": "string", "description": "Of the plug-in"},
+        "device": {"type": "string"},
+        "slots": _COUNT,
+    },
+    "required": ["name", "version", "device", "slots"],
 }
 _QUEUE: dict[str, Any] = {
     "type": "object",
@@ -27,9 +32,11 @@ _QUEUE: dict[str, Any] = {
         "later": _COUNT | {"description": "Not due, or inputs not ready"},
         "running": _COUNT,
         "dead": _COUNT | {"description": "Given up after the last attempt"},
+        "stranded": _COUNT | {"description": "Of those that wait, the ones that none of the workers can take"},
+        "why": {"type": "string", "description": "What these wait for, in words"},
         "workers": {"type": "array", "items": _WORKER, "description": "Empty: nobody takes these tasks"},
     },
-    "required": ["plugin", "waiting", "oldest_s", "later", "running", "dead", "workers"],
+    "required": ["plugin", "waiting", "oldest_s", "later", "running", "dead", "stranded", "why", "workers"],
 }
 
 
@@ -54,6 +61,10 @@ def described(workforce: Workforce, now: float) -> list[dict[str, Any]]:
     for queue in workforce.queues(now):
         told = asdict(queue)
         posts = told.pop("posts")
-        workers = [{"name": post["name"], "device": post["device"], "slots": post["slots"]} for post in posts]
+        workers = [
+            {"name": post["name"], "version": post["plugins"][queue.plugin], "device": post["device"],
+             "slots": post["slots"]}
+            for post in posts
+        ]  # fmt: skip
         found.append(told | {"oldest_s": round(queue.oldest_s, 1), "workers": workers})
     return found

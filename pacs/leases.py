@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -31,7 +31,7 @@ from pacs.subscriptions import Subscriptions
 T = TypeVar("T")
 
 AHEAD = 64
-"""Workitems of a plug-in that are announced before they are taken: more than a plug-in has workers, as a rule."""
+"""Workitems of a lane that are announced before they are taken: more than it has workers, as a rule."""
 
 RETRY_AFTER_S = 2.0
 """The wait after each lost worker but the first, times their number: a task that kills must not take all along."""
@@ -97,14 +97,20 @@ class Leases(Subscriptions):
         self._max_attempts = max_attempts
         self._retry_s = retry_hours * 3600
 
-    def claim(self, plugins: Sequence[str], worker: str, now: float, lease_s: float) -> Claim | None:
-        """The most urgent Workitem for one of `plugins`, now leased until `now + lease_s`; None where none waits."""
+    def claim(
+        self, plugins: Collection[str] | Mapping[str, str], worker: str, now: float, lease_s: float
+    ) -> Claim | None:
+        """The most urgent Workitem for one of `plugins`, now leased until `now + lease_s`; None where none waits.
+
+        A mapping names the version of each: what was made for another one is left to those who have that.
+        """
         if not plugins:
             return None
         token, transaction_uid = secrets.token_hex(16), uids.new()
 
         def work(conn: Connection) -> WorkitemRow | None:
-            row = waiting.claim(conn, plugins, worker, token, transaction_uid, now, now + lease_s)
+            among = waiting.taken_by(conn, plugins)
+            row = waiting.claim(conn, among, worker, token, transaction_uid, now, now + lease_s)
             if row is not None:
                 first = row.transaction_uid == transaction_uid  # a later attempt goes on where it was IN PROGRESS
                 reports = [ups_events.state_report(row.attributes)] if first else []
@@ -255,7 +261,7 @@ class Leases(Subscriptions):
     def due_offers(self, now: float, again_after_s: float = 10.0) -> list[Offer]:
         """Workitems that wait for a worker and were not announced for `again_after_s`; they now count as announced.
 
-        The first `AHEAD` of each plug-in alone: whoever hears one takes what is behind it as well.
+        The first `AHEAD` of each lane alone: whoever hears one takes what is behind it as well.
         """
         before = now - again_after_s
         with self._index.read() as conn:

@@ -22,7 +22,8 @@ from pacs.errors import InvalidInput, NotFound, StateConflict
 from pacs.index import changes, schema, workitems
 from pacs.index.workitems import WorkitemRow
 from pacs.leases import ENDS
-from pacs.worklist import Worklist
+from pacs.workforce import Post, Workforce, awaited
+from pacs.worklist import NOT_READY, Worklist
 
 LISTED_AT_MOST = 1000
 DEAD = "failed"
@@ -31,7 +32,10 @@ DEAD = "failed"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A Workitem for a plug-in of ours, and what is known beside it. Times are in Unix seconds."""
+    """A Workitem for a plug-in of ours, and what is known beside it. Times are in Unix seconds.
+
+    waits_for: of one that no worker has, what it waits for besides its turn, in words.
+    """
 
     uid: str
     state: str
@@ -49,6 +53,7 @@ class Task:
     attempt: int
     worker: str | None
     start_at: float | None
+    waits_for: str
     created_at: float
     updated_at: float
     principal: str
@@ -57,8 +62,12 @@ class Task:
 class Tasks:
     """What can be seen and done of tasks besides UPS."""
 
-    def __init__(self, worklist: Worklist, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, worklist: Worklist, workforce: Workforce | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`workforce`, where it is known, tells which tasks nobody takes."""
         self._worklist = worklist
+        self._workforce = workforce
         self._index = worklist.index
         self._clock = clock
 
@@ -93,13 +102,21 @@ class Tasks:
             wanted = wanted.where(t.updated_at < before)
         with self._index.read() as conn:
             found = conn.execute(wanted.order_by(t.updated_at.desc(), t.uid).limit(limit)).all()
-        return [_task(workitems.row(each)) for each in found]
+        return self._told([workitems.row(each) for each in found])
 
     def get(self, uid: str, principal: Principal) -> Task:
         """One task. Raises NotFound."""
         principal.require(Right.QUERY)
         with self._index.read() as conn:
-            return _task(self._visible(conn, uid, principal))
+            row = self._visible(conn, uid, principal)
+        return self._told([row])[0]
+
+    def _told(self, rows: Sequence[WorkitemRow]) -> list[Task]:
+        now = self._clock()
+        posts = None
+        if self._workforce is not None and any(_is_free(row) for row in rows):
+            posts = self._workforce.present(now)
+        return [_task(row, _waits_for(row, posts, now)) for row in rows]
 
     def requeue(self, named: Sequence[str], principal: Principal, *, plugin: str | None = None) -> dict[str, str]:
         """The new Workitem of each dead letter: those that are `named`, or all of `plugin`.
@@ -140,7 +157,8 @@ class Tasks:
             values = {"task_key": None, "superseded_by": new, "ended": "superseded", "updated_at": now}
             workitems.save(conn, uid, values)  # what rules look for is the new one from now on
             theirs = replace(principal, scope=row.scope)
-            self._worklist.add(conn, new, asked, theirs, task=row.task_key, version=row.version, rule=row.rule)
+            # Whatever version is there now may do it: often that is why it is taken up again.
+            self._worklist.add(conn, new, asked, theirs, task=row.task_key, version=None, rule=row.rule)
             self._note(conn, "dead letter requeued", uid, row, principal)
 
         self._index.transact(work)
@@ -184,7 +202,24 @@ class Tasks:
         )  # fmt: skip
 
 
-def _task(row: WorkitemRow) -> Task:
+def _is_free(row: WorkitemRow) -> bool:
+    """Whether it waits for a worker of ours."""
+    return row.state is State.SCHEDULED or (
+        row.state is State.IN_PROGRESS and row.worker is not None and row.lease_token is None
+    )
+
+
+def _waits_for(row: WorkitemRow, posts: Sequence[Post] | None, now: float) -> str:
+    if not _is_free(row):
+        return ""
+    if row.not_before == NOT_READY:
+        return f"its inputs are {ups.value(row.attributes, ups.INPUT_READINESS_STATE) or 'not ready'}"
+    if row.not_before is not None and row.not_before > now:
+        return "its time"
+    return "" if posts is None else awaited(row.plugin or "", row.needs_version, posts)
+
+
+def _task(row: WorkitemRow, waits_for: str) -> Task:
     return Task(
         uid=row.uid,
         state=row.state.value,
@@ -202,6 +237,7 @@ def _task(row: WorkitemRow) -> Task:
         attempt=row.attempt,
         worker=row.worker,
         start_at=ups.moment(row.attributes, ups.START_DATETIME),
+        waits_for=waits_for,
         created_at=row.created_at,
         updated_at=row.updated_at,
         principal=row.principal,

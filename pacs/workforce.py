@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
 from pacs.errors import ArchiveError
@@ -24,12 +26,17 @@ GONE_AFTER_S = 30.0
 
 @dataclass(frozen=True)
 class Post:
-    """A worker process: its name, the plug-ins it takes, its devices in words, how many tasks it does at one time."""
+    """A worker process: its name, the plug-ins it takes with the version of each, its devices in words, how many tasks
+    it does at one time."""
 
     name: str
-    plugins: tuple[str, ...]
+    plugins: Mapping[str, str]
     device: str
     slots: int
+
+    def takes(self, plugin: str, version: str) -> bool:
+        """Whether it takes tasks that need this version of the plug-in ("" = any)."""
+        return plugin in self.plugins and version in ("", self.plugins[plugin])
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class Queued:
     """The tasks of one plug-in that have not ended, those that were given up, and who takes them.
 
     waiting: could run now; oldest_s: how long the first of these has waited, 0.0 where none does; later: not due or not
-    ready; running: a worker has them; dead: given up after their last attempt.
+    ready; running: a worker has them; dead: given up after their last attempt; stranded: of those that wait, the ones
+    that no worker which is there can take; why: what they wait for, in words.
     """
 
     plugin: str
@@ -47,6 +55,19 @@ class Queued:
     running: int
     dead: int
     posts: tuple[Post, ...]
+    stranded: int = 0
+    why: str = ""
+
+
+def awaited(plugin: str, version: str, posts: Sequence[Post]) -> str:
+    """What a task waits for besides its turn: "" where one of the workers takes it."""
+    if any(post.takes(plugin, version) for post in posts):
+        return ""
+    there = sorted({post.plugins[plugin] for post in posts if plugin in post.plugins})
+    if there:
+        has = "workers that are there have" if len(there) > 1 else "workers have"
+        return f"it was made for version {version} of {plugin}, and the {has} {', '.join(there)}"
+    return f"no worker takes tasks of {plugin}"
 
 
 class Workforce:
@@ -63,7 +84,8 @@ class Workforce:
         self._here[post.name] = post
         if not self._shared:
             return
-        values = {"plugins": " ".join(post.plugins), "device": post.device, "slots": post.slots, "seen_at": now}
+        plugins = orjson.dumps(dict(post.plugins)).decode()
+        values = {"plugins": plugins, "device": post.device, "slots": post.slots, "seen_at": now}
 
         def work(conn: Connection) -> None:
             workers.seen(conn, post.name, values)
@@ -82,31 +104,35 @@ class Workforce:
             return tuple(self._here.values())
         with self._index.read() as conn:
             found = workers.present(conn, now - GONE_AFTER_S)
-        return tuple(Post(row["name"], tuple(row["plugins"].split()), row["device"], row["slots"]) for row in found)
+        return tuple(Post(row["name"], orjson.loads(row["plugins"]), row["device"], row["slots"]) for row in found)
 
     def queues(self, now: float) -> tuple[Queued, ...]:
         """By plug-in: those that have tasks or workers."""
         posts = self.present(now)
         with self._index.read() as conn:
-            rows = {row["plugin"]: row for row in workers.queues(conn, now)}
+            rows: dict[str, list[Mapping[str, Any]]] = {}
+            for row in workers.queues(conn, now):
+                rows.setdefault(row["plugin"], []).append(row)
             dead = workers.dead(conn)
-        plugins = {*rows, *dead, *(plugin for post in posts for plugin in post.plugins)}
-        found = []
-        for plugin in sorted(plugins):
-            row = rows.get(plugin, {})
-            oldest = row.get("oldest")
-            found.append(
-                Queued(
-                    plugin=plugin,
-                    waiting=int(row.get("waiting", 0)),
-                    oldest_s=0.0 if oldest is None else max(0.0, now - oldest),
-                    later=int(row.get("later", 0)),
-                    running=int(row.get("running", 0)),
-                    dead=dead.get(plugin, 0),
-                    posts=tuple(post for post in posts if plugin in post.plugins),
-                )
-            )
-        return tuple(found)
+        plugins = sorted({*rows, *dead, *(plugin for post in posts for plugin in post.plugins)})
+        return tuple(_queued(plugin, rows.get(plugin, ()), dead.get(plugin, 0), posts, now) for plugin in plugins)
+
+
+def _queued(plugin: str, lanes: Sequence[Mapping[str, Any]], dead: int, posts: Sequence[Post], now: float) -> Queued:
+    """One plug-in, of which each lane is what needs one version."""
+    oldest = min((row["oldest"] for row in lanes if row["oldest"] is not None), default=now)
+    left = [(row, words) for row in lanes if row["waiting"] and (words := awaited(plugin, row["needs_version"], posts))]
+    return Queued(
+        plugin=plugin,
+        waiting=sum(int(row["waiting"]) for row in lanes),
+        oldest_s=max(0.0, now - oldest),
+        later=sum(int(row["later"]) for row in lanes),
+        running=sum(int(row["running"]) for row in lanes),
+        dead=dead,
+        posts=tuple(post for post in posts if plugin in post.plugins),
+        stranded=sum(int(row["waiting"]) for row, _ in left),
+        why="; ".join(dict.fromkeys(words for _, words in left)),
+    )
 
 
 class Attendance:

@@ -6,6 +6,7 @@ What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -52,8 +53,9 @@ class Worklist(Leases):
 
         With `task`, a task key, creating it again returns the UID of the one that is there. A Workitem that waits and
         asks a plug-in of ours for the same, no more urgently, no sooner and for no longer, is replaced by the new one.
-        `version` of the plug-in and `rule` are noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and
-        Conflict where the UID is taken (0111H).
+        `version` is that of the plug-in it is made for, and only workers that have it take it; without, any does.
+        `rule` is noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and Conflict where the UID is taken
+        (0111H).
         """
         principal.require(Right.PROCESS)
         uid = uids.checked(uid, "Workitem UID") if uid else uids.new()
@@ -92,7 +94,7 @@ class Worklist(Leases):
             "uid": uid, "state": State.SCHEDULED, "task_key": task, "attributes": orjson.dumps(kept),
             "attempt": 0, "progress": 0.0, "message": "", "reason": "", "cancel_requested": 0, "revision": 0,
             "created_at": now, "updated_at": now, "principal": principal.name, "scope": principal.scope,
-            "version": version, "rule": rule,
+            "version": version, "needs_version": version or "", "rule": rule,
         } | _columns(kept)  # fmt: skip
         workitems.add(conn, values)
         workitems.index_values(conn, uid, kept)
@@ -226,34 +228,49 @@ class Worklist(Leases):
         and PerformerUnreachable where nobody could be asked.
         """
         principal.require(Right.PROCESS)
-        now = self._clock()
-        said = reason.strip()[:1024] or "cancelled on request"
 
         def work(conn: Connection) -> str | None:
             row = self._visible(conn, uid, principal, lock=True)
-            if row.state is State.CANCELED:
-                return ALREADY_CANCELED
-            if row.state is State.COMPLETED:
-                raise AlreadyCompleted(ALREADY_COMPLETED, about=uid)
-            if row.state is State.IN_PROGRESS and row.worker is None and not subscriptions.watchers(conn, uid):
-                raise PerformerUnreachable("the performer cannot be contacted: nobody watches the Workitem", about=uid)
-            self._audit(conn, "workitem cancel requested", principal, uid, row.study_instance_uid)
-            free = row.worker is not None and row.lease_token is None
-            if row.state is State.SCHEDULED or free:
-                self._end_canceled(conn, row, said, now, principal, request, ended, superseded_by)
-            else:
-                asked = {"cancel_requested": 1, "reason": said, "updated_at": now, "superseded_by": superseded_by}
-                workitems.save(conn, uid, asked)
-                given = {ups.REASON_FOR_CANCELLATION: ups.element("LT", said)} if reason.strip() else {}
-                reports = [
-                    ups_events.cancel_requested(requesting_ae or principal.name[:16], {**(request or {}), **given})
-                ]
-                self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
-            return None
+            return self._cancel(
+                conn, row, reason, principal, requesting_ae=requesting_ae, request=request, ended=ended,
+                superseded_by=superseded_by,
+            )  # fmt: skip
 
         warned = self._index.transact(work)
         self._events.publish()
         return warned
+
+    def _cancel(
+        self,
+        conn: Connection,
+        row: WorkitemRow,
+        reason: str,
+        principal: Principal,
+        *,
+        requesting_ae: str = "",
+        request: Mapping[str, Any] | None = None,
+        ended: str = "cancelled",
+        superseded_by: str | None = None,
+    ) -> str | None:
+        uid, now = row.uid, self._clock()
+        said = reason.strip()[:1024] or "cancelled on request"
+        if row.state is State.CANCELED:
+            return ALREADY_CANCELED
+        if row.state is State.COMPLETED:
+            raise AlreadyCompleted(ALREADY_COMPLETED, about=uid)
+        if row.state is State.IN_PROGRESS and row.worker is None and not subscriptions.watchers(conn, uid):
+            raise PerformerUnreachable("the performer cannot be contacted: nobody watches the Workitem", about=uid)
+        self._audit(conn, "workitem cancel requested", principal, uid, row.study_instance_uid)
+        free = row.worker is not None and row.lease_token is None
+        if row.state is State.SCHEDULED or free:
+            self._end_canceled(conn, row, said, now, principal, request, ended, superseded_by)
+        else:
+            asked = {"cancel_requested": 1, "reason": said, "updated_at": now, "superseded_by": superseded_by}
+            workitems.save(conn, uid, asked)
+            given = {ups.REASON_FOR_CANCELLATION: ups.element("LT", said)} if reason.strip() else {}
+            reports = [ups_events.cancel_requested(requesting_ae or principal.name[:16], {**(request or {}), **given})]
+            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
+        return None
 
     def of_plugin(self, plugin: str, study_instance_uid: str, *, requested: bool = False) -> list[WorkitemRow]:
         """Workitems that a rule made for that plug-in and study, oldest first; with `requested` all others as well."""
@@ -266,24 +283,26 @@ class Worklist(Leases):
         One that had failed is no dead letter any more; the results of one that is COMPLETED stay as they are, and are
         marked once the newer one has its own.
         """
-        try:
-            self.request_cancel(uid, f"superseded by {by}", SYSTEM, ended="superseded", superseded_by=by)
-        except AlreadyCompleted:
-            self._index.transact(partial(self._outdated_late, uid, by))
-            return
-        except Conflict:
-            return
-        dead = workitems.t.ended == "failed"
-        values = {"ended": "superseded", "superseded_by": by, "updated_at": self._clock()}
-        self._index.transact(lambda conn: workitems.save(conn, uid, values, dead))
+        self._index.transact(partial(self.supersede_within, uid=uid, by=by))
+        self._events.publish()
 
-    def _outdated_late(self, uid: str, by: str, conn: Connection) -> None:
-        """Mark what was COMPLETED after the Workitem that replaces it was, and before it was told so."""
-        newer, now = workitems.get(conn, by, lock=True), self._clock()
-        if newer is None or newer.state is not State.COMPLETED:
-            return  # the newer one marks it itself
-        for old in workitems.mark_superseded(conn, [uid], by, now):
-            self._news(conn, uid, old.study_instance_uid, SYSTEM.name, old.scope, now)
+    def supersede_within(self, conn: Connection, uid: str, by: str) -> None:
+        """`supersede` in a transaction of the caller's: nobody sees the newer one without what it means for others."""
+        row, now = workitems.get(conn, uid, lock=True), self._clock()
+        if row is None:
+            return
+        if row.state is State.COMPLETED:
+            newer = workitems.get(conn, by, lock=True)
+            if newer is not None and newer.state is State.COMPLETED:  # else the newer one marks it itself
+                for old in workitems.mark_superseded(conn, [uid], by, now):
+                    self._news(conn, uid, old.study_instance_uid, SYSTEM.name, old.scope, now)
+        elif row.state is State.CANCELED:
+            values = {"ended": "superseded", "superseded_by": by, "updated_at": now}
+            workitems.save(conn, uid, values, workitems.t.ended == "failed")
+        else:
+            with suppress(PerformerUnreachable):
+                said = f"superseded by {by}"
+                self._cancel(conn, row, said, SYSTEM, ended="superseded", superseded_by=by)
 
     def _replace_waiting(
         self, conn: Connection, uid: str, values: Mapping[str, Any], principal: Principal, now: float

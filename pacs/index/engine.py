@@ -27,6 +27,9 @@ from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, tra
 
 BUSY_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 15_000
+STALLED_MS = 60_000
+"""PostgreSQL ends a transaction of which it has heard nothing for so long: a process that was stopped holds locks that
+everybody waits for, and must find when it wakes that its transaction is no more."""
 _SPARE = 8
 
 
@@ -228,6 +231,7 @@ def _open_postgresql(url: URL) -> Index:
     if url.get_driver_name() != "psycopg":
         url = url.set(drivername="postgresql+psycopg")
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={BUSY_TIMEOUT_MS} -c synchronous_commit=on"
+    options += f" -c idle_in_transaction_session_timeout={STALLED_MS}"
     if find_spec("psycopg") is None:
         raise InvalidInput("setting index: PostgreSQL needs the extra m3dicom[postgresql]")
     engine = create_engine(

@@ -198,7 +198,8 @@ workitem = Table(
     Column("uid", _TEXT, primary_key=True),
     Column("state", _TEXT, nullable=False),  # PS3.4 CC.1.1
     Column("plugin", _TEXT),
-    Column("version", _TEXT),
+    Column("version", _TEXT),  # of the plug-in: that it was made for, later that which did it
+    Column("needs_version", _TEXT, nullable=False, default=""),  # only workers that have it take it; "" = any do
     Column("priority", Integer, nullable=False),
     Column("study_instance_uid", _TEXT, index=True),
     Column("task_key", _TEXT, unique=True),
@@ -233,6 +234,7 @@ workitem = Table(
         "workitem_claim",
         "state",
         "plugin",
+        "needs_version",
         "priority",
         "created_at",
         "uid",

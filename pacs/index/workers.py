@@ -18,7 +18,7 @@ worker = Table(
     "worker",
     metadata,
     Column("name", _TEXT, primary_key=True),
-    Column("plugins", _TEXT, nullable=False),  # ids with a blank between
+    Column("plugins", _TEXT, nullable=False),  # JSON: the version of each by its id
     Column("device", _TEXT, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("seen_at", Double, nullable=False, index=True),
@@ -56,7 +56,8 @@ def dead(conn: Connection) -> dict[str, int]:
 
 
 def queues(conn: Connection, now: float) -> Sequence[Mapping[str, Any]]:
-    """By plug-in: waiting, oldest (Unix seconds since when the first of these could run, None), later, running."""
+    """By plug-in and needs_version: waiting, oldest (Unix seconds since when the first of these could run, None),
+    later, running."""
     t = schema.workitem.c
     ours = and_(t.state == State.IN_PROGRESS, t.worker.is_not(None))
     free = and_((t.state == State.SCHEDULED) | (ours & t.lease_token.is_(None)), t.cancel_requested == 0)
@@ -69,13 +70,14 @@ def queues(conn: Connection, now: float) -> Sequence[Mapping[str, Any]]:
     wanted = (
         select(
             t.plugin,
+            t.needs_version,
             count(due).label("waiting"),
             func.min(case((due, case((since > t.created_at, since), else_=t.created_at)))).label("oldest"),
             count(free & (since > now)).label("later"),
             count(ours & t.lease_token.is_not(None)).label("running"),
         )
         .where(t.plugin.is_not(None), t.state.in_((State.SCHEDULED, State.IN_PROGRESS)))
-        .group_by(t.plugin)
-        .order_by(t.plugin)
+        .group_by(t.plugin, t.needs_version)
+        .order_by(t.plugin, t.needs_version)
     )
     return [dict(row._mapping) for row in conn.execute(wanted)]

@@ -99,6 +99,7 @@ class WorkitemRow:
     request_key: str | None = None
     ended: str | None = None
     superseded_by: str | None = None
+    needs_version: str = ""
 
     @cached_property
     def attributes(self) -> Attributes:
@@ -143,6 +144,7 @@ def row(found: Row[Any]) -> WorkitemRow:
         request_key=m["request_key"],
         ended=m["ended"],
         superseded_by=m["superseded_by"],
+        needs_version=m["needs_version"],
     )
 
 

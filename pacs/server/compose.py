@@ -140,15 +140,16 @@ class Parts:
                 f"no plug-in named {', '.join(sorted(unknown))}; installed: {', '.join(self.registry.ids)}"
             )
         self.also_counted: list[Callable[[], str]] = []
-        self._trigger = Trigger(archive, self.registry)
+        shared = settings.index != "sqlite"
+        self.workforce = Workforce(archive.index, shared=shared)
+        self._trigger = Trigger(archive, self.registry, workforce=self.workforce)
         self.rules = self._trigger.rules
         self._queue = open_queue(settings.queue, archive.events)
-        known = self.registry.ids if settings.queue == "local" else None  # on Redis, workers elsewhere may know others
+        known = None if shared else self.registry.ids  # processes elsewhere may have plug-ins that this one has not
         self._dispatcher = Dispatcher(archive, self._queue, known=known)
         self._worker = Worker(archive, self.registry, self._queue, plugins=plugins, slots=slots)
         self.plugin_ids = self._worker.plugins
         self._worker.start()
-        self.workforce = Workforce(archive.index, shared=settings.index != "sqlite")
         self._attendance = Attendance(self.workforce, lambda: self._worker.post)
         self._committing = committing(archive)
         self._events = event_courier(archive)
@@ -251,7 +252,7 @@ def json_api(archive: Archive, parts: Parts, stopping: anyio.Event | None = None
             *analysis.routes.rows(archive, parts.registry),
             *batch_routes.rows(parts.batches),
             *verdict_routes.rows(parts.verdicts),
-            *task_routes.rows(archive, parts.rules),
+            *task_routes.rows(archive, parts.rules, parts.workforce),
             *workforce_routes.rows(parts.workforce),
             *provenance_view.rows(archive),
             *api_deliveries.rows(parts.forward),

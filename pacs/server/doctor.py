@@ -406,6 +406,9 @@ def tasks(settings: Settings) -> Findings:
             said = f"{queue.waiting:,} tasks of {queue.plugin} wait, and no worker takes them"
             remedy = f"m3dicom worker --plugins {queue.plugin}" if shared else "set workers to 1 or more"
             yield Finding("tasks", "wrong", said, remedy)
+        elif queue.stranded and queue.posts:
+            said = f"{queue.stranded:,} tasks of {queue.plugin} wait for a worker that can take them: {queue.why}"
+            yield Finding("tasks", "wrong", said, "start a worker with that version, or cancel them")
         if queue.dead:
             said = f"{queue.dead:,} tasks of {queue.plugin} were given up"
             yield Finding("tasks", "advice", said, "m3dicom tasks list --dead tells why")

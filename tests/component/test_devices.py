@@ -26,7 +26,7 @@ from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import Principal
 from pacs.dicom import ups, ups_task
-from pacs.errors import InvalidInput
+from pacs.errors import InvalidInput, Unavailable
 from pacs.settings import Settings
 from pacs.worklist import Worklist
 
@@ -202,6 +202,13 @@ def task_in(folder: Path) -> dict[str, Any]:
         "workitem_uid": "1.2", "task_key": "0" * 64, "params": {}, "input_digests": [], "when": 1.8e9,
         "out": str(folder / "out"), "inputs": [{"name": "series", "files": [str(path) for path in paths]}],
     }  # fmt: skip
+
+
+def test_a_plug_in_that_was_replaced_on_the_disk_makes_nothing_in_the_name_of_the_old_one(tmp_path: Path) -> None:
+    child = Child("device_plugins:anywhere", "cpu", 1, version="0.9")  # which is what the worker has in its memory
+    with pytest.raises(Unavailable, match=r"version 1\.0 was installed over 0\.9 .* has to be started again"):
+        child.run(task_in(tmp_path), Limits(60, 8_000), lambda progress, words: "continue")
+    assert not Path(f"/proc/{child.pid}").exists()
 
 
 def test_who_takes_more_of_a_device_than_declared_is_ended(tmp_path: Path) -> None:

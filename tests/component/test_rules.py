@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from servers import PostgreSQL
 from sqlalchemy import Connection, update
 from task_plugins import BUILDING, TARGETS
 
-from analysis import plans
+from analysis import plans, trigger
+from analysis.api import Context, Manifest, Params
+from analysis.matching import Candidate, candidates
 from analysis.prior_sources import Earlier
 from analysis.priors import Priors
 from analysis.queue import Dispatcher, LocalQueue
-from analysis.registry import Registry
+from analysis.registry import Installed, Registry
 from analysis.trigger import Trigger
 from analysis.worker import Worker
 from pacs import uids
@@ -33,6 +35,7 @@ from pacs.errors import OutOfResources, PeerUnreachable, Unavailable
 from pacs.index import rule_waits, schema
 from pacs.settings import AE, Rule, Settings
 from pacs.tasks import Task, Tasks
+from pacs.workforce import Post, Workforce
 from pacs.worklist import Worklist
 
 USER = Principal("ann", "session")
@@ -353,14 +356,14 @@ def test_a_database_that_is_away_for_a_moment_loses_no_task(
 ) -> None:
     with opened(*ALONE, index=index) as place:
         place.store(slices(3))
-        create, failures = place.archive.worklist.create, iter([Unavailable("away"), OutOfResources("full")])
+        add, failures = place.archive.worklist.add, iter([Unavailable("away"), OutOfResources("full")])
 
-        def failing(*given: Any, **named: Any) -> str:
+        def failing(*given: Any, **named: Any) -> None:
             for error in failures:
                 raise error
-            return create(*given, **named)
+            add(*given, **named)
 
-        monkeypatch.setattr(place.archive.worklist, "create", failing)
+        monkeypatch.setattr(place.archive.worklist, "add", failing)
         for _ in range(2):
             with pytest.raises((Unavailable, OutOfResources)):
                 place.settle()
@@ -435,7 +438,7 @@ def test_a_task_of_somebody_else_that_names_no_study_stops_nobody(opened: Opened
         assert place.settle() == 1
 
 
-def test_what_is_left_of_a_crash_between_two_steps_is_superseded(
+def test_a_crash_between_making_and_superseding_leaves_nothing_half_done(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(*ALONE) as place:
@@ -444,15 +447,84 @@ def test_what_is_left_of_a_crash_between_two_steps_is_superseded(
         place.store(slices(4, first=3))
         with monkeypatch.context() as crashing:
 
-            def crash(uid: str, by: str) -> None:
+            def crash(conn: object, uid: str, by: str) -> None:
                 raise Unavailable("the process ends here")
 
-            crashing.setattr(place.archive.worklist, "supersede", crash)
+            crashing.setattr(place.archive.worklist, "supersede_within", crash)
             with pytest.raises(Unavailable):
                 place.settle()
-        assert place.settle() == 0
+        assert [task.state for task in place.all()] == ["SCHEDULED"], "nobody has seen the newer one"
+        assert place.settle() == 1
         old, new = place.all()
         assert (old.ended, old.superseded_by, new.state) == ("superseded", new.uid, "SCHEDULED")
+
+
+def test_a_process_that_stood_still_makes_nothing_of_what_it_had_read(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its Workitem more arrives, and another server makes one of all of it."""
+    with opened(*ALONE) as place:
+        place.store(slices(3))
+        other, looks = Trigger(place.archive, place.registry), 0
+
+        def stalled(*given: Any) -> list[Candidate]:
+            nonlocal looks
+            looks += 1
+            found = candidates(*given)
+            if looks == 1:
+                place.store(slices(4, first=3))
+                place.archive.settle.claim_stable(time.time() + 1)
+                assert other.step(time.time() + 1) == 1
+            return found
+
+        monkeypatch.setattr(trigger, "candidates", stalled)
+        assert place.settle() == 0
+        (only,) = place.all()
+        assert (only.state, only.superseded_by) == ("SCHEDULED", None)
+        assert [len(each.instances) for each in place.given(only)] == [4]
+        assert looks == 3, "who finds that something came looks again"
+
+
+def test_what_was_made_for_a_version_that_nobody_has_is_made_anew(opened: Opened) -> None:
+    with opened(*ALONE) as place:
+        place.store(slices(3))
+        assert place.settle() == 1
+        (old,) = place.all()
+        now, workforce = time.time(), Workforce(place.archive.index, shared=False)
+        newer = Registry(
+            Installed(each.target, Renewed(each.manifest.model_copy(update={"version": "9.9"}), each.plugin.params))
+            for each in place.registry
+        )
+
+        def look(**workers: str) -> int:
+            """What a server with the newer version makes while there are workers with these."""
+            for name, version in workers.items():
+                workforce.attend(Post(name, {"count": version}, "cpu", 1), now)
+            return Trigger(place.archive, newer, workforce=workforce).step(now)
+
+        assert old.version is not None
+        assert look() == 0, "nobody is there: whoever comes may have the older one"
+        assert look(box=old.version, other="9.9") == 0, "somebody has the older one"
+        assert look(box="9.9") == 1
+        _, new = place.all()
+        assert (new.version, new.rule, place.tasks.get(old.uid, SYSTEM).superseded_by) == ("9.9", "count", new.uid)
+        assert look() == 0
+        worklist = place.archive.worklist
+        assert worklist.claim({"count": old.version}, "box", now + 9, 30) is None
+        claim = worklist.claim({"count": "9.9"}, "box", now + 9, 30)
+        assert claim is not None
+        assert claim.uid == new.uid
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A plug-in of another version."""
+
+    manifest: Manifest
+    params: type[Params]
+
+    def run(self, ctx: Context, params: Params) -> None:
+        raise AssertionError("nobody runs it")
 
 
 # Results that others take --------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_a_worker_takes_only_tasks_of_its_plug_ins(archive: Archive, registry: R
     store(archive, dicom_data.series(3))
     other, own = ask(archive, "count"), ask(archive, "odd", what="refuse")
     worker = Worker(archive, registry, LocalQueue(archive.events), plugins=("odd",), slots=1)
-    assert worker.post.plugins == ("odd",)
+    assert worker.post.plugins == {"odd": "1.0"}
     worker.start()
     assert ended(archive, own) == ("CANCELED", "the series shows no bone at all")
     assert worker.metrics.counts() == {"refused": 1}

@@ -16,7 +16,7 @@ POLICY = Policy(per_worker=4, oldest_s=60, idle_s=30, least=0, most=3)
 
 
 def queued(waiting: int = 0, oldest_s: float = 0, running: int = 0, dead: int = 0, posts: int = 0) -> Queued:
-    made = tuple(Post(f"w{number}", ("bone",), "cpu", 1) for number in range(posts))
+    made = tuple(Post(f"w{number}", {"bone": "1.0"}, "cpu", 1) for number in range(posts))
     return Queued("bone", waiting, oldest_s, 0, running, dead, made)
 
 

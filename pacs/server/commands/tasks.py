@@ -80,7 +80,7 @@ def _list(chosen: argparse.Namespace) -> int:
         else:
             state = task["ended"] or task["state"].lower()
             print(f"{task['uid']}\t{state}\t{task['plugin']}\t{_at(task['updated_at'])}\t{task['attempt']} tries"
-                  f"\t{task['reason'] or task['message']}")  # fmt: skip
+                  f"\t{task['reason'] or task['waits_for'] or task['message']}")  # fmt: skip
     return 0
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from pydantic import BaseModel, Field
 
 from analysis.api import Table
 
 Z95 = 1.959963984540054
+KINDS = {"measurements": "number", "codes": "code", "texts": "text"}
+CORRECTED = {"numbers": "measurements", "codes": "codes", "texts": "texts", "places": "shape"}
 COUNTED = ("accepted", "rejected", "corrected", "missed")
 
 
@@ -35,10 +39,31 @@ class Accuracy(BaseModel):
     accepted: int
     rejected: int
     corrected: int
+    corrected_numbers: int = Field(description="Of the corrected, those with another number")
+    corrected_codes: int = Field(description="Of the corrected, those with another category, assessment or kind")
+    corrected_texts: int = Field(description="Of the corrected, those with other words")
+    corrected_places: int = Field(description="Of the corrected, those that lie elsewhere")
     missed: int = Field(description="Findings that readers added")
+    statements: int = Field(description="Verdicts on what reports say of an image or of the whole: with findings?")
+    statements_accepted: int
     precision: Share | None = Field(description="(accepted + corrected) / judged: there was something")
     unchanged: Share | None = Field(description="accepted / judged: nothing had to be changed")
     sensitivity: Share | None = Field(description="(accepted + corrected) / (accepted + corrected + missed)")
+    statements_right: Share | None = Field(description="statements_accepted / statements")
+
+
+class Correction(BaseModel):
+    """What readers made of one thing that a plug-in version says: all corrections of it by which they still stand."""
+
+    plugin: str
+    version: str
+    kind: str = Field(description="number, code or text")
+    name: str = Field(description="Code Meaning of what was corrected")
+    unit: str
+    corrections: int
+    mean_difference: float | None = Field(description="Of numbers: corrected minus computed")
+    mean_absolute_difference: float | None
+    most_often: str = Field(description="Of codes: the change that was made most often, with how often")
 
 
 def wilson(hits: int, of: int, z: float = Z95) -> Share | None:
@@ -74,9 +99,42 @@ def table(rows: Iterable[Any], reader: str | None = None) -> list[Accuracy]:
     return [_line(plugin, version, found) for (plugin, version), found in sorted(by_version.items())]
 
 
-def _line(plugin: str, version: str, said: list[tuple[str, Any]]) -> Accuracy:
-    rows = [row for _, row in said]
+def corrections(rows: Iterable[Any], reader: str | None = None) -> list[Correction]:
+    """What was corrected how often and by how much, of verdicts in the order of time, the latest of each reader."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in latest(rows).values():
+        if row.verdict != "corrected" or reader not in (None, row.reader):
+            continue
+        told = orjson.loads(row.corrected)
+        for list_, kind in KINDS.items():
+            for each in told.get(list_, ()):
+                key = (row.plugin, row.version, kind, each["meaning"] or each["code"], each["unit"])
+                found.setdefault(key, []).append(each)
+    return [_correction(key, found[key]) for key in sorted(found)]
+
+
+def _correction(key: tuple[str, ...], made: list[Mapping[str, Any]]) -> Correction:
+    plugin, version, kind, name, unit = key
+    differences = [each["value"] - each["was"] for each in made if kind == "number" and each["was"] is not None]
+    changed = Counter(
+        f"{each['was']['meaning']} → {each['value']['meaning']}" for each in made if kind == "code" and each["was"]
+    )
+    words, often = next(iter(sorted(changed.items(), key=lambda item: (-item[1], item[0]))), ("", 0))
+    return Correction(
+        plugin=plugin, version=version, kind=kind, name=name, unit=unit, corrections=len(made),
+        mean_difference=math.fsum(differences) / len(differences) if differences else None,
+        mean_absolute_difference=math.fsum(map(abs, differences)) / len(differences) if differences else None,
+        most_often=f"{words} ({often})" if words else "",
+    )  # fmt: skip
+
+
+def _line(plugin: str, version: str, everything: list[tuple[str, Any]]) -> Accuracy:
+    rows = [row for _, row in everything]
+    said = [(word, row) for word, row in everything if row.finding]
+    statements = [word for word, row in everything if not row.finding]
     counts: Mapping[str, int] = {word: sum(each == word for each, _ in said) for word in COUNTED}
+    told = [orjson.loads(row.corrected) for word, row in said if word == "corrected"]
+    kinds = {f"corrected_{name}": sum(tag in each for each in told) for name, tag in CORRECTED.items()}
     right = counts["accepted"] + counts["corrected"]
     judged = right + counts["rejected"]
     return Accuracy(
@@ -87,9 +145,13 @@ def _line(plugin: str, version: str, said: list[tuple[str, Any]]) -> Accuracy:
         findings=sum({row.report_uid: row.findings for row in rows}.values()),
         judged=judged,
         **counts,
+        **kinds,
+        statements=len(statements),
+        statements_accepted=statements.count("accepted"),
         precision=wilson(right, judged),
         unchanged=wilson(counts["accepted"], judged),
         sensitivity=wilson(right, right + counts["missed"]),
+        statements_right=wilson(statements.count("accepted"), len(statements)),
     )
 
 
@@ -105,9 +167,12 @@ def as_table(lines: Iterable[Accuracy]) -> Table:
         "accepted",
         "rejected",
         "corrected",
+        *(f"corrected_{name}" for name in CORRECTED),
         "missed",
+        "statements",
+        "statements_accepted",
     )
-    shares = ("precision", "unchanged", "sensitivity")
+    shares = ("precision", "unchanged", "sensitivity", "statements_right")
     columns = (*plain, *(f"{share}{part}" for share in shares for part in ("", "_low", "_high")))
     rows = []
     for line in lines:
@@ -117,3 +182,9 @@ def as_table(lines: Iterable[Accuracy]) -> Table:
             cells += [None] * 3 if share is None else [share.value, share.low, share.high]
         rows.append(tuple(cells))
     return Table("Accuracy", columns, tuple(rows))
+
+
+def corrections_as_table(lines: Iterable[Correction]) -> Table:
+    """The corrections as a table, for CSV."""
+    columns = tuple(Correction.model_fields)
+    return Table("Corrections", columns, tuple(tuple(getattr(line, name) for name in columns) for line in lines))

@@ -12,18 +12,30 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from analysis.api import CODE_SCHEME, Code
-from analysis.reports_read import MEASUREMENT_GROUP, TRACKING_ID, TRACKING_UID
+from analysis.reports_read import (
+    CODE,
+    FLOAT,
+    MEASURED,
+    MEASUREMENT_GROUP,
+    NUMBER,
+    TEXT,
+    TRACKING_ID,
+    TRACKING_UID,
+    Item,
+)
 from analysis.results import content, provenance
 from analysis.results.content import CONTAINS, MODIFIER, OBSERVATION
 from analysis.results.provenance import RunInfo
-from analysis.verdict_models import VERDICT
+from analysis.verdict_fields import Kind, said, same
+from analysis.verdict_models import VERDICT, Other, OtherCode, OtherNumber
 from pacs import uids
+from pacs.dicom import ups
 from pacs.errors import InvalidInput
 
 TITLE = Code("126000", "DCM", "Imaging Measurement Report")
@@ -40,6 +52,7 @@ VALUES: Mapping[str, Code] = {
     "corrected": Code("corrected", CODE_SCHEME, "Corrected: right but for what is changed here"),
     "missed": Code("missed", CODE_SCHEME, "Missed: found by the reader only"),
 }
+_NUMBERS = {NUMBER, FLOAT, "0040A162", "0040A163"}  # and Rational Numerator and Denominator Value
 GRAPHICS = {"point": "POINT", "circle": "CIRCLE", "polygon": "POLYLINE"}
 SERIES_NUMBER = 9100
 LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
@@ -49,15 +62,6 @@ ENGLISH = Code("en-US", "RFC5646", "English (United States)")
 def dataset(metadata: Mapping[str, Any]) -> Dataset:
     """An instance's attributes from the index as a Dataset."""
     return Dataset.from_json(json.dumps(dict(metadata)), lambda *_: b"")
-
-
-def groups(report: Dataset) -> Iterator[Dataset]:
-    """The measurement groups of a report."""
-    for item in report.get("ContentSequence") or ():
-        if _name(item) == (MEASUREMENT_GROUP, "DCM"):
-            yield item
-        elif item.get("ValueType") == "CONTAINER":
-            yield from groups(item)
 
 
 def tracking(group: Dataset) -> tuple[str, str]:
@@ -76,32 +80,59 @@ def _name(item: Dataset) -> tuple[str, str]:
     return str(value), str(code[0].get("CodingSchemeDesignator") or "")
 
 
-def without_verdict(group: Dataset) -> Dataset:
-    """The group of a verdict's document without the verdict."""
-    ours = {(VERDICT.value, VERDICT.scheme), (COMMENT.value, COMMENT.scheme)}
-    group.ContentSequence = provenance.sequence(*(each for each in group.ContentSequence if _name(each) not in ours))
-    return group
+def corrected(group: Item, others: Sequence[Other]) -> Item:
+    """A copy of the group (DICOM JSON) with other numbers, codes and texts.
 
-
-def corrected(
-    group: Dataset, measurements: Sequence[tuple[str, str, float]], shape: str, points: Sequence[Sequence[float]]
-) -> Dataset:
-    """A copy of the group with other numbers (code, scheme, value) and another place. Raises InvalidInput."""
-    changed = copy.deepcopy(group)
-    for value, scheme, number in measurements:
-        items = [each for each in changed.ContentSequence if each.ValueType == "NUM" and _name(each) == (value, scheme)]
-        if len(items) != 1:
-            raise InvalidInput(f"the finding has no measurement {value} of {scheme}")
-        measured = items[0].MeasuredValueSequence[0]
-        measured.NumericValue = content.decimal(number)
-        if "FloatingPointValue" in measured or float(content.decimal(number)) != number:
-            measured.FloatingPointValue = number
-    if points:
-        regions = [each for each in changed.ContentSequence if each.ValueType == "SCOORD"]
-        if len(regions) != 1:
-            raise InvalidInput("the finding has no outline on one image that could be corrected")
-        _place(regions[0], shape, points)
+    Raises InvalidInput for what the group does not say, or says already.
+    """
+    changed = copy.deepcopy(dict(group))
+    known = list(said(changed))
+    done: set[tuple[str, str, str, int]] = set()
+    for other in others:
+        kind: Kind = "number" if isinstance(other, OtherNumber) else "code" if isinstance(other, OtherCode) else "text"
+        word = {"number": "measurement", "code": "coded value", "text": "text"}[kind]
+        named = f"{word} {other.code} of {other.scheme}"
+        found = [each for each in known if each.key[:3] == (kind, other.code, other.scheme)]
+        if other.position is not None:
+            found = [each for each in found if each.position == other.position]
+        if not found:
+            raise InvalidInput(f"the finding has no {named}")
+        if len(found) > 1:
+            raise InvalidInput(f'the finding has {len(found)} of {named}: "position" says which')
+        if found[0].key in done:
+            raise InvalidInput(f"a {word} is corrected twice: {other.code} of {other.scheme}")
+        done.add(found[0].key)
+        value = Code(**other.value.model_dump()) if isinstance(other, OtherCode) else other.value
+        if same(found[0].value, value):
+            raise InvalidInput(f"that is what the finding says: {named}")
+        _rewrite(found[0].item, value)
     return changed
+
+
+def _rewrite(item: Item, value: float | str | Code) -> None:
+    """Give a content item (DICOM JSON) another value."""
+    told: dict[str, Any] = dict(item)
+    if isinstance(value, Code):
+        told[CODE] = ups.element("SQ", ups.code(value.value, value.scheme, value.meaning))
+    elif isinstance(value, str):
+        told[TEXT] = ups.element("UT", value)
+    else:
+        measured = {tag: held for tag, held in item[MEASURED]["Value"][0].items() if tag not in _NUMBERS}
+        text = content.decimal(value)
+        measured[NUMBER] = ups.element("DS", text)
+        if FLOAT in item[MEASURED]["Value"][0] or float(text) != value:
+            measured[FLOAT] = ups.element("FD", value)
+        told[MEASURED] = {"vr": "SQ", "Value": [measured]}
+    cast("dict[str, Any]", item).update(told)
+
+
+def placed(group: Dataset, shape: str, points: Sequence[Sequence[float]]) -> Dataset:
+    """The group with its outline elsewhere. Raises InvalidInput where it has none, or several."""
+    regions = [each for each in group.ContentSequence if each.ValueType == "SCOORD"]
+    if len(regions) != 1:
+        raise InvalidInput("the finding has no outline on one image that could be corrected")
+    _place(regions[0], shape, points)
+    return group
 
 
 def _place(region: Dataset, shape: str, points: Sequence[Sequence[float]]) -> None:

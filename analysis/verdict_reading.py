@@ -6,7 +6,7 @@ The document is the truth; a row goes with it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,10 @@ from analysis.reports_read import (
     findings,
     groups,
     items,
-    measurements,
     metadata,
     text_of,
 )
+from analysis.verdict_fields import comment, corrections
 from analysis.verdict_models import VERDICT
 from pacs.dicom import ups
 from pacs.errors import ArchiveError
@@ -48,7 +48,6 @@ CURSOR = "verdicts"
 NEWS_AT_ONCE = 1000
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 PREDECESSORS = "0040A360"
-COMMENT = "121106"
 REFERENCED, REFERENCED_INSTANCE, REFERENCED_FRAME = "00081199", "00081155", "00081160"
 GRAPHIC_TYPE, GRAPHIC_DATA = "00700023", "00700022"
 SHAPES = {"POINT": "point", "CIRCLE": "circle", "POLYLINE": "polygon"}
@@ -75,6 +74,9 @@ class VerdictReader:
             return
         came = [c.sop_instance_uid for c in batch if c.kind in CAME and c.sop_instance_uid]
         self._read(self._documents(came))
+        with self._index.read() as conn:  # on reports that have come only now
+            waiting = sql.waiting(conn, came)
+        self._read(waiting, sql.settle)
         deleted = any(c.kind in GONE for c in batch)
 
         def work(conn: Connection) -> None:
@@ -99,7 +101,7 @@ class VerdictReader:
                 found += conn.execute(ours.where(i.sop_instance_uid.in_(some))).scalars()
         return found
 
-    def _read(self, documents: Sequence[str]) -> None:
+    def _read(self, documents: Sequence[str], note: Callable[..., object] = sql.add) -> None:
         for at in range(0, len(documents), 100):
             for uid, raw in metadata(self._index, documents[at : at + 100]).items():
                 try:
@@ -108,7 +110,7 @@ class VerdictReader:
                     log.warning("no verdict can be read out of %s: %s", uid, type(error).__name__)
                     continue
                 if values is not None:
-                    self._index.transact(partial(_add, values=values))
+                    self._index.transact(partial(note, values=values))
 
     def _values(self, uid: str, raw: dict[str, Any]) -> dict[str, Any] | None:
         group, verdict = next(groups(raw), None), verdict_of(raw)
@@ -123,7 +125,7 @@ class VerdictReader:
         finding = text_of(group, TRACKING_UID, UID)
         corrected = missed_at(group) if verdict == "missed" else {}
         if verdict == "corrected":
-            corrected = corrections(group, self._judged(report_uid, report, finding))
+            corrected = changes(group, self._judged(report_uid, report, finding))
         study = str(ups.value(raw, "0020000D"))
         when = ups.from_dt(str(ups.value(observer, "0040A030")))
         with self._index.read() as conn:
@@ -134,10 +136,11 @@ class VerdictReader:
             "sop_instance_uid": uid, "series_instance_uid": str(ups.value(raw, "0020000E")),
             "study_instance_uid": study, "report_uid": report_uid, "findings": len(findings(report)),
             "tracking_uid": finding, "tracking_id": text_of(group, TRACKING_ID, TEXT),
-            "verdict": verdict, "comment": text_of(group, COMMENT, TEXT), "corrected": orjson.dumps(corrected),
+            "verdict": verdict, "comment": comment(group), "corrected": orjson.dumps(corrected),
             "plugin": str(ups.value(report, DEVICE_SERIAL_NUMBER) or ""),
             "version": str(ups.value(report, SOFTWARE_VERSIONS) or ""),
             "reader": str(observer["0040A075"]["Value"][0]["Alphabetic"]).rstrip("^"), "scope": scope or "", "at": when,
+            "finding": int(is_finding(report, finding)),
         }  # fmt: skip
 
     def _judged(self, report_uid: str, report: Item, finding: str) -> Item:
@@ -151,6 +154,12 @@ class VerdictReader:
         return next((group for group in of_all if text_of(group, TRACKING_UID, UID) == finding), {})
 
 
+def is_finding(report: Item, tracking_uid: str) -> bool:
+    """Whether a finding is judged, or what the report says of an image or of the whole: a group of neither."""
+    named = {text_of(each, TRACKING_UID, UID) for each in groups(report)}
+    return tracking_uid not in named or any(each.tracking_uid == tracking_uid for each in findings(report))
+
+
 def verdict_of(report: Item) -> str | None:
     """What a reader says in this document, None where it is no verdict."""
     for group in groups(report):
@@ -160,16 +169,10 @@ def verdict_of(report: Item) -> str | None:
     return None
 
 
-def corrections(group: Item, before: Item) -> dict[str, Any]:
-    """What a reader has changed of a finding, as `NewVerdict` has it: numbers, and its place."""
-    was = {(each.name.value, each.name.scheme): each.value for each in measurements(before)}
-    changed = [
-        {"code": each.name.value, "scheme": each.name.scheme, "value": each.value}
-        for each in measurements(group)
-        if was.get((each.name.value, each.name.scheme)) != each.value
-    ]
+def changes(group: Item, before: Item) -> dict[str, Any]:
+    """What a reader has changed of a finding, as `NewVerdict` has it: numbers, codes and texts, and its place."""
     here, there = place(group), place(before)
-    return {**({"measurements": changed} if changed else {}), **(here if here != there else {})}
+    return {**corrections(group, before), **(here if here != there else {})}
 
 
 def missed_at(group: Item) -> dict[str, Any]:
@@ -199,10 +202,6 @@ def place(group: Item) -> dict[str, Any]:
 
 def _regions(group: Item) -> list[Item]:
     return [each for each in items(group) if ups.value(each, VALUE_TYPE) == "SCOORD"]
-
-
-def _add(conn: Connection, values: dict[str, Any]) -> None:
-    sql.add(conn, values)
 
 
 def _is_verdict(name: Code | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,9 +17,24 @@ from sqlalchemy import Connection, Row
 
 from analysis import verdict_document as document
 from analysis.api import Code
-from analysis.reports_read import DEVICE_SERIAL_NUMBER, SOFTWARE_VERSIONS, findings, is_report, metadata
-from analysis.verdict_models import NewVerdict, Verdict, told
-from analysis.verdict_reading import verdict_of
+from analysis.reports_read import (
+    DEVICE_SERIAL_NUMBER,
+    SOFTWARE_VERSIONS,
+    TEXT,
+    TRACKING_ID,
+    TRACKING_UID,
+    UID,
+    Item,
+    findings,
+    groups,
+    is_report,
+    metadata,
+    text_of,
+)
+from analysis.verdict_choices import choices
+from analysis.verdict_fields import corrections, form, without_verdict
+from analysis.verdict_models import Form, NewVerdict, Other, Verdict, told
+from analysis.verdict_reading import is_finding, place, verdict_of
 from pacs import audit, uids
 from pacs.auth import ALL_RIGHTS, Principal, Right
 from pacs.dicom import ups
@@ -32,7 +48,7 @@ log = logging.getLogger("m3dicom.verdicts")
 
 ROWS, COLUMNS, NUMBER_OF_FRAMES = "00280010", "00280011", "00280008"
 MOST = 65_535.0  # rows and columns of any image
-_CORRECTIONS = {"measurements", "shape", "points", "image", "frame"}
+_PLACE = {"shape", "points", "image", "frame"}
 
 
 class VerdictWriter:
@@ -54,26 +70,38 @@ class VerdictWriter:
         raw = self._report(principal, given.report)
         report = document.dataset(raw)
         with self._one:
-            group = self._group(principal, report, given)
+            group, changed = self._group(principal, raw, report, given)
             tracking_uid, tracking_id = document.tracking(group)
-            told_of = given.model_dump(mode="json", include=_CORRECTIONS)
-            corrections = {name: value for name, value in told_of.items() if value}
-            if given.shape == "polygon" and given.points[0] == given.points[-1]:
-                corrections["points"].pop()  # as the document says it again
             with self._index.read() as conn:
                 before = sql.latest(conn, given.report, tracking_uid, principal.name)
             if before is not None and (before.verdict, before.comment, orjson.loads(before.corrected)) == (
-                given.verdict, given.comment, corrections,
+                given.verdict, given.comment, changed,
             ):  # fmt: skip
                 return told(before, True)
-            return self._file(principal, raw, report, group, given, corrections, tracking_uid, tracking_id, before)
+            return self._file(principal, raw, report, group, given, changed, tracking_uid, tracking_id, before)
+
+    def form(self, principal: Principal, report_uid: str, tracking_uid: str) -> Form:
+        """What of a finding can be corrected. Raises Forbidden, NotFound and InvalidInput."""
+        principal.require(Right.READ)
+        raw = self._report(principal, report_uid)
+        group = self.finding(raw, report_uid, tracking_uid)
+        with self._index.read() as conn:
+            last = sql.latest(conn, report_uid, tracking_uid, principal.name)
+        own: Item | None = None
+        if last is not None and last.verdict == "corrected":
+            said_last = metadata(self._index, [last.sop_instance_uid]).get(last.sop_instance_uid, {})
+            own = next(groups(said_last), None)
+        return Form(
+            report_uid=report_uid, tracking_uid=tracking_uid, tracking_id=text_of(group, TRACKING_ID, TEXT),
+            place=bool(place(group)), fields=form(group, own, partial(choices, report=[raw])),
+        )  # fmt: skip
 
     def _file(
         self, principal: Principal, raw: dict[str, Any], report: Dataset, group: Dataset, given: NewVerdict,
-        corrections: dict[str, Any], tracking_uid: str, tracking_id: str, before: Row[Any] | None,
+        changed: dict[str, Any], tracking_uid: str, tracking_id: str, before: Row[Any] | None,
     ) -> Verdict:  # fmt: skip
         now = self._clock()
-        words = orjson.dumps([given.verdict, given.comment, corrections]).decode()
+        words = orjson.dumps([given.verdict, given.comment, changed]).decode()
         key = (given.report, tracking_uid, principal.name, words, before.sop_instance_uid if before else "")
         uid = uids.derived("verdict", *key)
         with self._index.read() as conn:
@@ -87,9 +115,10 @@ class VerdictWriter:
             "sop_instance_uid": uid, "series_instance_uid": str(ds.SeriesInstanceUID),
             "study_instance_uid": str(ds.StudyInstanceUID), "report_uid": given.report,
             "findings": len(findings(raw)), "tracking_uid": tracking_uid, "tracking_id": tracking_id,
-            "verdict": given.verdict, "comment": given.comment, "corrected": orjson.dumps(corrections),
+            "verdict": given.verdict, "comment": given.comment, "corrected": orjson.dumps(changed),
             "plugin": str(ups.value(raw, DEVICE_SERIAL_NUMBER) or ""), "reader": principal.name,
             "version": str(ups.value(raw, SOFTWARE_VERSIONS) or ""), "scope": principal.scope, "at": now,
+            "finding": int(is_finding(raw, tracking_uid)),
         }  # fmt: skip
 
         def also(conn: Connection) -> None:
@@ -129,27 +158,40 @@ class VerdictWriter:
             raise NotFound("no such instance", about=uid)
         return raw
 
-    def _group(self, principal: Principal, report: Dataset, given: NewVerdict) -> Dataset:
+    def _group(
+        self, principal: Principal, raw: Item, report: Dataset, given: NewVerdict
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """The finding's group as the reader leaves it, and what of it is corrected or missed."""
+        told_of = given.model_dump(mode="json", include=_PLACE)
+        where = {name: value for name, value in told_of.items() if value}
+        if given.shape == "polygon" and given.points and given.points[0] == given.points[-1]:
+            where["points"].pop()  # as the document says it again
+        others: list[Other] = [*given.measurements, *given.codes, *given.texts]
         if given.verdict == "missed":
-            return self._missed(principal, report, given)
-        if not given.tracking_uid:
-            raise InvalidInput('"tracking_uid" names the finding')
-        found = _finding(report, given.tracking_uid)
-        if found is None:
-            found = self._added(given)
+            if others:
+                raise InvalidInput("a missed finding has no measurements, codes or texts to correct")
+            return self._missed(principal, raw, report, given), where
+        found = self.finding(raw, given.report, given.tracking_uid)
         if given.image or given.frame or given.finding:
             raise InvalidInput("only a finding that was missed is given its image, frame and finding")
         if given.verdict != "corrected":
-            if given.measurements or given.points or given.shape:
-                raise InvalidInput("only a verdict that is corrected has other measurements or points")
-            return found
-        if not given.measurements and not given.points:
-            raise InvalidInput("what is corrected: measurements, or shape and points")
-        if len({(each.code, each.scheme) for each in given.measurements}) < len(given.measurements):
-            raise InvalidInput("a measurement is corrected twice")
-        self._inside(found, given.points)
-        numbers = [(each.code, each.scheme, each.value) for each in given.measurements]
-        return document.corrected(found, numbers, given.shape or "", given.points)
+            if others or given.points or given.shape:
+                raise InvalidInput("only a verdict that is corrected has other values or points")
+            return document.dataset(found), {}
+        if not others and not given.points:
+            raise InvalidInput("what is corrected: measurements, codes, texts, or shape and points")
+        changed = document.corrected(found, others)
+        group = document.dataset(changed)
+        if given.points or given.shape:
+            self._inside(group, given.points)
+            group = document.placed(group, given.shape or "", given.points)
+        return group, {**corrections(changed, found), **where}
+
+    def finding(self, raw: Item, report: str, tracking_uid: str | None) -> Item:
+        """The group (DICOM JSON) of a finding of the report, or of one that a reader had added. Raises NotFound."""
+        if not tracking_uid:
+            raise InvalidInput('"tracking_uid" names the finding')
+        return _finding(raw, tracking_uid) or self._added(report, tracking_uid)
 
     def _inside(self, group: Dataset, points: list[tuple[float, float]]) -> None:
         """InvalidInput for points that lie outside the image that the finding is on."""
@@ -159,31 +201,28 @@ class VerdictWriter:
         if not all(0 <= x <= columns and 0 <= y <= rows for columns, rows in within for x, y in points):
             raise InvalidInput("a point lies outside the image")
 
-    def _added(self, given: NewVerdict) -> Dataset:
+    def _added(self, report: str, tracking_uid: str) -> Item:
         """The group of a finding that a reader had added."""
         with self._index.read() as conn:
             rows = sql.listed(
-                conn, "", sql.v.report_uid == given.report, sql.v.tracking_uid == given.tracking_uid,
-                sql.v.verdict == "missed",
-            )  # fmt: skip
+                conn, "", sql.v.report_uid == report, sql.v.tracking_uid == tracking_uid, sql.v.verdict == "missed"
+            )
         for raw in metadata(self._index, [row.sop_instance_uid for row in rows]).values():
-            for group in document.groups(document.dataset(raw)):
-                return document.without_verdict(group)
-        raise NotFound("the report has no finding of that Tracking UID", about=str(given.tracking_uid))
+            for group in groups(raw):
+                return without_verdict(group)
+        raise NotFound("the report has no finding of that Tracking UID", about=tracking_uid)
 
-    def _missed(self, principal: Principal, report: Dataset, given: NewVerdict) -> Dataset:
+    def _missed(self, principal: Principal, raw: Item, report: Dataset, given: NewVerdict) -> Dataset:
         if given.finding is None or given.image is None or given.shape is None:
             raise InvalidInput('a missed finding has "finding", "image", "shape" and "points"')
-        if given.measurements:
-            raise InvalidInput("a missed finding has no measurements")
         if given.tracking_uid:
             uids.checked(given.tracking_uid, "tracking_uid")
-            if _finding(report, given.tracking_uid) is not None:
+            if _finding(raw, given.tracking_uid) is not None:
                 raise InvalidInput("the report has that finding; it can be accepted, rejected or corrected")
         image = self._image(principal, report, given.image, given.points, given.frame)
         finding = Code(given.finding.value, given.finding.scheme, given.finding.meaning)
-        place = orjson.dumps([given.image, given.frame, given.points]).decode()
-        uid = given.tracking_uid or uids.derived("missed", given.report, principal.name, place)
+        where = orjson.dumps([given.image, given.frame, given.points]).decode()
+        uid = given.tracking_uid or uids.derived("missed", given.report, principal.name, where)
         return document.missed(
             uid, f"Missed: {finding.meaning}"[:64], finding, given.shape, given.points, image, given.frame
         )
@@ -207,6 +246,6 @@ class VerdictWriter:
         return document.instance(str(ups.value(raw, "00080016")), uid, str(report.StudyInstanceUID), series)
 
 
-def _finding(report: Dataset, tracking_uid: str) -> Dataset | None:
+def _finding(report: Item, tracking_uid: str) -> Item | None:
     """The report's own group with that Tracking UID."""
-    return next((each for each in document.groups(report) if document.tracking(each)[0] == tracking_uid), None)
+    return next((each for each in groups(report) if text_of(each, TRACKING_UID, UID) == tracking_uid), None)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from analysis.accuracy import Accuracy, latest, table
-from analysis.verdict_models import NewVerdict, Verdict, told
+from analysis.accuracy import Accuracy, Correction, corrections, latest, table
+from analysis.verdict_models import Form, NewVerdict, Verdict, told
 from pacs.auth import Principal
 from pacs.index import verdicts as sql
 
@@ -32,12 +32,19 @@ class Verdicts:
 
         Raises Forbidden, NotFound for a report or finding that is not here, and InvalidInput for what cannot be said.
         """
+        return self._writing().say(principal, given)
+
+    def form(self, principal: Principal, report: str, tracking_uid: str) -> Form:
+        """What of a finding can be corrected, and to what. Raises Forbidden, NotFound and InvalidInput."""
+        return self._writing().form(principal, report, tracking_uid)
+
+    def _writing(self) -> VerdictWriter:
         with self._making:
             if self._writer is None:
                 from analysis.verdict_writing import VerdictWriter
 
                 self._writer = VerdictWriter(self._archive, self._clock)
-        return self._writer.say(principal, given)
+            return self._writer
 
     def listed(self, principal: Principal, study: str | None = None, report: str | None = None) -> list[Verdict]:
         """Verdicts on a study, on a report, or all that the principal may see, in the order of time."""
@@ -56,3 +63,11 @@ class Verdicts:
         conditions = [sql.v.plugin == plugin] if plugin else []
         with self._index.read() as conn:
             return table(sql.listed(conn, principal.scope, *conditions), reader)
+
+    def corrections(
+        self, principal: Principal, plugin: str | None = None, reader: str | None = None
+    ) -> list[Correction]:
+        """A line for each thing that readers corrected of a plug-in version."""
+        conditions = [sql.v.plugin == plugin] if plugin else []
+        with self._index.read() as conn:
+            return corrections(sql.listed(conn, principal.scope, *conditions), reader)

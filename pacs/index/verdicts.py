@@ -6,10 +6,10 @@ that come from elsewhere, or from a store whose index is made again. The latest 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Double, Index, Integer, LargeBinary, Row, Table, delete, select
+from sqlalchemy import Column, Connection, Double, Index, Integer, LargeBinary, Row, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.index import schema
@@ -24,6 +24,7 @@ verdict = Table(
     Column("study_instance_uid", _TEXT, nullable=False, index=True),
     Column("report_uid", _TEXT, nullable=False, index=True),  # of the SR that is judged
     Column("findings", Integer, nullable=False),  # how many findings that SR has
+    Column("finding", Integer, nullable=False, default=1),  # 0 = what the SR says of an image or of the whole
     Column("tracking_uid", _TEXT, nullable=False),
     Column("tracking_id", _TEXT, nullable=False),
     Column("verdict", _TEXT, nullable=False),  # accepted, rejected, corrected, missed
@@ -41,17 +42,13 @@ verdict = Table(
 VERDICTS = ("accepted", "rejected", "corrected", "missed")
 
 v = verdict.c
+_IN_ONE_LIST = 500
 
 
 def add(conn: Connection, values: Mapping[str, Any]) -> bool:
     """Note a verdict; False where it is known."""
     dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
     return conn.execute(dialect.insert(verdict).values(**values).on_conflict_do_nothing()).rowcount == 1
-
-
-def of_study(conn: Connection, study_instance_uid: str, scope: str) -> list[Row[Any]]:
-    """All verdicts on a study, oldest first."""
-    return listed(conn, scope, v.study_instance_uid == study_instance_uid)
 
 
 def latest(conn: Connection, report_uid: str, tracking_uid: str, reader: str) -> Row[Any] | None:
@@ -69,6 +66,21 @@ def listed(conn: Connection, scope: str, *conditions: Any) -> list[Row[Any]]:
 def known(conn: Connection, sop_instance_uid: str) -> Row[Any] | None:
     """The verdict that this document says."""
     return conn.execute(select(verdict).where(v.sop_instance_uid == sop_instance_uid)).first()
+
+
+def waiting(conn: Connection, report_uids: Sequence[str]) -> list[str]:
+    """Documents of verdicts on these reports that came before them: nobody knew yet of which plug-in they speak."""
+    found: list[str] = []
+    for at in range(0, len(report_uids), _IN_ONE_LIST):
+        some = list(report_uids[at : at + _IN_ONE_LIST])
+        wanted = select(v.sop_instance_uid).where(v.report_uid.in_(some), v.plugin == "")
+        found += conn.execute(wanted.order_by(v.at, v.id)).scalars()
+    return found
+
+
+def settle(conn: Connection, values: Mapping[str, Any]) -> None:
+    """Tell a verdict that is known anew, as its document and its report say it together."""
+    conn.execute(update(verdict).where(v.sop_instance_uid == values["sop_instance_uid"]).values(**values))
 
 
 def forget_gone(conn: Connection) -> None:

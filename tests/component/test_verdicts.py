@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import delete
 
 from analysis import batch_routes, verdict_routes
+from analysis.api import Code
 from analysis.batch import Batches
 from analysis.registry import Registry
 from analysis.reports_read import findings, metadata
-from analysis.results import provenance
+from analysis.results import content, provenance
 from analysis.verdict_models import NewVerdict, Verdict
 from analysis.verdict_reading import VerdictReader
 from analysis.verdicts import Verdicts
@@ -83,6 +85,9 @@ def missed(reading: Reading) -> dict[str, Any]:
         "image": str(reading.image.SOPInstanceUID), "shape": "circle", "points": [(5, 5), (8, 5)],
         "finding": {"value": "125605004", "scheme": "SCT", "meaning": "Fracture of bone"},
     }  # fmt: skip
+
+
+CONCEPT = {"value": "1", "scheme": "99X", "meaning": "One"}
 
 
 def group(ds: Dataset) -> Dataset:
@@ -168,7 +173,14 @@ def test_what_was_missed_counts_for_sensitivity_until_it_is_withdrawn(reading: R
         ("missed", {"tracking_uid": "abc"}, "not a valid UID"),
         ("accepted", {"frame": 1}, "only a finding that was missed"),
         ("accepted", {"shape": "point"}, "only a verdict that is corrected"),
-        ("corrected", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}] * 2}, "corrected twice"),
+        ("corrected", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}] * 2}, "no measurement x"),
+        (
+            "corrected",
+            {"codes": [{"code": "x", "scheme": "99X", "value": {"value": "1", "scheme": "99X", "meaning": "1"}}]},
+            "no coded value x",
+        ),
+        ("corrected", {"texts": [{"code": "112039", "scheme": "DCM", "value": "Bones"}]}, "no text 112039"),
+        ("accepted", {"texts": [{"code": "x", "scheme": "99X", "value": "y"}]}, "only a verdict that is corrected"),
     ],
 )
 def test_what_cannot_be_said(reading: Reading, verdict: str, more: dict[str, Any], words: str) -> None:
@@ -273,12 +285,158 @@ def test_the_table_is_read_again_out_of_the_documents(reading: Reading) -> None:
     assert [each.verdict for each in reading.verdicts.listed(ANN)] == ["accepted", "rejected", "corrected", "corrected"]
 
 
+ASSESSMENT = content.code("CONTAINS", Code("111005", "DCM", "Assessment Category"),
+                          Code("MA.II.A.5.4A", "BI", "4A - Low suspicion"))  # fmt: skip
+REMARK = content.text("CONTAINS", Code("121106", "DCM", "Comment"), "Seen in one view only")
+SITES = [
+    content.code("HAS CONCEPT MOD", Code("363698007", "SCT", "Finding Site"), Code(value, "SCT", meaning))
+    for value, meaning in (("76752008", "Breast"), ("91397008", "Mammary region"))
+]
+IMAGE = content.container("CONTAINS", Code("125007", "DCM", "Measurement Group"), [
+    content.text("HAS OBS CONTEXT", Code("112039", "DCM", "Tracking Identifier"), "Image 1"),
+    content.uid("HAS OBS CONTEXT", Code("112040", "DCM", "Tracking Unique Identifier"), "2.25.77"),
+    content.code("CONTAINS", Code("111017", "DCM", "CAD Processing and Findings Summary"),
+                 Code("111241", "DCM", "All algorithms succeeded; without findings")),
+])  # fmt: skip
+
+
+@pytest.fixture
+def assessed(tmp_path: Path, study: tuple[list[Dataset], list[Dataset]]) -> Iterator[Reading]:
+    """A report whose first finding has an assessment, words and two sites, and that says something of an image."""
+    images, results = study
+    made_of = next(ds for ds in results if ds.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34")
+    report = dcmread(io.BytesIO(dicom_data.part10(made_of)))
+    container = next(each for each in report.ContentSequence if each.get("ConceptNameCodeSequence")
+                     and each.ConceptNameCodeSequence[0].CodeValue == "126010")  # fmt: skip
+    container.ContentSequence[0].ContentSequence.extend(copy.deepcopy([ASSESSMENT, REMARK, *SITES]))
+    container.ContentSequence.append(copy.deepcopy(IMAGE))
+    made = Reading(tmp_path, images, [report])
+    yield made
+    made.archive.close()
+
+
+CATEGORY = {"code": "111005", "scheme": "DCM",
+            "value": {"value": "397143007", "scheme": "SCT", "meaning": "3 - Probably Benign"}}  # fmt: skip
+WORDS = {"code": "121106", "scheme": "DCM", "value": "Seen in both views\r\nand before"}
+
+
+def test_whatever_a_finding_says_is_corrected(assessed: Reading) -> None:
+    volume = assessed.findings[0].measurements[0]
+    number = {"code": volume.name.value, "scheme": volume.name.scheme, "value": volume.value - 4}
+    site = {"code": "363698007", "scheme": "SCT",
+            "value": {"value": "a value of more than 16 letters", "scheme": "99X", "meaning": "Axilla"}}  # fmt: skip
+    with pytest.raises(InvalidInput, match='has 2 of coded value 363698007 of SCT: "position" says which'):
+        assessed.say("corrected", codes=[site])
+    with pytest.raises(InvalidInput, match="that is what the finding says"):
+        assessed.say("corrected", texts=[{**WORDS, "value": "Seen in one view only"}])
+    with pytest.raises(InvalidInput, match="corrected twice"):
+        assessed.say("corrected", texts=[WORDS, {**WORDS, "position": 1}])
+    given: dict[str, Any] = {"measurements": [number], "codes": [CATEGORY, {**site, "position": 2}], "texts": [WORDS]}
+    told = assessed.say("corrected", **given, comment="compared with the year before")
+    found = assessed.document(told)
+    of_group: dict[str, list[Dataset]] = {}
+    for each in group(found).ContentSequence:
+        of_group.setdefault(each.ConceptNameCodeSequence[0].CodeMeaning, []).append(each)
+    (category,) = of_group["Assessment Category"]
+    assert (category.ConceptCodeSequence[0].CodeValue, category.ConceptCodeSequence[0].CodingSchemeDesignator) == (
+        "397143007", "SCT",
+    )  # fmt: skip
+    first, second = of_group["Finding Site"]
+    assert first.ConceptCodeSequence[0].CodeMeaning == "Breast"
+    assert second.ConceptCodeSequence[0].LongCodeValue == "a value of more than 16 letters"
+    assert "CodeValue" not in second.ConceptCodeSequence[0]
+    assert [each.TextValue for each in of_group["Comment"]] == [WORDS["value"], "compared with the year before"]
+    assert told.corrected["codes"][0] == {
+        **CATEGORY, "meaning": "Assessment Category", "unit": "",
+        "was": {"value": "MA.II.A.5.4A", "scheme": "BI", "meaning": "4A - Low suspicion"},
+    }  # fmt: skip
+    assert told.corrected["codes"][1]["position"] == 2
+    assert told.comment == "compared with the year before"
+    assert told.corrected["texts"][0]["was"] == "Seen in one view only"
+    assert assessed.say("corrected", **given, comment="compared with the year before") == told
+    (line,) = assessed.verdicts.accuracy(ANN)
+    assert (line.corrected, line.corrected_numbers, line.corrected_codes, line.corrected_texts) == (1, 1, 1, 1)
+    numbers, *_ = (each for each in assessed.verdicts.corrections(ANN) if each.kind == "number")
+    assert (numbers.name, numbers.mean_difference) == (volume.name.meaning, pytest.approx(-4))
+    codes = {each.name: each.most_often for each in assessed.verdicts.corrections(ANN) if each.kind == "code"}
+    assert codes["Assessment Category"] == "4A - Low suspicion → 3 - Probably Benign (1)"
+    # All of it is in the document, and is read out of it again.
+    before = assessed.verdicts.listed(ANN)
+    assessed.archive.index.transact(lambda conn: conn.execute(delete(rows)))
+    VerdictReader(assessed.archive).step(0.0)
+    assert assessed.verdicts.listed(ANN) == before
+
+
+def test_the_form_has_what_can_be_corrected_and_what_was(assessed: Reading) -> None:
+    uid, finding = str(assessed.report.SOPInstanceUID), assessed.findings[0].tracking_uid
+    form = assessed.verdicts.form(ANN, uid, finding)
+    by_name = {(each.meaning, each.position): each for each in form.fields}
+    assert not form.place
+    assert not {"Tracking Identifier", "Algorithm Name", "Algorithm Version"} & {name for name, _ in by_name}
+    category = by_name["Assessment Category", 1]
+    assert [each.meaning[:2] for each in category.choices] == [
+        "0 ", "1 ", "2 ", "3 ", "4 ", "4A", "4B", "4C", "5 ", "6 ",
+    ]  # fmt: skip
+    assert (category.value, category.of) == (category.now, 1)
+    assert {each.meaning for each in by_name["Finding Site", 2].choices} == {"Breast", "Mammary region"}
+    number = next(each for each in form.fields if each.kind == "number")
+    assert number.value == assessed.findings[0].measurements[0].value
+    assessed.say("corrected", codes=[CATEGORY])
+    (own,) = (each for each in assessed.verdicts.form(ANN, uid, finding).fields if each.code == "111005")
+    (others,) = (each for each in assessed.verdicts.form(BOB, uid, finding).fields if each.code == "111005")
+    assert (own.value, own.now) == (category.value, category.choices[3])
+    assert others == category
+    with pytest.raises(NotFound):
+        assessed.verdicts.form(ANN, uid, "1.2.3")
+    with pytest.raises(Forbidden):
+        assessed.verdicts.form(Principal("eve", "token", frozenset({Right.QUERY})), uid, finding)
+
+
+def test_what_is_said_of_an_image_is_no_finding(assessed: Reading) -> None:
+    assessed.say("accepted")
+    with_findings = {"value": "111242", "scheme": "DCM", "meaning": "All algorithms succeeded; with findings"}
+    told = assessed.say("corrected", tracking_uid="2.25.77",
+                        codes=[{"code": "111017", "scheme": "DCM", "value": with_findings}])  # fmt: skip
+    assert not told.finding
+    (line,) = assessed.verdicts.accuracy(ANN)
+    assert (line.judged, line.corrected, line.statements, line.statements_accepted) == (1, 0, 1, 0)
+    uid = str(assessed.report.SOPInstanceUID)
+    (field,) = assessed.verdicts.form(ANN, uid, "2.25.77").fields
+    assert {each.value for each in field.choices} == {"111241", "111242", "111243", "111244", "111245"}
+
+
+def test_a_verdict_that_comes_before_its_report_waits_for_it(assessed: Reading, tmp_path: Path) -> None:
+    told = assessed.say("corrected", codes=[CATEGORY])
+    statement = assessed.say("accepted", tracking_uid="2.25.77")
+    expected = assessed.verdicts.listed(ANN)
+    archive = open_archive(Settings(data=tmp_path / "elsewhere"))
+    verdicts, reader = Verdicts(archive), VerdictReader(archive)
+
+    def store(ds: Dataset) -> None:
+        receiving = archive.ingest.receive_part10()
+        receiving.write(dicom_data.part10(ds))
+        archive.ingest.store(receiving, principal=ANN)
+        reader.step(0.0)
+
+    reader.step(0.0)
+    for each in (told, statement):
+        store(assessed.document(each))
+    assert [each.plugin for each in verdicts.listed(ANN)] == ["", ""]
+    store(assessed.report)
+    assert verdicts.listed(ANN) == expected
+    (line,) = verdicts.accuracy(ANN)
+    assert (line.plugin, line.corrected, line.statements) == ("bone-surface", 1, 1)
+    archive.close()
+
+
 def test_independent_validators_find_no_error(reading: Reading, tmp_path: Path) -> None:
     volume = reading.findings[0].measurements[0]
     corrected = [{"code": volume.name.value, "scheme": volume.name.scheme, "value": 20.25}]
     said = [reading.say("accepted"), reading.say("rejected", who=BOB)]
     said.append(reading.say("corrected", 0, measurements=corrected, comment="smaller"))
     said.append(reading.say("missed", **missed(reading)))
+    kind = {"value": "38199008", "scheme": "SCT", "meaning": "Tooth"}
+    said.append(reading.say("corrected", 0, codes=[{"code": "121071", "scheme": "DCM", "value": kind}]))
     folder = tmp_path / "sr"
     folder.mkdir()
     for number, each in enumerate(said):
@@ -287,4 +445,4 @@ def test_independent_validators_find_no_error(reading: Reading, tmp_path: Path) 
         ["bash", SCRIPT, "--strict", "--skip-set", folder], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "SR/KO 4" in found.stdout
+    assert "SR/KO 5" in found.stdout

@@ -30,7 +30,10 @@ def test_of_nothing_there_is_no_share() -> None:
     assert table([]) == []
 
 
-def said(tracking: str, verdict: str, reader: str = "ann", report: str = "r1", version: str = "1.0") -> Any:
+def said(
+    tracking: str, verdict: str, reader: str = "ann", report: str = "r1", version: str = "1.0", finding: int = 1,
+    corrected: bytes = b"{}",
+) -> Any:  # fmt: skip
     return SimpleNamespace(
         tracking_uid=tracking,
         verdict=verdict,
@@ -39,6 +42,8 @@ def said(tracking: str, verdict: str, reader: str = "ann", report: str = "r1", v
         plugin="p",
         version=version,
         findings=5,
+        finding=finding,
+        corrected=corrected,
     )
 
 

@@ -19,6 +19,7 @@ def add(verbs: Any) -> None:
     common(verb)
     verb.add_argument("--plugin", metavar="ID", help="only of this plug-in")
     verb.add_argument("--reader", metavar="NAME", help="only by this reader")
+    verb.add_argument("--corrections", action="store_true", help="what was corrected, how often, and by how much")
     shape = verb.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="as CSV")
     shape.add_argument("--json", action="store_true", help="as JSON")
@@ -30,12 +31,16 @@ def _run(chosen: argparse.Namespace) -> int:
 
     settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
     asked = {name: value for name in ("plugin", "reader") if (value := getattr(chosen, name))}
+    path = "/api/accuracy/corrections?" if chosen.corrections else "/api/accuracy?"
     if chosen.csv:
-        sys.stdout.buffer.write(beside.ask_bytes(settings, "/api/accuracy?" + urlencode(asked | {"format": "csv"})))
+        sys.stdout.buffer.write(beside.ask_bytes(settings, path + urlencode(asked | {"format": "csv"})))
         return 0
-    told = beside.ask(settings, "GET", "/api/accuracy?" + urlencode(asked))
+    told = beside.ask(settings, "GET", path + urlencode(asked))
     if chosen.json:
         print(json.dumps(told))
+        return 0
+    if chosen.corrections:
+        _corrections(told)
         return 0
     if not told:
         print("No reader has said anything of any finding yet.")
@@ -46,7 +51,22 @@ def _run(chosen: argparse.Namespace) -> int:
               f" {each['rejected']} rejected; {each['missed']} missed")  # fmt: skip
         print(f"  precision   {_of(each['precision'])}")
         print(f"  sensitivity {_of(each['sensitivity'])}")
+        if each["statements"]:
+            print(f"  of images   {_of(each['statements_right'])}")
     return 0
+
+
+def _corrections(told: list[dict[str, Any]]) -> None:
+    if not told:
+        print("No reader has corrected anything yet.")
+    for each in told:
+        unit = f" {each['unit']}" if each["unit"] else ""
+        print(f"{each['plugin']} {each['version']}: {each['name']}, corrected {each['corrections']} times")
+        if each["mean_difference"] is not None:
+            print(f"  corrected minus computed {each['mean_difference']:+.4g}{unit} on average,"
+                  f" {each['mean_absolute_difference']:.4g}{unit} whichever way")  # fmt: skip
+        if each["most_often"]:
+            print(f"  most often {each['most_often']}")
 
 
 def _of(share: dict[str, float] | None) -> str:

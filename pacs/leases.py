@@ -189,7 +189,7 @@ class Leases(Subscriptions):
                 "lease_token": None, "lease_until": None, "updated_at": now, "ended": "completed",
             } | ({} if version is None else {"version": version})  # fmt: skip
             workitems.save(conn, claim.uid, values, workitems.leased(claim.token))
-            self._outdate(conn, row, outputs, now)
+            self._outdate(conn, row, outputs, claim.started, now)
             after = kept | {ups.PROCEDURE_STEP_STATE: ups.element("CS", State.COMPLETED)}
             reports = ups_events.changes(row.attributes, after)
             self._news(conn, claim.uid, row.study_instance_uid, claim.worker, row.scope, now, reports)
@@ -358,11 +358,14 @@ class Leases(Subscriptions):
         reports = ups_events.changes(row.attributes, after)
         self._news(conn, row.uid, row.study_instance_uid, by.name, row.scope, now, reports)
 
-    def _outdate(self, conn: Connection, row: WorkitemRow, outputs: Sequence[ups_task.References], now: float) -> None:
+    def _outdate(
+        self, conn: Connection, row: WorkitemRow, outputs: Sequence[ups_task.References], started: float, now: float
+    ) -> None:
         """Mark the COMPLETED Workitems whose results those of `row` replace.
 
-        They are the ones that it names in its Replaced Procedure Step Sequence, and earlier requests for the same that
-        had other results: an older version of the plug-in, or fewer instances.
+        They are the ones that it names in its Replaced Procedure Step Sequence, and requests for the same that had
+        other results: an older version of the plug-in, or fewer instances. Of these the one that began last has seen
+        most: where that is not `row`, which took longer, it is `row` that is marked.
         """
         older = [
             str(ups.value(item, ups.REFERENCED_SOP_INSTANCE_UID))
@@ -372,7 +375,11 @@ class Leases(Subscriptions):
         if row.request_key is not None:
             for other in workitems.same_request(conn, row.request_key, row.scope, State.COMPLETED):
                 theirs = {sop for each in ups_task.outputs_of(other.attributes) for _, sop in each.instances}
-                if theirs and theirs != made:
+                if not theirs or theirs == made or other.superseded_by is not None:
+                    continue
+                if (ups_task.started_at(other.attributes) or 0.0) > started:
+                    workitems.mark_superseded(conn, [row.uid], other.uid, now)  # its own end is told anyway
+                else:
                     older.append(other.uid)
         for other in workitems.mark_superseded(conn, older, row.uid, now):
             self._news(conn, other.uid, other.study_instance_uid, SYSTEM.name, other.scope, now)

@@ -259,6 +259,12 @@ def outputs_of(attributes: Mapping[str, Any]) -> tuple[References, ...]:
     return references_of(performed, ups.OUTPUT_INFORMATION_SEQUENCE)
 
 
+def started_at(attributes: Mapping[str, Any]) -> float | None:
+    """When a COMPLETED Workitem was begun, in Unix seconds; None where it does not say."""
+    step = next(iter(ups.items(attributes, ups.PERFORMED_PROCEDURE_SEQUENCE)), {})
+    return ups.moment(step, ups.PERFORMED_START_DATETIME)
+
+
 def performed(
     attributes: Mapping[str, Any], outputs: Sequence[References], *, station: str, started: float, ended: float
 ) -> Attributes:

@@ -221,6 +221,16 @@ def test_other_results_of_the_same_request_supersede_the_older_ones(
     assert again != replacing
 
 
+def test_who_began_earlier_and_took_longer_supersedes_nothing(worklist: Worklist, tasks: Tasks) -> None:
+    slow = worklist.create(asked(), None, USER)
+    of_slow = claimed(worklist)
+    quick = worklist.create(asked(), None, USER)
+    of_quick = claimed(worklist, T0 + 5)  # it has seen an instance that came meanwhile
+    worklist.complete(of_quick, output(2), T0 + 6)
+    worklist.complete(of_slow, output(1), T0 + 9)
+    assert [tasks.get(uid, SYSTEM).superseded_by for uid in (slow, quick)] == [quick, None]
+
+
 def test_who_may_wait_longer_is_not_replaced_by_who_may_expire(worklist: Worklist, tasks: Tasks) -> None:
     def expiring(after_s: float) -> dict[str, Any]:
         return asked() | {ups.EXPIRATION_DATETIME: ups.element("DT", ups.dt(T0 + after_s))}

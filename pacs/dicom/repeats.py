@@ -9,8 +9,8 @@ metadata are always those of `pacs.dicom.walk` alone.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
@@ -30,8 +30,21 @@ _SLACK: Final = 1024
 _COST: Final = DEFAULT_LIMITS.metadata_bytes // DEFAULT_LIMITS.elements
 """What an element takes of the budget besides its length. A window full of them is far from taking all."""
 
-Walked = tuple[Walk, dict[str, Any], "bytes | None"]
-"""The walk, the metadata, and their JSON where most of it was there already."""
+
+@dataclass(eq=False, slots=True)
+class Pattern:
+    """What data sets are all like: the same elements, and the same in them but for those that are `differing`.
+
+    Whoever finds anything out of the others alone may keep it in `memory`, under a name of its own: it holds for the
+    next data set that follows the pattern. Belongs to one thread.
+    """
+
+    differing: frozenset[str]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+Walked = tuple[Walk, dict[str, Any], "bytes | None", Pattern | None]
+"""The walk, the metadata, their JSON where most of it was there already, and the pattern that all of it follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,22 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True)
+class _Whole:
+    """A data set from its first byte to its last, for the quick look that most of them stand."""
+
+    steps: tuple[tuple[bytes, bytes, str, str, Callable[..., Any], int, Decoder, bytes], ...]
+    """A run; then of the element behind it its first bytes, digits, VR, reader and longest value; what reads its text;
+    and the JSON up to its entry."""
+    run: bytes
+    json: bytes
+    """The last run, and the JSON from there to the end."""
+    elements: dict[str, Any]
+    """In order; of those that differ, what the first one had."""
+    tail: _Tail
+    pattern: Pattern
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """The header of a data set, in steps."""
 
@@ -76,7 +105,8 @@ class _Known:
     """All of it, element by element."""
     differing: frozenset[str]
     series: object
-    tail: _Tail | None
+    whole: _Whole | None
+    """The same once more where steps and tail are all there is."""
 
 
 class Repeats:
@@ -95,13 +125,12 @@ class Repeats:
         if known is None or known.syntax is not syntax:
             return self._learned(data, syntax, None)
         source = bytes(data[: known.reach])
+        if known.whole is not None and (followed := _followed(known.whole, source, data, syntax)) is not None:
+            self._in_vain = 0
+            return followed
         begun, json, expected = _compared(known, source)
         if expected:
             self._in_vain = 0
-            if (tail := known.tail) is not None:
-                start = begun.position + len(tail.header)
-                if source[begun.position : start] == tail.header and start + tail.length == len(data):
-                    return _ended(data, syntax, begun, json, tail)
         else:
             self._in_vain += 1
             if self._in_vain < _IN_VAIN or self._in_vain % _IN_VAIN == 0:
@@ -110,26 +139,25 @@ class Repeats:
         count = len(begun.elements)
         metadata = walk.run(begun)
         if not walk.ordered:
-            return walk, metadata, None
+            return walk, metadata, None, None
         if len(metadata) > count:
             json.append(json_model.dumps(dict(list(metadata.items())[count:]))[1:-1])
-        return walk, metadata, b"{" + b",".join(json) + b"}"
+        return walk, metadata, b"{" + b",".join(json) + b"}", None
 
     def _learned(self, data: memoryview, syntax: TransferSyntax, before: _Known | None) -> Walked:
         marks: list[Mark] = []
         walk = Walk(data, syntax, DEFAULT_LIMITS, marks)
         metadata = walk.run()
         self._known = _known(walk, metadata, marks, before) if walk.ordered else None
-        return walk, metadata, None
+        return walk, metadata, None, None
 
 
 def _compared(known: _Known, source: bytes) -> tuple[Begun, list[bytes], bool]:
     """How far the walk has come by what is known, the JSON of that, and whether all was as expected."""
-    syntax, limits = known.syntax, DEFAULT_LIMITS
-    header = plain_of(syntax.explicit, syntax.little_endian, limits.inline_bytes, limits.inline_text_bytes)[0]
+    header = _header(known.syntax)
     elements: dict[str, Any] = {}
     json: list[bytes] = []
-    position, last, decode, budget = 0, FIRST, decoder(()), limits.metadata_bytes
+    position, last, decode, budget = 0, FIRST, decoder(()), DEFAULT_LIMITS.metadata_bytes
     expected = True
     for step in known.steps:
         stop = position + len(step.run)
@@ -159,14 +187,62 @@ def _compared(known: _Known, source: bytes) -> tuple[Begun, list[bytes], bool]:
     return Begun(elements, position, last, decode, budget), json, expected
 
 
-def _ended(data: memoryview, syntax: TransferSyntax, begun: Begun, json: list[bytes], tail: _Tail) -> Walked:
-    """The walk, its last element being the one that is known."""
+def _followed(known: _Whole, source: bytes, data: memoryview, syntax: TransferSyntax) -> Walked | None:
+    """The walk of a data set that is what was expected, to its last byte; None for any other."""
+    header = _header(syntax)
+    elements, json, position = known.elements.copy(), list[bytes](), 0
+    for run, begins, key, name, read, limit, decode, text in known.steps:
+        if not source.startswith(run, position):
+            return None
+        try:
+            first, length = header(source, position + len(run))
+            start = position + len(run) + 8
+            position = start + length
+            if first != begins or length > limit or position > len(source):
+                return None
+            values = read(source[start:position], decode) if length else None
+        except struct.error:
+            return None
+        elements[key] = entry = {"vr": name, "Value": values} if values else {"vr": name}
+        json.append(text)
+        json.append(json_model.dumps(entry))
+    tail = known.tail
+    place = position + len(known.run) + len(tail.header)
+    if not source.startswith(known.run, position) or place + tail.length != len(data):
+        return None
+    if source[position + len(known.run) : place] != tail.header:
+        return None
+    json.append(known.json)
     walk = Walk(data, syntax, DEFAULT_LIMITS)
-    walk.pixels = BulkValue(tail.path, tail.vr, begun.position + len(tail.header), tail.length)
+    walk.pixels = BulkValue(tail.path, tail.vr, place, tail.length)
     walk.bulk.append(walk.pixels)
-    begun.elements[tail.path] = tail.entry
-    json.append(tail.json)
-    return walk, begun.elements, b"{" + b",".join(json) + b"}"
+    return walk, elements, b"".join(json), known.pattern
+
+
+def _header(syntax: TransferSyntax) -> Callable[..., Any]:
+    limits = DEFAULT_LIMITS
+    return plain_of(syntax.explicit, syntax.little_endian, limits.inline_bytes, limits.inline_text_bytes)[0]
+
+
+def _whole(steps: Sequence[_Step], tail: _Tail) -> _Whole | None:
+    """Steps and tail as one; None where a step ends in what was not understood."""
+    made = []
+    elements: dict[str, Any] = {}
+    json = b"{"
+    for step in steps[:-1]:
+        if step.differs is None:
+            return None
+        begins, (_, key, name, read, limit) = step.differs
+        json += (step.json + b"," if step.json else b"") + b'"%b":' % key.encode("ascii")
+        made.append((step.run, begins, key, name, read, limit, step.decode, json))
+        elements |= step.held
+        elements[key] = None
+        json = b","
+    last = steps[-1]
+    json += (last.json + b"," if last.json else b"") + tail.json + b"}"
+    elements |= last.held
+    elements[tail.path] = tail.entry
+    return _Whole(tuple(made), last.run, json, elements, tail, Pattern(frozenset(key for _, _, key, *_ in made)))
 
 
 def _tail(walk: Walk, metadata: dict[str, Any], at: int) -> _Tail | None:
@@ -225,7 +301,8 @@ def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: 
     else:
         step(len(header), next((mark[4] for mark in marks if mark[0] == len(header)), budget), None)
         tail = _tail(walk, metadata, len(header))
-    return _Known(walk.syntax, tuple(steps), len(header) + _SLACK, elements, differing, series, tail)
+    whole = None if tail is None else _whole(steps, tail)
+    return _Known(walk.syntax, tuple(steps), len(header) + _SLACK, elements, differing, series, whole)
 
 
 def _odd(walk: Walk, metadata: dict[str, Any]) -> set[str]:

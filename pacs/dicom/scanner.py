@@ -14,7 +14,7 @@ from typing import Any
 from pacs import uids
 from pacs.dicom import frames, json_model
 from pacs.dicom.deflated import inflate
-from pacs.dicom.repeats import Repeats, Walked
+from pacs.dicom.repeats import Pattern, Repeats, Walked
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dicom.walk import DEFAULT_LIMITS, BulkValue, Limits, Walk
 from pacs.errors import MalformedDataset, UnsupportedTransferSyntax
@@ -34,6 +34,8 @@ class Scan:
     bulk: tuple[BulkValue, ...]
     frames: frames.FrameTable | None
     json: bytes | None = field(default=None, compare=False, repr=False)
+    pattern: Pattern | None = field(default=None, compare=False, repr=False)
+    """What it has in common with others, where that is known: an instance of a series with those before it."""
 
     def metadata_json(self) -> bytes:
         """The metadata as JSON; each BulkDataURI begins with the byte 0xFF for the instance's own address."""
@@ -52,17 +54,10 @@ def scan(
     limits are the default ones then, and values are shared. Raises UnsupportedTransferSyntax, MalformedDataset (with
     tag and offset), InvalidUID or TooLarge.
     """
-    walk, metadata, json = _walked(dataset, transfer_syntax_uid, limits, repeats)
-    return Scan(
-        _uid(metadata, "00080016", "SOP Class UID"),
-        _uid(metadata, "00080018", "SOP Instance UID"),
-        _uid(metadata, "0020000D", "Study Instance UID"),
-        _uid(metadata, "0020000E", "Series Instance UID"),
-        metadata,
-        tuple(walk.bulk),
-        _frame_table(walk, metadata),
-        json,
-    )
+    walk, metadata, json, pattern = _walked(dataset, transfer_syntax_uid, limits, repeats)
+    sop_class, sop_instance, study, series = _identifiers(metadata, pattern)
+    frame_table = _frame_table(walk, metadata, pattern)
+    return Scan(sop_class, sop_instance, study, series, metadata, tuple(walk.bulk), frame_table, json, pattern)
 
 
 def read(dataset: bytes | memoryview, transfer_syntax_uid: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
@@ -81,7 +76,29 @@ def _walked(
     if repeats is not None:
         return repeats.walk(view, syntax)
     walk = Walk(view, syntax, limits)
-    return walk, walk.run(), None
+    return walk, walk.run(), None, None
+
+
+_IDENTIFIERS = (
+    ("00080016", "SOP Class UID"),
+    ("00080018", "SOP Instance UID"),
+    ("0020000D", "Study Instance UID"),
+    ("0020000E", "Series Instance UID"),
+)
+
+
+def _identifiers(metadata: dict[str, Any], pattern: Pattern | None) -> list[str]:
+    """The UIDs of SOP class, instance, study and series. Raises MalformedDataset or InvalidUID."""
+    if pattern is None:
+        return [_uid(metadata, tag, name) for tag, name in _IDENTIFIERS]
+    shared = pattern.memory.get("identifiers")
+    if shared is not None:
+        return [uid or _uid(metadata, *which) for uid, which in zip(shared, _IDENTIFIERS, strict=True)]
+    found = [_uid(metadata, *which) for which in _IDENTIFIERS]
+    pattern.memory["identifiers"] = [
+        None if tag in pattern.differing else uid for uid, (tag, _) in zip(found, _IDENTIFIERS, strict=True)
+    ]
+    return found
 
 
 def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:
@@ -94,8 +111,22 @@ def _uid(metadata: dict[str, Any], tag: str, name: str) -> str:
     return uids.checked(values[0], name)
 
 
-def _frame_table(walk: Walk, metadata: dict[str, Any]) -> frames.FrameTable | None:
+_IMAGE = frozenset(("00280002", "00280004", "00280008", "00280010", "00280011", "00280100"))
+
+
+def _frame_table(walk: Walk, metadata: dict[str, Any], pattern: Pattern | None) -> frames.FrameTable | None:
     """Where the frames of the top-level pixel data lie; None without pixel data or without any image attributes."""
+    if pattern is None or pattern.differing & _IMAGE or walk.pixels is None:
+        return _made_frame_table(walk, metadata)
+    start, table = pattern.memory.get("frames", (-1, None))
+    if start != walk.pixels.offset:  # of the same length, in every data set of the pattern
+        table = _made_frame_table(walk, metadata)
+        pattern.memory["frames"] = walk.pixels.offset, table
+    found: frames.FrameTable | None = table
+    return found
+
+
+def _made_frame_table(walk: Walk, metadata: dict[str, Any]) -> frames.FrameTable | None:
     if walk.pixels is None:
         return None
     number_of_frames = _integer(metadata, "00280008", 1) or 1

@@ -41,6 +41,8 @@ class Answer:
     length: int | None = None  # of a streamed body, where known
     limiter: anyio.CapacityLimiter | None = None
     batch: int = BATCH_BYTES
+    soon: Iterator[Buffer] | None = None
+    """The rest of a body of known `length`, which is in the page cache: it is read while the first of it is sent."""
 
     async def send(self, receive: Receive, send: Send, *, head: bool = False) -> None:
         """Send it, or only its headers where `head`. Raises BrokenAnswer."""
@@ -60,10 +62,10 @@ class Answer:
         headers = [*COMMON_HEADERS, *((n.lower().encode("ascii"), v.encode("latin-1")) for n, v in self.headers)]
         if self.content_type:
             headers.append((b"content-type", self.content_type.encode("latin-1")))
-        if self.more is None and self.status not in (204, 304):
-            headers.append((b"content-length", b"%d" % sum(map(len, self.body))))
-        elif self.length is not None:
+        if self.length is not None:
             headers.append((b"content-length", b"%d" % self.length))
+        elif self.more is None and self.status not in (204, 304):
+            headers.append((b"content-length", b"%d" % sum(map(len, self.body))))
         return headers
 
     async def close(self) -> None:

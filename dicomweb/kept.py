@@ -78,10 +78,11 @@ class Pace:
         return self._quick.get(hash(kind), False)
 
     def timed(self, kind: Hashable, work: Callable[[], T]) -> T:
-        """What the work returns; how long it took decides where the next of its kind is done."""
+        """What the work returns or raises; how long it took decides where the next of its kind is done."""
         began = self._clock()
-        result = work()
-        if len(self._quick) >= KINDS:
-            self._quick.clear()
-        self._quick[hash(kind)] = self._clock() - began < QUICK_S
-        return result
+        try:
+            return work()
+        finally:
+            if len(self._quick) >= KINDS:
+                self._quick.clear()
+            self._quick[hash(kind)] = self._clock() - began < QUICK_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -170,7 +170,7 @@ class Writer:
     """The framing of one multipart answer: a random boundary, part heads, the closing line."""
 
     def __init__(self, media_type: str) -> None:
-        self._boundary = uuid.uuid4().hex  # 122 random bits: no part can be made to hold it
+        self._boundary = secrets.token_hex(16)  # 128 random bits: no part can be made to hold it
         self.content_type = f'multipart/related; type="{media_type}"; boundary={self._boundary}'
         self.close = f"\r\n--{self._boundary}--\r\n".encode("ascii")
 

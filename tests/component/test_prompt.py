@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client as http_client
+import os
 import re
 import socket
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import dicom_data
 import httpx
@@ -21,8 +23,9 @@ from starlette.types import Scope
 import dicomweb.app
 from dicomweb.answers import Answer
 from dicomweb.dispatch import Service
+from pacs.accesses import EVENT, window_of
 from pacs.archive import Archive
-from pacs.auth import CLINICAL_RIGHTS, Right
+from pacs.auth import CLINICAL_RIGHTS, SYSTEM, Right
 from pacs.server import compose, http, shelf, wire
 from pacs.server.prompt import Prompt
 from pacs.settings import Settings
@@ -34,10 +37,11 @@ FRAMES = 'multipart/related; type="application/octet-stream"'
 class Counted(Prompt):
     """One that counts what it answered."""
 
-    given = 0
+    asked = given = 0
 
     def answer(self, scope: Scope) -> Answer | None:
         found = super().answer(scope)
+        self.asked += 1
         self.given += found is not None
         return found
 
@@ -77,6 +81,10 @@ class Nothing(shelf.Shelf):
         """Nothing."""
 
 
+LONG = dicom_data.image(7, 512, 512, StudyInstanceUID="1.2.3.7", SeriesInstanceUID="1.2.3.7.1")
+LONG_FRAME = f"/studies/1.2.3.7/series/1.2.3.7.1/instances/{LONG.SOPInstanceUID}/frames/1"
+
+
 def doors(stack: ExitStack, archive: Archive, token: str, origins: Sequence[str] = ()) -> Servers:
     """Both doors of an archive, whose answers pages of these origins may read."""
     routes = dicomweb.app.create(archive, renditions={})
@@ -95,13 +103,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with ExitStack() as stack:
         stack.callback(archive.close)
         made = doors(stack, archive, token)
-        body = multipart([dicom_data.part10(each) for each in dicom_data.series(3, study=1, PatientID="P1")], "b")
+        stored = [*dicom_data.series(3, study=1, PatientID="P1"), LONG]
+        body = multipart([dicom_data.part10(each) for each in stored], "b")
         kind = 'multipart/related; type="application/dicom"; boundary=b'
-        stored = httpx.post(
+        answer = httpx.post(
             f"http://127.0.0.1:{made.at_once}/dicom-web/studies", content=body, timeout=60,
             headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         )  # fmt: skip
-        assert stored.status_code == 200
+        assert answer.status_code == 200
         yield made
 
 
@@ -156,6 +165,8 @@ INSTANCE = f"{SERIES}/instances/{FIRST.SOPInstanceUID}"
         (f"{SERIES}/metadata", JSON),
         (f"{INSTANCE}/frames/1", FRAMES),
         (f"{INSTANCE}/frames/1", "application/octet-stream"),
+        (LONG_FRAME, FRAMES),
+        (LONG_FRAME, "application/octet-stream"),
         (INSTANCE, 'multipart/related; type="application/dicom"'),
         (INSTANCE, "application/dicom"),
     ],
@@ -181,6 +192,32 @@ def test_the_same_refusal_either_way(servers: Servers, path: str, accept: str, l
     long_way = get(servers, servers.long_way, path, accept)
     assert 400 <= long_way.status_code < 500
     assert as_sent(made_at_once(servers, path, accept, like=like)) == as_sent(long_way)
+
+
+def test_a_long_frame_whose_rest_cannot_be_read_ends_the_connection(tmp_path: Path) -> None:
+    """Its first piece is under way by then: whoever asked must not take that for the frame."""
+    archive = compose.build(Settings(data=tmp_path, decoders=1))
+    token = archive.auth.create_token("tests", CLINICAL_RIGHTS)
+    with ExitStack() as stack:
+        stack.callback(archive.close)
+        made = doors(stack, archive, token)
+        body, kind = dicom_data.part10(LONG), {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
+        url = f"http://127.0.0.1:{made.at_once}/dicom-web/studies"
+        assert httpx.post(url, content=body, timeout=60, headers=kind).status_code == 200
+        frame = made_at_once(made, LONG_FRAME, "application/octet-stream").content
+        assert frame == LONG.PixelData
+        [location] = archive.retrieve.locate(SYSTEM, "1.2.3.7")
+        assert location.frames is not None
+        begins = location.locator.offset + location.dataset_offset + location.frames.offset
+        os.truncate(tmp_path / "objects" / location.locator.object_key, begins + 200_000)
+
+        def until_it_breaks() -> None:
+            while True:  # what goes the long way says honestly that it failed
+                assert get(made, made.at_once, LONG_FRAME, "application/octet-stream").status_code == 500
+                get(made, made.at_once, LONG_FRAME.replace("frames/1", "frames/2"), "application/octet-stream")
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            until_it_breaks()
 
 
 def test_metadata_that_the_client_has(servers: Servers) -> None:
@@ -308,3 +345,21 @@ def test_what_changes_something_is_not_begun(servers: Servers) -> None:
     assert httpx.delete(f"{url}{STUDY}", headers=fields, timeout=60).status_code == 403
     assert httpx.get(f"{url}/workitems", headers=fields, timeout=60).status_code == 204
     assert servers.prompt.given == before
+
+
+@pytest.mark.parametrize("path", [f"{INSTANCE}/rendered", f"{INSTANCE}/frames/1/thumbnail"])
+def test_what_was_begun_and_goes_the_long_way_is_one_access(servers: Servers, path: str) -> None:
+    archive, prompt, name = servers.archive, servers.prompt, f"reader of {path[-9:]}"
+    fields = {"Authorization": f"Bearer {archive.auth.create_token(name, CLINICAL_RIGHTS)}"}
+
+    def begun() -> bool:
+        before = prompt.asked, prompt.given
+        assert get(servers, servers.at_once, path, "*/*", **fields).status_code == 200
+        return (prompt.asked, prompt.given) == (before[0] + 1, before[1])
+
+    until = time.monotonic() + 60
+    while not begun():  # who asks is not known at once the first time
+        assert time.monotonic() < until, "never begun"
+    archive.accesses.flush()
+    seen = [row.at for row in archive.audit.query(EVENT) if row.principal == name]
+    assert len(seen) == len(set(map(window_of, seen))) > 0

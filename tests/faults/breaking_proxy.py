@@ -182,8 +182,16 @@ class HttpProxy:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
+            def setup(self) -> None:
+                super().setup()
+                self.upstream = http.client.HTTPConnection(*proxy._place, timeout=60)
+
+            def finish(self) -> None:
+                self.upstream.close()
+                super().finish()
+
             def _handle(self) -> None:
-                proxy._handle(self)
+                proxy._handle(self, self.upstream)
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_OPTIONS = do_PATCH = _handle
 
@@ -202,7 +210,7 @@ class HttpProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+    def _handle(self, handler: BaseHTTPRequestHandler, upstream: http.client.HTTPConnection) -> None:
         if handler.headers.get("Upgrade", "").lower() == "websocket":
             self._tunnel(handler)
             return
@@ -215,7 +223,7 @@ class HttpProxy:
             target = request.path + (
                 "?" + (parts.query if plain else urlencode(request.query)) if request.query else ""
             )
-            reply = self._forward(request, target)
+            reply = self._forward(upstream, request, target)
             self.breaking.reply(request, reply)
         handler.send_response_only(reply.status)
         for name, value in reply.headers.items():
@@ -227,23 +235,23 @@ class HttpProxy:
         if request.method != "HEAD" and reply.status not in (204, 304):
             handler.wfile.write(reply.body)
 
-    def _forward(self, request: Request, target: str) -> Reply:
-        connection = http.client.HTTPConnection(*self._place, timeout=60)
+    def _forward(self, upstream: http.client.HTTPConnection, request: Request, target: str) -> Reply:
         try:
-            connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+            upstream.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 if name.lower() not in _HOP | {"expect"}:
-                    connection.putheader(name, value)
+                    upstream.putheader(name, value)
             if request.body or request.method in ("POST", "PUT"):
-                connection.putheader("Content-Length", str(len(request.body)))
-            connection.endheaders(request.body or None)
-            answer = connection.getresponse()
+                upstream.putheader("Content-Length", str(len(request.body)))
+            upstream.endheaders(request.body or None)
+            answer = upstream.getresponse()
             headers: dict[str, str] = {}
             for name, value in answer.getheaders():
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
             return Reply(answer.status, headers, answer.read())
-        finally:
-            connection.close()
+        except BaseException:
+            upstream.close()
+            raise
 
     def _tunnel(self, handler: BaseHTTPRequestHandler) -> None:
         with socket.create_connection(self._place, 60) as upstream:
@@ -308,6 +316,8 @@ class DimseProxy:
                 server = socket.create_connection(self.to, 60)
             except OSError:
                 return
+            for each in (client, server):  # else every second PDU waits for an acknowledgement
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with server:
                 line = _Line(self.breaking, client, server)
                 thread = threading.Thread(target=line.run, args=(client, server, True), daemon=True)

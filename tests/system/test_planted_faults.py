@@ -86,7 +86,7 @@ class Bench:
         if identifier in STORING:
             corpora = {}
         if fault is not None:
-            options = replace(options, timeout_s=4, visible_s=1)  # what does not come need not be waited for
+            options = replace(options, timeout_s=4, visible_s=0.5)  # what does not come need not be waited for
             if fault.objects is not None:
                 facts["results"] = self.spoilt(fault)
         context = replace(

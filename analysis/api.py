@@ -77,6 +77,8 @@ class Resources(BaseModel):
     gpu_memory_mb: int = 0  # what it needs of a device's memory, and all it gets; 0 = a device of any size, all of it
     memory_mb: int = 4096
     timeout_s: int = 900
+    output_mb: int = Field(4096, ge=1)  # what a command may write, all its files together
+    output_files: int = Field(1000, ge=1)  # and how many files and folders
 
 
 class Params(BaseModel):
@@ -316,17 +318,27 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """From which score on marks are shown, and what that costs. basis: on what it was measured, or why it was not."""
+
+    threshold: float
+    false_per_image: float | None  # false marks an image; None = not known
+    basis: str = ""
+
+
+@dataclass(frozen=True)
 class ImageFindings:
     """All marks on one image, also when there are none.
 
-    Becomes a Secondary Capture and part of a TID 1500 report; with marks, a presentation state and an entry of the Key
-    Object too; on mammograms, part of a Mammography CAD SR.
+    Becomes a Secondary Capture and part of a TID 1500 report; with marks, a presentation state, an entry of the Key
+    Object and frames of a multi-frame Secondary Capture too; on mammograms, part of a Mammography CAD SR.
     """
 
     image: Image
     marks: tuple[Mark, ...]
     summary: str  # in words: "2 clusters, 11 calcifications" or "No calcification clusters found"
     spacing: tuple[float, float] = (1.0, 1.0)  # mm (rows, columns) that the analysis used
+    operating_point: OperatingPoint | None = None
 
 
 Emitted = LabelMap | Surface | VolumeRendering | Turntable | VolumeReport | ImageFindings

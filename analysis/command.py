@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from analysis.api import (
@@ -48,7 +49,6 @@ REFUSED = 65
 
 TAIL_BYTES = 600
 LOOK_S = 0.1
-MOST_BYTES = 4 << 30
 
 _POINTS: Mapping[str, tuple[int, float]] = {"point": (1, 1), "circle": (2, 2), "polygon": (3, math.inf)}
 _TYPES: Mapping[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str}
@@ -160,12 +160,17 @@ class CommandPlugin:
             "command": [_filled(part, known) for part in self._written.command],
             "stop": [_filled(part, known) for part in self._written.stop],
             "cwd": str(self.folder), "memory_mb": resources.memory_mb, "stderr": str(made.parent / "stderr"),
+            "output_bytes": resources.output_mb << 20, "output_files": resources.output_files,
         }  # fmt: skip
         with _guard(order) as told:
             end = _followed(told, ctx)
         words = _tail(made.parent / "stderr")
         if end.get("killed") == "memory":
             raise CommandFailed(f"The command needed more than {resources.memory_mb} MB of memory and was stopped.")
+        if end.get("killed") == "size":
+            raise CommandFailed(f"The command wrote more than the {resources.output_mb} MB that it may: stopped.")
+        if end.get("killed") == "files":
+            raise CommandFailed(f"The command wrote more than the {resources.output_files} files that it may: stopped.")
         if end.get("status") == REFUSED:
             raise NotAnalysable(words.rstrip().rpartition("\n")[2] or "the command refuses the input")
         if "error" in end:
@@ -183,8 +188,6 @@ class CommandPlugin:
             if optional:
                 return
             raise CommandFailed(f"The command did not write {path.name}.")
-        if path.stat().st_size > MOST_BYTES:
-            raise CommandFailed(f"{path.name} is larger than {MOST_BYTES >> 30} GiB.")
         try:
             if kind == "SEG":
                 yield self._labels(path, ctx)
@@ -199,10 +202,11 @@ class CommandPlugin:
 
     def _labels(self, path: Path, ctx: Context) -> LabelMap:
         volume = _the(ctx, Volume)
-        labels = np.load(path, mmap_mode="r", allow_pickle=False)  # its size is known before it is read
-        if labels.shape != volume.data.shape or labels.dtype != np.uint8:
+        # Its size is known before it is read; np.load would take an archive, too, and leave it open.
+        stored = open_memmap(path, mode="r")
+        if stored.shape != volume.data.shape or stored.dtype != np.uint8:
             raise CommandFailed(f"{path.name} is not uint8 with the shape of the input, {volume.data.shape}.")
-        labels = np.array(labels, order="C")
+        labels = np.array(stored, order="C")
         unknown = set(np.unique(labels).tolist()) - {0} - set(self._segments)
         if unknown:
             raise CommandFailed(f"{path.name} has labels that {FILE} does not declare: {sorted(unknown)[:5]}")

@@ -17,15 +17,15 @@ import select
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOOK_S = 0.1
+OUTPUT_LOOK_S = 0.5
 STOP_S = 30.0
-MOST_BYTES = 4 << 30
-"""The largest file that a command may write."""
-
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None)
 
@@ -75,6 +75,40 @@ def say(**message: Any) -> None:
         return
 
 
+def written(folder: Path, most: int) -> tuple[int, int]:
+    """How many files and folders there are below a folder, and their bytes; looks no further once there are `most`."""
+    number = size = 0
+    below = [os.fspath(folder)]
+    while below and number <= most:
+        try:
+            with os.scandir(below.pop()) as entries:
+                for entry in entries:
+                    number += 1
+                    size += entry.stat(follow_symlinks=False).st_size
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(entry.path)
+                    if number > most:
+                        break
+        except OSError:  # it goes on writing and removing meanwhile
+            continue
+    return number, size
+
+
+class Written:
+    """Watches what a command writes below its folder, beside what was there when it began."""
+
+    def __init__(self, folder: Path, files: int, size: int) -> None:
+        self._folder = folder
+        self._files, self._size = written(folder, 1 << 62)
+        self._files += files
+        self._size += size
+
+    def too_much(self) -> str:
+        """ "files" or "size" where it is more than allowed, else ""."""
+        number, size = written(self._folder, self._files)
+        return "files" if number > self._files else "size" if size > self._size else ""
+
+
 def start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
     """The command, under way. Raises OSError."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -86,21 +120,22 @@ def start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            preexec_fn=_bounded,
+            preexec_fn=partial(_bounded, order["output_bytes"]),
         )
 
 
-def _bounded() -> None:
+def _bounded(most_bytes: int) -> None:
     """In the command's process before it is the command: it dies with us, and no file that it writes fills the disk."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
 
-def watch(process: subprocess.Popen[bytes], limit_mb: int) -> dict[str, Any]:
-    """How it ended: {"status": …} or {"killed": "memory" or "host"}."""
+def watch(process: subprocess.Popen[bytes], limit_mb: int, output: Written) -> dict[str, Any]:
+    """How it ended: {"status": …} or {"killed": "memory", "files", "size" or "host"}."""
     assert process.stdout is not None
     heard, rest = process.stdout.fileno(), b""
     listening = [0, heard]
+    look_at = 0.0
     while True:
         readable, _, _ = select.select(listening, [], [], LOOK_S)
         if 0 in readable and not os.read(0, 4096):
@@ -115,7 +150,13 @@ def watch(process: subprocess.Popen[bytes], limit_mb: int) -> dict[str, Any]:
                     os.write(1, line + b"\n")
             rest = rest[-1000:]
         if process.poll() is not None:
-            return {"status": process.returncode}
+            ended = process.returncode in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ)  # by itself, or as its shell says it
+            over = "size" if ended else output.too_much()
+            return {"killed": over} if over else {"status": process.returncode}
+        if time.monotonic() > look_at:
+            if over := output.too_much():
+                return {"killed": over}
+            look_at = time.monotonic() + OUTPUT_LOOK_S
         if memory_mb(descendants(os.getpid())) > limit_mb:
             return {"killed": "memory"}
 
@@ -126,12 +167,13 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     order = json.loads(_line())
+    output = Written(Path(order["stderr"]).parent, order["output_files"] + 1, order["output_bytes"])  # and "stderr"
     try:
         process = start(order)
     except OSError as error:
         say(end={"error": error.strerror})
         return
-    end = watch(process, int(order["memory_mb"]))
+    end = watch(process, int(order["memory_mb"]), output)
     end_all()
     if order["stop"] and "killed" in end:
         silent = subprocess.DEVNULL

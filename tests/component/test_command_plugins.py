@@ -37,7 +37,7 @@ title = "Shell"
 auto = false
 {command}
 {more}
-resources = {{ memory_mb = 300, timeout_s = 60 }}
+resources = {{ memory_mb = 300, timeout_s = 60, output_mb = 2, output_files = 20 }}
 inputs = [{{ name = "ct" }}]
 outputs = [{{ name = "labels", kind = "SEG", optional = true }}]
 [parameters.number]
@@ -191,9 +191,12 @@ def test_files_in_and_progress(tmp_path: Path, files: list[Path]) -> None:
         ('echo nonsense > "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it"),
         ('ln -s /etc/hostname "$2/labels.npy"', "labels.npy is a link"),
         ('mkfifo "$2/labels.npy"', "labels.npy is a link, a folder or a device"),
-        ('touch "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it: EOFError"),
+        ('touch "$2/labels.npy"', "labels.npy is not as docs/plug-ins.md has it: ValueError"),
         (f"""{sys.executable} -c '{ARCHIVE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),
         (f"""{sys.executable} -c '{HUGE}' "$2/labels.npy" """, "labels.npy is not as docs/plug-ins.md has it"),
+        ('head -c 9000000 /dev/zero > "$2/large"', "wrote more than the 2 MB that it may"),
+        ('for n in 1 2 3; do head -c 1000000 /dev/zero > "$2/$n"; done', "wrote more than the 2 MB that it may"),
+        ('mkdir "$2/more"; for n in $(seq 20); do : > "$2/more/$n"; done; sleep 600', "more than the 20 files"),
         ("a=x; while :; do a=$a$a; done", "needed more than 300 MB of memory"),
         (f"""{sys.executable} -c '{ONES}' "$2/labels.npy" """, "labels that plugin.toml does not declare: [1]"),
     ],
@@ -203,6 +206,8 @@ def test_what_goes_wrong_is_said_in_words(tmp_path: Path, files: list[Path], scr
         run(tmp_path, files, script)
     assert words in str(caught.value)
     assert isinstance(caught.value, NotAnalysable) == ("65" in script)
+    opened = [os.readlink(each.path) for each in os.scandir("/proc/self/fd") if os.path.islink(each.path)]
+    assert not [path for path in opened if path.endswith("labels.npy")], "what it wrote is left open"
 
 
 def test_a_command_is_told_no_secrets_and_works_beside_the_task(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,6 +18,7 @@ from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
 from analysis.results import provenance
 from analysis.results.encode import FORMS, encode
 from analysis.results.provenance import RunInfo
+from pacs import uids
 
 
 def study_with_results(size: int = 40) -> tuple[list[Dataset], list[Dataset]]:
@@ -50,19 +53,34 @@ def header(ds: Dataset) -> Dataset:
     return found
 
 
+PRIORS = 2
+"""How many of the inputs, the last ones, are of an earlier study."""
+
+
 def volume_results() -> tuple[list[Dataset], list[Dataset]]:
-    """Headers of a CT phantom, and every kind of result that is made of a volume, in every form."""
+    """Headers of a CT phantom and of a prior, and every kind of result that is made of a volume, in every form."""
     sources = [header(ds) for ds in ct_phantom.ct_series(_scan())]
-    return sources, volume_objects(sources)
+    priors = prior(sources)
+    return [*sources, *priors], volume_objects(sources, priors)
 
 
-def volume_objects(sources: list[Dataset]) -> list[Dataset]:
-    """What is made of the volume of a phantom with such headers, a slice each."""
-    uids = tuple(str(ds.SOPInstanceUID) for ds in sources)
-    scan = replace(_scan(), sop_instance_uids=uids)
+def prior(sources: list[Dataset]) -> list[Dataset]:
+    """Two instances of an earlier study, as an input of the same task."""
+    found = copy.deepcopy(sources[:PRIORS])
+    for ds in found:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(ds, keyword, uids.derived("prior", ds[keyword].value))
+        ds.StudyDate = "20240102"
+    return found
+
+
+def volume_objects(sources: list[Dataset], priors: Sequence[Dataset] = ()) -> list[Dataset]:
+    """What is made of the volume of a phantom with such headers, a slice each, by a task with such priors."""
+    of_slices = tuple(str(ds.SOPInstanceUID) for ds in sources)
+    scan = replace(_scan(), sop_instance_uids=of_slices)
     host = LocalContext({"series": scan})
     plugin.run(host, BoneSurfaceParams(views=1, max_triangles=1000))
-    return encode(run_on(sources), host.emitted, FORMS)
+    return encode(run_on([*sources, *priors]), host.emitted, FORMS)
 
 
 _DENSE = Segment(1, "Bone", Code("91723000", "SCT", "Anatomical Structure"), Code("272673000", "SCT", "Bone"))
@@ -107,6 +125,7 @@ def mammogram_results(**wrong: str | None) -> tuple[list[Dataset], list[Dataset]
         words = "1 cluster, 3 calcifications" if found else "No calcification clusters found"
         emitted.append(("marked", ImageFindings(image, found, words, (0.1, 0.1))))
     sources = [header(ds) for ds in sources]
+    sources += prior(sources)
     return sources, encode(run_on(sources), emitted)
 
 

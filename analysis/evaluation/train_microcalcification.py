@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 from analysis.algorithms import clusters, features, mammography
 from analysis.evaluation import froc, implants, mammogram_phantom
+from analysis.plugins.microcalcification import MEASURED_STEP
 
 Array = np.ndarray[Any, Any]
 
@@ -267,6 +268,9 @@ def table(result: Result) -> str:
     score = np.concatenate([marks.score for marks in result.clusters])
     hit = np.concatenate([marks.lesion >= 0 for marks in result.clusters])
     lines.append(f"calibration error of the cluster score: {calibration_error(score, hit):.3f}")
+    count = round(1 / MEASURED_STEP)
+    false = [float((score[~hit] >= step / count).sum()) / len(result.clusters) for step in range(count)]
+    lines.append(f"false marks an image from score 0 in steps of {MEASURED_STEP:g}: {', '.join(map(str, false))}")
     return "\n".join(lines)
 
 

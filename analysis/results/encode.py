@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pydicom import Dataset
 
 from analysis.api import Emitted, ImageFindings, LabelMap, Surface, Turntable, VolumeRendering, VolumeReport
-from analysis.results import provenance
+from analysis.results import relations
 from analysis.results.provenance import RunInfo
 from pacs.settings import RESULT_FORMS
 
@@ -57,5 +57,5 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
         from analysis.results import findings_report
 
         results += findings_report.encode(run, findings)
-    provenance.relate(results, run.sources)
+    relations.relate(results, run.sources)
     return results

@@ -10,7 +10,15 @@ from highdicom import sr
 from pydicom import Dataset
 
 from analysis.api import Code, ImageFindings, Mark, Measurement
-from analysis.results import key_object, mammography_cad_sr, measurement_report, presentation_state, secondary_capture
+from analysis.results import (
+    key_object,
+    mammography_cad_sr,
+    marked_frames,
+    measurement_report,
+    presentation_state,
+    secondary_capture,
+)
+from analysis.results.marked_picture import DISCLAIMER, threshold_words
 from analysis.results.measurement_report import concept
 from analysis.results.provenance import RunInfo
 
@@ -24,9 +32,9 @@ WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
     """All result objects of these findings, finished.
 
-    A Secondary Capture of each image and a TID 1500 report over all; a presentation state of each image with marks and
-    a Key Object that names those images and then all the rest; for mammograms a Mammography CAD SR too. The same marks
-    under the same ids.
+    A Secondary Capture of each image and a TID 1500 report over all; a presentation state of each image with marks, a
+    multi-frame Secondary Capture of those without and with marks, and a Key Object that names those images and then
+    all the rest; for mammograms a Mammography CAD SR too. The same marks under the same ids.
     """
     captures = [secondary_capture.encode(run, each) for each in findings]
     made = [*captures, report(run, findings, captures)]
@@ -35,6 +43,8 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
     if mammography_cad_sr.possible(run, findings):
         made.append(mammography_cad_sr.encode(run, findings))
     if marked:
+        pictures = [picture for each, picture in zip(findings, captures, strict=True) if each.marks]
+        made.append(marked_frames.encode(run, marked, pictures))
         images = [run.source(each.image.sop_instance_uid) for each in marked]
         made.append(key_object.encode(run, images, conclusion(marked, images), made))
     return made
@@ -72,7 +82,9 @@ def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> 
     for number, (each, ds) in enumerate(zip(findings, images, strict=True), 1):
         name = " ".join(filter(None, (str(ds.get("ImageLaterality") or ""), str(ds.get("ViewPosition") or ""))))
         lines.append(f"Image {number}{f' ({name})' if name else ''}: {each.summary}.")
-    return " ".join([*lines, f"{secondary_capture.DISCLAIMER}."])
+    points = dict.fromkeys(each.operating_point for each in findings if each.operating_point is not None)
+    lines += [f"{'. '.join(filter(None, threshold_words(point)))}." for point in points]
+    return " ".join([*lines, f"{DISCLAIMER}."])
 
 
 def _named(ds: Dataset) -> Dataset:

@@ -7,6 +7,7 @@ from typing import Any
 
 from highdicom import sr
 from pydicom import Dataset
+from pydicom.sr.codedict import codes
 
 from analysis.api import Code, Measurement, SegmentMeasurements, VolumeReport
 from analysis.results import provenance, segmentation
@@ -22,12 +23,7 @@ IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 CONCLUSION = Code("121077", "DCM", "Conclusion")
-_MODALITIES = {
-    "CT": "Computed Tomography",
-    "MG": "Mammography",
-    "MR": "Magnetic Resonance",
-    "PT": "Positron emission tomography",
-}
+_OTHER = ("OT", "Other")
 
 
 def instance_uid(run: RunInfo) -> str:
@@ -145,11 +141,11 @@ def image_library(images: Sequence[Dataset]) -> sr.ContainerContentItem:
     """
     first = images[0]
     context = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
-    modality = str(first.get("Modality") or "OT")
+    modality, meaning = _modality(first)
     common: list[sr.ContentItem] = [
         sr.CodeContentItem(
             sr.CodedConcept("121139", "DCM", "Modality"),
-            sr.CodedConcept(modality, "DCM", _MODALITIES.get(modality, modality)),
+            sr.CodedConcept(modality, "DCM", meaning),
             context,
         )
     ]
@@ -171,6 +167,12 @@ def image_library(images: Sequence[Dataset]) -> sr.ContainerContentItem:
     library = sr.ContainerContentItem(concept(IMAGE_LIBRARY), relationship_type=sr.RelationshipTypeValues.CONTAINS)
     library.ContentSequence = sr.ContentSequence([group])
     return library
+
+
+def _modality(image: Dataset) -> tuple[str, str]:
+    """Modality of an image as a code of PS3.16 CID 29 and its meaning; of one that is none, "other"."""
+    found = str(image.get("Modality") or "")
+    return next(((found, each.meaning) for each in codes.cid29.concepts.values() if each.value == found), _OTHER)
 
 
 def _volumetric_group(run: RunInfo, group: SegmentMeasurements, labels: Dataset) -> Any:

@@ -22,11 +22,11 @@ from analysis.api import Code, Turntable, Volume, VolumeRendering
 from analysis.results import provenance
 from analysis.results.drawing import AMBER, WHITE, Canvas
 from analysis.results.provenance import RunInfo
+from analysis.results.relations import SOURCE_IMAGE
 
 VOLUME, TURNTABLE = "VR", "TURN"
 DISCLAIMER = "Not for diagnosis"
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
-SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 _LONG_SIDE = 384
 _FRAME_MS = 120
 _SIDES = ("A", "L", "P", "R")  # where the eye is, a quarter turn apart

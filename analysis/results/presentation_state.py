@@ -6,6 +6,7 @@ Any PACS workstation draws it, and the reader takes the marks off with one key: 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -13,10 +14,12 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from analysis.api import ImageFindings, Mark
 from analysis.results import provenance
+from analysis.results.mammography_cad_sr import tracking_uid
 from analysis.results.provenance import RunInfo
 
 KIND = "PR"
-LAYER = "CADE"
+LAYER, IDS = "CADE", "CADE IDS"
+_ID_MM = (9.0, 2.5)  # width and height of a calcification's id
 _AMBER_LAB = (53970, 33400, 52400)  # PCS-Values of the viewer's amber (PS3.3 C.10.7.1.1)
 _CIRCLE_MM = 1.1
 _VOI = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence")
@@ -53,8 +56,9 @@ def encode(run: RunInfo, findings: ImageFindings) -> Dataset:
     series.ReferencedImageSequence = provenance.sequence(image)
     ds.ReferencedSeriesSequence = provenance.sequence(series)
     ds.DisplayedAreaSelectionSequence = provenance.sequence(_whole(source, rows, columns))
-    ds.GraphicLayerSequence = provenance.sequence(_layer(run))
-    ds.GraphicAnnotationSequence = provenance.sequence(_annotation(run, findings, image))
+    annotations = _annotations(run, findings, image)
+    ds.GraphicLayerSequence = provenance.sequence(*_layers(run)[: len(annotations)])
+    ds.GraphicAnnotationSequence = provenance.sequence(*annotations)
     _look_up_tables(ds, source)
     return provenance.finish(ds, run, source)
 
@@ -69,25 +73,75 @@ def _whole(source: Dataset, rows: int, columns: int) -> Dataset:
     return area
 
 
-def _layer(run: RunInfo) -> Dataset:
-    layer = Dataset()
-    layer.GraphicLayer, layer.GraphicLayerOrder = LAYER, 1
-    layer.GraphicLayerRecommendedDisplayCIELabValue = list(_AMBER_LAB)
-    layer.GraphicLayerDescription = f"{run.plugin_title} {run.plugin_version}"[:64]
-    return layer
+def _layers(run: RunInfo) -> list[Dataset]:
+    """The marks, and in a layer of their own, which a reader may take off first, the ids of what clusters hold."""
+    layers = []
+    for order, (name, words) in enumerate(((LAYER, "marks"), (IDS, "ids of single calcifications")), 1):
+        layer = Dataset()
+        layer.GraphicLayer, layer.GraphicLayerOrder = name, order
+        layer.GraphicLayerRecommendedDisplayCIELabValue = list(_AMBER_LAB)
+        layer.GraphicLayerDescription = f"{run.plugin_title} {run.plugin_version}: {words}"[:64]
+        layers.append(layer)
+    return layers
 
 
-def _annotation(run: RunInfo, findings: ImageFindings, image: Dataset) -> Dataset:
-    annotation = Dataset()
-    annotation.ReferencedImageSequence = provenance.sequence(copy.deepcopy(image))
-    annotation.GraphicLayer = LAYER
-    annotation.GraphicObjectSequence = provenance.sequence(*(_shape(findings, mark) for mark in findings.marks))
+def _annotations(run: RunInfo, findings: ImageFindings, image: Dataset) -> list[Dataset]:
+    """Every mark with its id: that of a cluster at its side, those of its members in columns with a line to each."""
+    marks, ids = Dataset(), Dataset()
+    for item, layer in ((marks, LAYER), (ids, IDS)):
+        item.ReferencedImageSequence = provenance.sequence(copy.deepcopy(image))
+        item.GraphicLayer = layer
+    marks.GraphicObjectSequence = provenance.sequence(*(_shape(run, findings, mark) for mark in findings.marks))
     named = [mark for mark in findings.marks if mark.parent is None]
-    annotation.TextObjectSequence = provenance.sequence(*(_name(findings, mark) for mark in named))
-    return annotation
+    marks.TextObjectSequence = provenance.sequence(*(_name(run, findings, mark) for mark in named))
+    texts = [text for mark in named for text in _members(run, findings, mark)]
+    if not texts:
+        return [marks]
+    ids.TextObjectSequence = provenance.sequence(*texts)
+    return [marks, ids]
 
 
-def _shape(findings: ImageFindings, mark: Mark) -> Dataset:
+def _tracked(item: Dataset, run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
+    """`item` with the identity of its mark, the same as in the reports (PS3.3 C.10.5)."""
+    item.TrackingID, item.TrackingUID = mark.identifier, tracking_uid(run, findings, mark)
+    return item
+
+
+def _members(run: RunInfo, findings: ImageFindings, group: Mark) -> list[Dataset]:
+    """The ids of a cluster's members, left and right of it from the top down, each with a line to its calcification."""
+    members = [mark for mark in findings.marks if mark.parent == group.identifier]
+    if not members:
+        return []
+    rows, columns = findings.image.data.shape
+    down, across = findings.spacing
+    high, wide, gap = _ID_MM[1] / down, _ID_MM[0] / across, 1.0 / across
+    places = np.concatenate([group.points, *(mark.points for mark in members)])
+    left, right = float(places[:, 0].min()) - gap - wide, float(places[:, 0].max()) + gap
+    order = sorted(members, key=lambda mark: float(mark.points[0][0]))
+    half = 0 if left < 0 else len(order) if right + wide > columns else (len(order) + 1) // 2
+    texts: dict[str, Dataset] = {}
+    for x, side, some in ((max(left, 0.0), "RIGHT", order[:half]), (right, "LEFT", order[half:])):
+        start = float(places[:, 1].mean()) - len(some) * high / 2
+        start = min(max(start, 0.0), max(rows - len(some) * high, 0.0))
+        for row, mark in enumerate(sorted(some, key=lambda mark: float(mark.points[0][1]))):
+            top, end = start + row * high, start + (row + 1) * high
+            text = Dataset()
+            text.BoundingBoxAnnotationUnits = text.AnchorPointAnnotationUnits = "PIXEL"
+            text.BoundingBoxTopLeftHandCorner = _inside([x, top], rows, columns)
+            text.BoundingBoxBottomRightHandCorner = _inside([x + wide, end], rows, columns)
+            text.BoundingBoxTextHorizontalJustification = side
+            text.UnformattedTextValue = mark.identifier
+            text.AnchorPoint = _inside(mark.points[0], rows, columns)
+            text.AnchorPointVisibility = "Y"
+            texts[mark.identifier] = _tracked(text, run, findings, mark)
+    return [texts[mark.identifier] for mark in members]
+
+
+def _inside(point: Sequence[float], rows: int, columns: int) -> list[float]:
+    return [float(min(max(point[0], 0.0), columns)), float(min(max(point[1], 0.0), rows))]
+
+
+def _shape(run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
     """One mark (PS3.3 C.10.5.1.2): PIXEL units, the corner of the first pixel is 0\\0, as in an SR."""
     rows, columns = findings.image.data.shape
     corner = np.array([columns, rows], np.float64)
@@ -107,10 +161,10 @@ def _shape(findings: ImageFindings, mark: Mark) -> Dataset:
     shape.NumberOfGraphicPoints = len(points)
     shape.GraphicData = [float(each) for each in points.ravel()]
     shape.GraphicFilled = "N"
-    return shape
+    return _tracked(shape, run, findings, mark)
 
 
-def _name(findings: ImageFindings, mark: Mark) -> Dataset:
+def _name(run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
     """The id of a mark beside it, anchored at its right-hand side."""
     rows, columns = findings.image.data.shape
     points = np.clip(np.asarray(mark.points, np.float64), 0.0, np.array([columns, rows], np.float64))
@@ -120,7 +174,7 @@ def _name(findings: ImageFindings, mark: Mark) -> Dataset:
     text.UnformattedTextValue = f"{mark.identifier} {100 * mark.score:.0f}%"
     text.AnchorPoint = [float(each) for each in anchor]
     text.AnchorPointVisibility = "N"
-    return text
+    return _tracked(text, run, findings, mark)
 
 
 def _look_up_tables(ds: Dataset, source: Dataset) -> None:

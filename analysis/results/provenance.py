@@ -34,11 +34,11 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 SERIES_NUMBERS: Mapping[str, int] = MappingProxyType(
     {"SEG": 9001, "M3D": 9002, "SR": 9003, "SC": 9004, "PR": 9005, "KO": 9007, "CAD": 9008}
-    | {"LABELMAP": 9009, "OBJ": 9010, "VR": 9011, "TURN": 9012, "MTL": 9013}
+    | {"LABELMAP": 9009, "OBJ": 9010, "VR": 9011, "TURN": 9012, "MTL": 9013, "MARKED": 9014}
 )
 """Series Number of a result series per kind of object: far above what modalities count, never secret."""
 
-_STUDY_TAGS = tuple(
+_STUDY_TAGS = frozenset(
     Tag(tag)
     for tag in (
         0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080090, 0x00080092, 0x00080094, 0x00080096, 0x0008009C,
@@ -192,39 +192,6 @@ def series(ds: Dataset, run: RunInfo, kind: str, modality: str, description: str
     ds.SeriesDate, ds.SeriesTime = run.date, run.time
 
 
-def relate(results: Sequence[Dataset], sources: Sequence[Dataset] = ()) -> None:
-    """Name, in every result of a task, the others of it, in the way its IOD has for that.
-
-    Related Series (PS3.3 C.7.3.1) where the General Series module is; Pertinent Other Evidence (C.17.2) in a report, of
-    what its evidence does not list already: other results, and inputs of the task, also those of other studies. A Key
-    Object names them in its content.
-    """
-    for ds in results:
-        others = [other for other in results if other is not ds]
-        if ds.Modality == "SR":
-            listed = {str(e.value) for e in ds.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
-            by_study: dict[str, list[Dataset]] = {}
-            for other in (*others, *sources):
-                if str(other.SOPInstanceUID) not in listed:
-                    by_study.setdefault(str(other.StudyInstanceUID), []).append(other)
-            if by_study:
-                ds.PertinentOtherEvidenceSequence = sequence(
-                    *ds.get("PertinentOtherEvidenceSequence", ()), *map(evidence, by_study.values())
-                )
-        elif ds.Modality != "KO":
-            series_of = {str(o.SeriesInstanceUID): str(o.StudyInstanceUID) for o in others}
-            items = []
-            for series_uid, study_uid in sorted(series_of.items()):
-                if series_uid == ds.SeriesInstanceUID:
-                    continue
-                item = Dataset()
-                item.StudyInstanceUID, item.SeriesInstanceUID = study_uid, series_uid
-                item.PurposeOfReferenceCodeSequence = sequence()
-                items.append(item)
-            if items:
-                ds.RelatedSeriesSequence = sequence(*items)
-
-
 def evidence(instances: Sequence[Dataset]) -> Dataset:
     """The item of an evidence sequence that lists these instances, all of one study (PS3.3 C.17.2)."""
     item = Dataset()
@@ -291,22 +258,26 @@ def patient_and_study(origin: Dataset) -> Iterator[Any]:
     """
     for tag in origin.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if _belongs_to_patient_or_study(tag):
-            yield _lawful(copy.deepcopy(origin[tag]))
+            yield _lawful(_copied(origin[tag]))
 
 
 def lawful_text(source: Dataset, keyword: str) -> str:
     """The value of an attribute where it is what its VR allows (PS3.5 6.2), else ""."""
     if not source.get(keyword):
         return ""
-    return str(_lawful(copy.deepcopy(source[keyword])).value or "")
+    return str(_lawful(_copied(source[keyword])).value or "")
 
 
 def with_type_2(source: Dataset) -> Dataset:
     """A copy of an instance that shares its elements, those of patient and study as `finish` writes them, the Type 2
     ones empty where they are missing: highdicom insists on them and reads dates, real archives hold worse."""
-    ds = Dataset()  # Dataset.copy() and Dataset(source) would share the elements' dictionary and write through
-    for element in source:
-        ds.add(_lawful(copy.deepcopy(element)) if _belongs_to_patient_or_study(element.tag) else element)
+    # A dictionary of its own: with the source's, as Dataset.copy() has it, what is changed here were changed there.
+    ds = Dataset(
+        {
+            tag: _lawful(_copied(source[tag])) if _belongs_to_patient_or_study(tag) else source[tag]
+            for tag in source.keys()  # noqa: SIM118 - of elements there is more to make
+        }
+    )
     for keyword in _ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
@@ -324,6 +295,13 @@ def part10(ds: Dataset) -> bytes:
 
 def _belongs_to_patient_or_study(tag: BaseTag) -> bool:
     return tag.group == 0x0010 or tag in _STUDY_TAGS or (tag.group == 0x0012 and tag not in _CLINICAL_TRIAL_SERIES)
+
+
+def _copied(element: DataElement) -> DataElement:
+    """A copy that may be changed without changing the other."""
+    if element.VR == "SQ":
+        return copy.deepcopy(element)
+    return DataElement(element.tag, element.VR, element.value, already_converted=True)
 
 
 _LENGTHS = {"SH": 16, "LO": 64, "CS": 16, "AE": 16}
@@ -371,7 +349,7 @@ def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
     acquired.PurposeOfReferenceCodeSequence = sequence(code(ACQUISITION_EQUIPMENT))
     for keyword in _EQUIPMENT:
         if origin.get(keyword):
-            acquired.add(_lawful(copy.deepcopy(origin[keyword])))
+            acquired.add(_lawful(_copied(origin[keyword])))
     if not acquired.get("Manufacturer"):  # Type 1 in this sequence (PS3.3 C.12.1)
         acquired.Manufacturer = "Unknown"
     ours = Dataset()

@@ -24,6 +24,7 @@ from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import (
     DigitalMammographyXRayImageStorageForProcessing,
     MammographyCADSRStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
 )
 
@@ -31,8 +32,10 @@ from analysis.api import Emitted, Image, ImageFindings, NotAnalysable
 from analysis.evaluation import mammogram_phantom
 from analysis.plugins import microcalcification
 from analysis.plugins.microcalcification import MicrocalcificationParams, plugin
-from analysis.results import findings_report, mammography_cad_sr, provenance, secondary_capture
+from analysis.results import findings_report, mammography_cad_sr, marked_picture, provenance, secondary_capture
+from analysis.results.drawing import Canvas
 from analysis.results.encode import encode
+from analysis.results.marked_picture import Picture
 from analysis.results.provenance import RunInfo
 
 SIZE = (130.0, 75.0)
@@ -196,6 +199,65 @@ def test_the_picture_shows_marks_and_leaves_the_rest(outcome: Outcome) -> None:
     assert str(outcome.sources[0].PatientName) not in str(marked.DerivationDescription)
 
 
+def test_frames_to_leaf_through(outcome: Outcome) -> None:
+    """Without marks, with them, and each cluster enlarged: what the frames are stands in the Frame Label Vector."""
+    [ds] = [ds for ds in outcome.results if ds.SOPClassUID == MultiFrameTrueColorSecondaryCaptureImageStorage]
+    labels = ["R MLO plain", "R MLO marked", "R MLO CL1-CL2"]  # nothing is marked on the other image
+    assert list(ds.FrameLabelVector) == labels
+    frames = dict(zip(labels, dcmread(io.BytesIO(provenance.part10(ds))).pixel_array.astype(int), strict=True))
+    [capture, _] = [ds for ds in outcome.results if ds.SOPClassUID == SecondaryCaptureImageStorage]
+    marked = np.frombuffer(capture.PixelData, np.uint8).reshape(capture.Rows, capture.Columns, 3)
+    np.testing.assert_array_equal(frames["R MLO marked"], marked)
+    tissue = outcome.phantoms[0].mask
+    grey = secondary_capture.displayed(outcome.sources[0].pixel_array, outcome.sources[0])
+    np.testing.assert_array_equal(frames["R MLO plain"][tissue], np.repeat(grey[tissue][:, None], 3, axis=1))
+    assert (frames["R MLO marked"] != frames["R MLO plain"])[tissue].any()
+    references = [item.ReferencedSOPInstanceUID for item in ds.SourceImageSequence]
+    assert references == [outcome.sources[0].SOPInstanceUID]
+    assert ds.ImageLaterality == "R"
+
+
+def test_every_id_is_drawn_and_none_over_another(outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the pages of enlarged clusters, and crowded as they may be; captions say which ids a cluster holds."""
+    drawn: list[tuple[str, tuple[int, int, int, int]]] = []
+    words = Canvas.words
+
+    def heard(canvas: Canvas, box: tuple[int, int, int, int], text: str, *more: Any) -> None:
+        drawn.append((text, box))
+        words(canvas, box, text, *more)
+
+    monkeypatch.setattr(Canvas, "words", heard)
+    findings, source = outcome.findings[0], outcome.sources[0]
+    grey = secondary_capture.displayed(findings.image.data, source)
+    members = [mark for mark in findings.marks if mark.parent == "CL1"]
+    near = [dataclasses.replace(m, points=members[0].points + np.array([n % 5, n // 5])) for n, m in enumerate(members)]
+    crowded = dataclasses.replace(findings, marks=(findings.marks[0], *near))
+    for each in (findings, crowded):
+        drawn.clear()
+        marked_picture.details(Picture(outcome.run, each, source, grey), grey.shape)
+        ids = [(text, box) for text, box in drawn if text.startswith("MC")]
+        assert [text for text, _ in ids] == [mark.identifier for mark in each.marks if mark.parent is not None]
+        for number, (_, one) in enumerate(ids):
+            for _, other in ids[:number]:
+                assert min(one[2], other[2]) <= max(one[0], other[0]) or min(one[3], other[3]) <= max(one[1], other[1])
+    drawn.clear()
+    marked_picture.paint(Picture(outcome.run, findings, source, grey))
+    told = " ".join(text for text, _ in drawn)
+    for cluster in findings.marks:
+        held = [mark.identifier for mark in findings.marks if mark.parent == cluster.identifier]
+        assert not held or f"{held[0]} to {held[-1]}" in told or all(each in told.split() for each in held)
+    assert "Threshold 0.3, 0.16 FP/image" in told
+    assert "synthetic" in told
+
+
+def test_the_threshold_says_what_it_costs() -> None:
+    point = microcalcification.operating_point(MicrocalcificationParams(threshold=0.34))
+    assert (point.threshold, point.false_per_image) == (0.34, microcalcification.FALSE_PER_IMAGE[6])
+    assert microcalcification.operating_point(MicrocalcificationParams(threshold=1)).false_per_image == 0.025
+    # Of other clusters than the measured ones nothing is promised.
+    assert microcalcification.operating_point(MicrocalcificationParams(link_mm=9)).false_per_image is None
+
+
 def test_the_report_carries_every_mark_and_says_when_there_is_none(outcome: Outcome) -> None:
     report = srread(io.BytesIO(provenance.part10(outcome.report)))
     content = report.content
@@ -291,13 +353,14 @@ def named_value(item: Dataset, name: str) -> str:
 
 def test_marks_have_one_identity_in_every_object(outcome: Outcome) -> None:
     [cad] = [ds for ds in outcome.results if ds.SOPClassUID == MammographyCADSRStorage]
+    assert identities(cad) == identities(outcome.report) != set()
 
-    def tracked(ds: Dataset) -> set[tuple[str, str]]:
-        texts = [str(i.TextValue) for i in walk(ds) if named(i) == "Tracking Identifier"]
-        uids = [str(i.UID) for i in walk(ds) if named(i) == "Tracking Unique Identifier"]
-        return {pair for pair in zip(texts, uids, strict=True) if not pair[0].startswith("Image")}
 
-    assert tracked(cad) == tracked(outcome.report) != set()
+def identities(ds: Dataset) -> set[tuple[str, str]]:
+    """Tracking Identifier and UID of every mark of a report."""
+    texts = [str(i.TextValue) for i in walk(ds) if named(i) == "Tracking Identifier"]
+    uids = [str(i.UID) for i in walk(ds) if named(i) == "Tracking Unique Identifier"]
+    return {pair for pair in zip(texts, uids, strict=True) if not pair[0].startswith("Image")}
 
 
 @pytest.mark.parametrize("missing", [{"ImageLaterality": None}, {"ViewPosition": None}, {"Modality": "DX"}])
@@ -308,7 +371,8 @@ def test_without_side_or_view_there_is_no_cad_report(outcome: Outcome, missing: 
     for keyword, value in missing.items():
         setattr(source, keyword, value)
     run = dataclasses.replace(outcome.run, sources=(source, outcome.sources[1]))
-    assert MammographyCADSRStorage not in {ds.SOPClassUID for ds in encode(run, outcome.host.emitted)}
+    assert mammography_cad_sr.possible(outcome.run, outcome.findings)
+    assert not mammography_cad_sr.possible(run, outcome.findings)
 
 
 def test_views_are_those_of_the_standard() -> None:
@@ -329,7 +393,7 @@ def test_the_presentation_state_draws_the_marks_over_the_image(outcome: Outcome)
     assert (
         state.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     )
-    [annotation] = state.GraphicAnnotationSequence
+    annotation, ids = state.GraphicAnnotationSequence
     shapes = [
         (shape.GraphicType, np.array(shape.GraphicData).reshape(-1, 2)) for shape in annotation.GraphicObjectSequence
     ]
@@ -344,6 +408,27 @@ def test_the_presentation_state_draws_the_marks_over_the_image(outcome: Outcome)
             assert np.hypot(*(points[1] - points[0])) * findings.spacing[0] == pytest.approx(0.55, rel=1e-3)
     texts = [text.UnformattedTextValue for text in annotation.TextObjectSequence]
     assert [text.split()[0] for text in texts] == [mark.identifier for mark in findings.marks if mark.parent is None]
+    # Every calcification has its id, too, in a layer of its own: a box beside the cluster and a line to its place.
+    members = [mark for mark in findings.marks if mark.parent is not None]
+    assert [text.UnformattedTextValue for text in ids.TextObjectSequence] == [mark.identifier for mark in members]
+    boxes = []
+    for text, mark in zip(ids.TextObjectSequence, members, strict=True):
+        np.testing.assert_allclose(text.AnchorPoint, mark.points[0], atol=1e-3)
+        assert text.AnchorPointVisibility == "Y"
+        boxes.append((*text.BoundingBoxTopLeftHandCorner, *text.BoundingBoxBottomRightHandCorner))
+        [parent] = [each for each in findings.marks if each.identifier == mark.parent]
+        assert boxes[-1][0] > parent.points[:, 0].max() or boxes[-1][2] < parent.points[:, 0].min()
+    for number, one in enumerate(boxes):
+        for other in boxes[:number]:
+            apart = min(one[2], other[2]) - max(one[0], other[0]) < 0.1
+            assert apart or min(one[3], other[3]) - max(one[1], other[1]) < 0.1
+    assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == [annotation.GraphicLayer, ids.GraphicLayer]
+    tracked = {
+        (each.TrackingID, each.TrackingUID)
+        for item in (annotation, ids)
+        for each in (*item.get("GraphicObjectSequence", ()), *item.TextObjectSequence)
+    }
+    assert tracked == identities(outcome.report)
     assert state.Laterality == "R"
     assert state.PresentationLUTShape == "INVERSE"  # the phantom is MONOCHROME1
 
@@ -367,7 +452,7 @@ def test_the_key_object_names_the_images_with_findings(outcome: Outcome) -> None
     [key] = [ds for ds in outcome.results if ds.Modality == "KO"]
     images = [item for item in key.ContentSequence if item.ValueType == "IMAGE"]
     named_uids = [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images]
-    captures = [ds.SOPInstanceUID for ds in outcome.results if ds.SOPClassUID == SecondaryCaptureImageStorage]
+    captures = [ds.SOPInstanceUID for ds in outcome.results if "PixelData" in ds]
     assert named_uids == [outcome.sources[0].SOPInstanceUID, *captures]
     others = [item for item in key.ContentSequence if item.ValueType == "COMPOSITE"]
     assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in others} == {
@@ -391,7 +476,8 @@ def test_large_and_wordless_images_are_drawn_too(outcome: Outcome) -> None:
     grey = secondary_capture.displayed(findings.image.data, outcome.sources[0])
     # A breast that fills the picture leaves no air for words; nothing may fail.
     full = np.full_like(grey, 180)
-    assert secondary_capture.paint(outcome.run, findings, full, 1, outcome.sources[0]).shape == (*grey.shape, 3)
+    picture = Picture(outcome.run, findings, outcome.sources[0], full)
+    assert marked_picture.paint(picture).shape == (*grey.shape, 3)
     assert secondary_capture.reduced(grey, 3).shape == (grey.shape[0] // 3, grey.shape[1] // 3)
 
 

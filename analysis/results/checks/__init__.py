@@ -14,7 +14,7 @@ from itertools import islice
 from pydicom import Dataset, dcmread
 
 from analysis.results import provenance
-from analysis.results.checks import attributes, images, payloads, presentation, references, templates, trees
+from analysis.results.checks import attributes, concepts, images, payloads, presentation, references, templates, trees
 
 MOST_TOLD = 20
 
@@ -41,7 +41,10 @@ def examine(files: Sequence[bytes], sources: Sequence[Dataset]) -> list[Defect]:
         ds, told = read(data, inherited, sizes)
         results.append(ds)
         found += [(number, words) for words in told]
-    known = {str(ds.SOPInstanceUID): str(ds.SOPClassUID) for ds in sources}
+    known = {
+        str(ds.SOPInstanceUID): references.Source(str(ds.SOPClassUID), str(ds.get("StudyInstanceUID")))
+        for ds in sources
+    }
     try:
         found += references.defects(results, known, _study(sources))
     except (AttributeError, TypeError, ValueError) as error:
@@ -64,7 +67,7 @@ def read(
 
 
 def _alone(ds: Dataset, sizes: dict[str, tuple[int, int]]) -> Iterator[str]:
-    for check in (images.defects, payloads.defects, templates.defects, presentation.defects):
+    for check in (images.defects, payloads.defects, templates.defects, concepts.defects, presentation.defects):
         yield from _guarded(check.__module__, check(ds))
     yield from _guarded(trees.__name__, trees.defects(ds, sizes))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydicom import DataElement, Dataset, config
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.valuerep import validate_value
 
+from analysis.results.checks import concepts
 from analysis.results.checks.macros import ENUMERATED, MACROS, NEVER_EMPTY, POSITIVE, TOGETHER
 from analysis.results.checks.modules import IODS, Attribute
 
@@ -49,10 +52,10 @@ def defects(ds: Dataset, inherited: Inherited) -> Iterator[str]:
     """What is wrong with a data set that was read from its file, in words."""
     yield from _file_meta(ds)
     module = IODS.get(str(ds.get("SOPClassUID")), ())
-    yield from _required(ds, module, "")
     schemes = {str(item.get("CodingSchemeDesignator")) for item in ds.get("CodingSchemeIdentificationSequence") or ()}
-    yield from _values(ds, "", schemes, inherited)
-    yield from _everywhere(ds, "", inherited)
+    look = _Look(inherited, schemes)
+    yield from look.required(ds, module, "")
+    yield from look.values(ds, "")
 
 
 def _file_meta(ds: Dataset) -> Iterator[str]:
@@ -68,71 +71,98 @@ def _file_meta(ds: Dataset) -> Iterator[str]:
         yield "a transfer syntax that results are not written in"
 
 
-def _required(ds: Dataset, attributes: Sequence[Attribute], where: str) -> Iterator[str]:
-    for each in attributes:
-        name = where + each.keyword
-        if each.type.endswith("C") and not (each.when is not None and each.when(ds)):
-            continue
-        if each.keyword not in ds:
-            yield f"{name} is missing (Type {each.type})"
-            continue
-        value = ds[each.keyword].value
-        if _empty(value):
-            if each.type.startswith("1"):
-                yield f"{name} is empty (Type {each.type})"
-            continue
-        if each.values and value not in each.values:
-            yield f"{name} has a value that is not allowed"
-        if isinstance(value, Sequence) and ds[each.keyword].VR == "SQ":
-            for number, item in enumerate(value, 1):
-                yield from _required(item, each.items, f"{name}[{number}].")
-
-
 def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | bytes | Sequence) and len(value) == 0)
 
 
-def _values(ds: Dataset, where: str, schemes: set[str], inherited: Inherited) -> Iterator[str]:
-    for element in ds:
-        name = where + (element.keyword or str(element.tag))
-        if element.VR == "SQ":
-            for number, item in enumerate(element.value, 1):
-                inner = f"{name}[{number}]."
-                if element.keyword.endswith("CodeSequence") and not _taken_over(item, inherited):
-                    yield from _code(item, inner, schemes)
-                yield from _values(item, inner, schemes, inherited)
-        elif element.VR == "UI":
+class _Look:
+    """One look at a data set: every element is decoded and named once. schemes: the private ones that it identifies."""
+
+    def __init__(self, inherited: Inherited, schemes: set[str]) -> None:
+        self._inherited = inherited
+        self._schemes = schemes
+        self._seen: dict[int, dict[str, DataElement]] = {}
+
+    def _elements(self, ds: Dataset) -> dict[str, DataElement]:
+        """By keyword, or by tag where there is none."""
+        found = self._seen.get(id(ds))
+        if found is None:
+            found = self._seen[id(ds)] = {_name(element.tag): element for element in ds}
+        return found
+
+    def required(self, ds: Dataset, attributes: Sequence[Attribute], where: str) -> Iterator[str]:
+        """What the tables want of it."""
+        elements = self._elements(ds)
+        for each in attributes:
+            if each.type.endswith("C") and not (each.when is not None and each.when(ds)):
+                continue
+            element = elements.get(each.keyword)
+            if element is None:
+                yield f"{where}{each.keyword} is missing (Type {each.type})"
+                continue
+            value = element.value
+            if _empty(value):
+                if each.type.startswith("1"):
+                    yield f"{where}{each.keyword} is empty (Type {each.type})"
+                continue
+            if each.values and value not in each.values:
+                yield f"{where}{each.keyword} has a value that is not allowed"
+            if each.items and element.VR == "SQ":
+                for number, item in enumerate(value, 1):
+                    yield from self.required(item, each.items, f"{where}{each.keyword}[{number}].")
+
+    def values(self, ds: Dataset, where: str, within: bool = True) -> Iterator[str]:
+        """What is wrong with its values, and with the items of its sequences (`macros`).
+
+        within: False in what an input says as it is; it may lack what ours may not.
+        """
+        elements = self._elements(ds)
+        for keyword, element in elements.items():
+            vr, value = element.VR, element.value
+            own = within and (bool(where) or not self._inherited.repeats(element))
+            if not _right_vr(element.tag, vr):
+                yield f"{where}{keyword} has the VR {vr} (PS3.6)"
+            if vr == "SQ":
+                yield from self._sequence(keyword, value, where, own)
+            elif _empty(value):
+                if own and keyword in NEVER_EMPTY:
+                    yield f"{where}{keyword} is there and empty"
+            else:
+                yield from self._value(keyword, element, where, own)
+        for one, other in TOGETHER if within else ():
+            if (one in elements) != (other in elements):
+                yield f"{where}{one} and {other} are not both there"
+
+    def _sequence(self, keyword: str, items: Sequence[Dataset], where: str, own: bool) -> Iterator[str]:
+        if own and keyword in NEVER_EMPTY and not items:
+            yield f"{where}{keyword} is there and empty"
+        coded, macro = keyword.endswith("CodeSequence"), MACROS.get(keyword, ()) if own else ()
+        for number, item in enumerate(items, 1):
+            name = f"{where}{keyword}[{number}]"
+            if coded and not _taken_over(item, self._inherited):
+                yield from _code(item, name, self._schemes)
+                if concepts.unknown(item) and not self._inherited.has_code(item):
+                    yield f"{name} is not as PS3.16 has the code"
+            yield from self.required(item, macro, f"{name}.")
+            yield from self.values(item, f"{name}.", own)
+
+    def _value(self, keyword: str, element: DataElement, where: str, own: bool) -> Iterator[str]:
+        if element.VR == "UI":
             for uid in _each(element):
-                if (len(uid) > 64 or not _UID.fullmatch(uid)) and uid not in inherited:
-                    yield f"{name} is no UID (PS3.5 9.1)"
-        elif not _empty(element.value) and not _lawful(element, inherited):
-            yield f"{name} has a value that its VR {element.VR} forbids (PS3.5 6.2)"
-        if not element.tag.is_private and element.keyword and not _right_vr(element):
-            yield f"{name} has the VR {element.VR} (PS3.6)"
+                if (len(uid) > 64 or not _UID.fullmatch(uid)) and uid not in self._inherited:
+                    yield f"{where}{keyword} is no UID (PS3.5 9.1)"
+        elif not _lawful(element, self._inherited):
+            yield f"{where}{keyword} has a value that its VR {element.VR} forbids (PS3.5 6.2)"
+        if own and keyword in ENUMERATED:
+            if any(each not in ENUMERATED[keyword] and each not in self._inherited for each in _each(element)):
+                yield f"{where}{keyword} has a value that is not allowed"
+        elif own and keyword in POSITIVE and any(float(each) <= 0 for each in _each(element)):
+            yield f"{where}{keyword} is not above zero"
 
 
-def _everywhere(ds: Dataset, where: str, inherited: Inherited) -> Iterator[str]:
-    """What holds in any item of any object (`macros`); patient and study are their input's."""
-    for element in ds:
-        name = where + element.keyword
-        if not where and inherited.repeats(element):
-            continue
-        if _empty(element.value):
-            if element.keyword in NEVER_EMPTY:
-                yield f"{name} is there and empty"
-        elif element.VR == "SQ":
-            for number, item in enumerate(element.value, 1):
-                inner = f"{name}[{number}]."
-                yield from _required(item, MACROS.get(element.keyword, ()), inner)
-                yield from _everywhere(item, inner, inherited)
-        elif element.keyword in ENUMERATED:
-            if any(each not in ENUMERATED[element.keyword] and each not in inherited for each in _each(element)):
-                yield f"{name} has a value that is not allowed"
-        elif element.keyword in POSITIVE and any(float(each) <= 0 for each in _each(element)):
-            yield f"{name} is not above zero"
-    for one, other in TOGETHER:
-        if (one in ds) != (other in ds):
-            yield f"{where}{one} and {other} are not both there"
+@lru_cache(maxsize=4096)
+def _name(tag: BaseTag) -> str:
+    return keyword_for_tag(tag) or str(tag)
 
 
 def _each(element: DataElement) -> list[str]:
@@ -165,29 +195,34 @@ def _taken_over(item: Dataset, inherited: Inherited) -> bool:
 def _lawful(element: DataElement, inherited: Inherited) -> bool:
     if element.VR not in _TEXT:
         return True
-    for value in _each(element):
-        try:
-            validate_value(element.VR, value, config.RAISE)
-        except ValueError:
-            if value not in inherited:
-                return False
+    return all(_valid(element.VR, value) or value in inherited for value in _each(element))
+
+
+@lru_cache(maxsize=4096)
+def _valid(vr: str, value: str) -> bool:
+    try:
+        validate_value(vr, value, config.RAISE)
+    except ValueError:
+        return False
     return True
 
 
-def _right_vr(element: DataElement) -> bool:
-    allowed = dictionary_VR(element.tag)
-    return element.VR in allowed or element.VR == "UN"
+@lru_cache(maxsize=4096)
+def _right_vr(tag: BaseTag, vr: str) -> bool:
+    if tag.is_private or not keyword_for_tag(tag):
+        return True
+    return vr in dictionary_VR(tag) or vr == "UN"
 
 
 def _code(item: Dataset, where: str, schemes: set[str]) -> Iterator[str]:
     """PS3.3 8.8: one value, its scheme, its meaning; a private scheme is told of in the SOP Common module."""
     values = [keyword for keyword in _CODE_VALUES if item.get(keyword)]
     if len(values) != 1:
-        yield f"{where[:-1]} has {'no' if not values else 'more than one'} code value"
+        yield f"{where} has {'no' if not values else 'more than one'} code value"
     if not item.get("CodeMeaning"):
-        yield f"{where[:-1]} has no code meaning"
+        yield f"{where} has no code meaning"
     scheme = str(item.get("CodingSchemeDesignator") or "")
     if not scheme and values != ["URNCodeValue"]:
-        yield f"{where[:-1]} has no coding scheme"
+        yield f"{where} has no coding scheme"
     if scheme.startswith("99") and scheme not in schemes:
-        yield f"{where[:-1]} is of a private coding scheme that is not identified"
+        yield f"{where} is of a private coding scheme that is not identified"

@@ -133,6 +133,14 @@ class Refuses(Behaved):
         raise NotAnalysable("This series shows nothing that can be measured.")
 
 
+class Understates(Behaved):
+    """Its report goes by an output that is declared as another kind."""
+
+    manifest: ClassVar[Manifest] = Behaved.manifest.model_copy(
+        update={"outputs": (Output(name="labels", kind="SEG"), Output(name="report", kind="SEG"))}
+    )
+
+
 class Smuggles(Behaved):
     def run(self, ctx: Context, params: Any) -> None:
         """Hand over a surface as a report."""

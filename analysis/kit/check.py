@@ -162,8 +162,8 @@ def _faults(installed: Installed, case: Case, results: Sequence[Dataset]) -> lis
     allowed = {output.kind for output in installed.manifest.outputs}
     if missing := wanted - made:
         faults.append(f"declared, and not made: {', '.join(sorted(missing))}")
-    # The host itself makes these of image findings; what else comes out has to be declared.
-    if surplus := made - allowed - {"SR", "SC", "PR", "KO"}:
+    # What the host makes of image findings besides is declared as well, with `optional` where there may be none.
+    if surplus := made - allowed:
         faults.append(f"made, and not declared: {', '.join(sorted(surplus))}")
     sources = [ds for instances in case.inputs.values() for ds in instances]
     known = {str(ds.get("SOPInstanceUID")) for ds in (*sources, *results)}

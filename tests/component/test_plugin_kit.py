@@ -113,6 +113,7 @@ def tried(kind: str, params: dict[str, Any] | None = None) -> Finding:
         ("Keeps", "declared, and not made: SR"),
         ("Mumbles", "cannot tell why"),
         ("Smuggles", "not declared"),
+        ("Understates", "made, and not declared: SR"),
     ],
 )
 def test_every_misbehaviour_is_found(kind: str, words: str) -> None:

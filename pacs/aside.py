@@ -58,8 +58,14 @@ def other_content(conn: Connection, entry: filing.Entry, principal: Principal, p
 
 
 def hold_back(conn: Connection, entry: filing.Entry, principal: Principal, reason: str) -> None:
-    """Keep an entry aside from the beginning, with what is wrong with it: nobody sees it until a person decides."""
+    """Keep an entry aside from the beginning, with what is wrong with it: nobody sees it until a person decides.
+
+    A task may be done twice: of a result that is held back already the first copy stays.
+    """
     now = entry.arrival.at
+    earlier = tables.listed(conn, QUARANTINED, instance=entry.scan.sop_instance_uid)
+    if entry.arrival.result_of is not None and any(row.result_of is not None for row in earlier):
+        return
     row = row_of(entry, QUARANTINED, principal.name, now, reason)
     tables.add(conn, row)
     journal.record(conn, QUARANTINED, {"aside": [row]}, at=now)

@@ -79,6 +79,8 @@ def test_what_does_not_pass_is_quarantined_and_the_task_says_why(archive: Archiv
     assert "inside out" in reason
     # Neither the faulty objects nor the sound ones of the task are to be found.
     assert {location.sop_instance_uid for location in archive.retrieve.locate(SYSTEM, STUDY)} == before
+    # A task may be done twice, a moment later: each faulty result is held once.
+    assert state(archive, ended(archive, "inside-out")) == "CANCELED"
     held = archive.keeping.listed(ADMIN, "quarantined", study=STUDY)
     assert sorted(row["sop_class_uid"][-5:] for row in held) == ["104.3", "104.4"]
     assert all("the surface is inside out" in row["reason"] for row in held)

@@ -47,6 +47,55 @@ def test_a_reader_judges_a_finding(visit: Visit, read: None, server: RunningServ
     assert [(each["verdict"], each["counts"]) for each in said] == [("accepted", False), ("rejected", True)]
 
 
+def test_a_reader_corrects_whatever_a_finding_says(visit: Visit, read: None, server: RunningServer) -> None:
+    reader = visit()
+    page = reader.study(MG_STUDY)
+    page.wait_for_selector("[data-id=CL1]")
+    page.keyboard.press("n")
+    page.wait_for_selector(".finding[data-id=CL1][aria-current=true]")
+    page.keyboard.press("c")
+    dialog = page.locator("dialog")
+    category = dialog.get_by_label("Assessment Category")
+    expect(category.locator("option:checked")).to_have_text("4A - Low suspicion")
+    expect(category.locator("option")).to_have_count(11)  # those of BI-RADS, and another code
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Nothing was changed")
+    category.select_option(label="3 - Probably Benign")
+    dialog.get_by_label("Certainty of Finding").fill("a lot")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("a number is needed")
+    dialog.get_by_label("Certainty of Finding").fill("40,5")
+    dialog.get_by_label("Finding", exact=True).select_option(label="Another code…")
+    for label, text in (("In words", "Vascular calcification"), ("Code", "129766003"), ("Coding scheme", "SCT")):
+        dialog.get_by_role("textbox", name=label, exact=True).fill(text)
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("give a reason")
+    dialog.get_by_label("Reason").fill("A vessel, as two years ago")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Corrected")
+    expect(page.locator(".verdict-line")).to_contain_text("Certainty of Finding 90 → 40.5 %")
+    expect(page.locator(".verdict-line")).to_contain_text("4A - Low suspicion → 3 - Probably Benign")
+    expect(page.locator(".verdict-line")).to_contain_text("A vessel, as two years ago")
+    # Again: the form begins with what was corrected, and says what was computed.
+    page.locator('[data-verdict="corrected"]').click()
+    expect(category.locator("option:checked")).to_have_text("3 - Probably Benign")
+    expect(dialog).to_contain_text("Computed: 4A - Low suspicion")
+    page.keyboard.press("Escape")
+    # A verdict that is no correction is given its reason afterwards.
+    page.keyboard.press("x")
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Rejected")
+    page.get_by_role("button", name="Reason…").click()
+    dialog.get_by_label("Reason").fill("An artefact")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.locator(".verdict-line")).to_contain_text("An artefact")
+    token = {"Authorization": f"Bearer {server.token}"}
+    said = httpx.get(f"{server.http}/api/verdicts", params={"study": MG_STUDY}, headers=token).json()
+    (corrected,) = (each["corrected"] for each in said if each["verdict"] == "corrected")
+    assert {each["meaning"] for each in corrected["codes"]} == {"Finding", "Assessment Category"}
+    assert [each["value"] for each in corrected["measurements"]] == [40.5]
+
+
 def test_batches(visit: Visit, read: None) -> None:
     reader = visit()
     page = reader.open("#/batches")

@@ -59,6 +59,11 @@ def marked_mammogram() -> tuple[Dataset, Dataset]:
         measurements=[
             sr.Measurement(Code("111012", "DCM", "Certainty of Finding"), 90.0, Code("%", "UCUM", "Percent")),
         ],
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(
+                Code("111005", "DCM", "Assessment Category"), Code("MA.II.A.5.4A", "BI", "4A - Low suspicion")
+            ),
+        ],
     )
     device = sr.DeviceObserverIdentifyingAttributes(uid=uids.derived("device"))
     context = sr.ObservationContext(sr.ObserverContext(Code("121007", "DCM", "Device"), device))

@@ -11,7 +11,10 @@ export interface Batch {
   reason: string;
   plugin: string;
   version: string;
-  query: string;
+  /** Null for all but who asked for it, and administrators. */
+  query: string | null;
+  /** Whether the reader may pause, resume and cancel it. */
+  mine: boolean;
   items: Record<string, number>;
   unchanged: number;
   progress: number;
@@ -125,7 +128,10 @@ export function batchesPage(app: App): Page {
 function card(app: App, batch: Batch, again: () => void): HTMLElement {
   const live = LIVE.includes(batch.state);
   const wrong = batch.state === 'failed';
-  const act = (verb: 'pause' | 'resume' | 'cancel', words: string) =>
+  const may = app.may('process') && batch.mine;
+  const unfinished = (batch.items.failed ?? 0) + (batch.items.canceled ?? 0) + (batch.items.cancelled ?? 0) > 0;
+  const newer = batch.state === 'paused' && /resume it with version (\S+)/.exec(batch.reason)?.[1];
+  const act = (verb: 'pause' | 'resume' | 'cancel', words: string, body: unknown = {}) =>
     el(
       'button',
       {
@@ -133,7 +139,7 @@ function card(app: App, batch: Batch, again: () => void): HTMLElement {
         class: 'button small',
         onclick: async () => {
           try {
-            await post(`/${batch.id}/${verb}`);
+            await post(`/${batch.id}/${verb}`, body);
           } catch (error) {
             app.notice((error as Error).message, { kind: 'error' });
           }
@@ -166,6 +172,7 @@ function card(app: App, batch: Batch, again: () => void): HTMLElement {
     ),
     batch.state !== 'done' &&
       el('progress', { max: 1, value: batch.progress, 'aria-label': `Progress of batch ${batch.id}` }),
+    batch.query !== null && el('p', { class: 'task-words batch-query' }, batch.query || 'All studies'),
     el(
       'p',
       { class: 'task-words' },
@@ -178,9 +185,11 @@ function card(app: App, batch: Batch, again: () => void): HTMLElement {
       batch.report && csv('changes', 'Old against new'),
       batch.report_study_uid &&
         el('a', { class: 'button small', href: studyHash(batch.report_study_uid) }, 'Report in the archive'),
-      app.may('process') && ['planning', 'running'].includes(batch.state) && act('pause', 'Pause'),
-      app.may('process') && ['paused', 'cancelled'].includes(batch.state) && act('resume', 'Resume'),
-      app.may('process') && (live || batch.state === 'paused') && act('cancel', 'Cancel'),
+      may && ['planning', 'running'].includes(batch.state) && act('pause', 'Pause'),
+      may && newer && act('resume', `Do all with version ${newer}`, { version: newer }),
+      may && !newer && ['paused', 'cancelled'].includes(batch.state) && act('resume', 'Resume'),
+      may && ['done', 'failed'].includes(batch.state) && unfinished && act('resume', 'Try again what failed'),
+      may && (live || batch.state === 'paused') && act('cancel', 'Cancel'),
     ),
   );
 }

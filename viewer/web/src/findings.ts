@@ -2,7 +2,7 @@
 import { el, fill, icon } from './dom';
 import { readable } from './form';
 import { type Finding, isOfImage, listed, type Report } from './sr';
-import { type Judge, verdictBadge, verdictButtons } from './verdict-bar';
+import { type Judge, reasonButton, verdictBadge, verdictButtons, verdictLines } from './verdict-bar';
 import type { Verdicts } from './verdicts';
 
 export interface ReportOf {
@@ -116,18 +116,21 @@ export class FindingsPanel {
   }
 
   private canJudge(finding: Finding): boolean {
-    return this.judge !== undefined && finding.trackingUID !== '' && !isOfImage(finding);
+    return this.judge !== undefined && finding.trackingUID !== '';
   }
 
   private verdictOf(finding: Finding): HTMLElement {
     const report = this.reports[this.current]?.sopInstance ?? '';
-    const badge = verdictBadge(this.verdicts?.of(report, finding.trackingUID) ?? []);
-    const own = this.verdicts?.own(report, finding.trackingUID)?.verdict;
+    const said = this.verdicts?.of(report, finding.trackingUID) ?? [];
+    const own = this.verdicts?.own(report, finding.trackingUID);
+    const judge = this.canJudge(finding) && this.judge;
     return el(
       'div',
       { class: 'verdict-cell' },
-      badge,
-      this.judge && this.canJudge(finding) && verdictButtons(finding, own, this.judge),
+      verdictBadge(said),
+      judge && verdictButtons(finding, own?.verdict, judge),
+      judge && reasonButton(own, () => judge(finding, 'reason')),
+      ...verdictLines(said),
     );
   }
 

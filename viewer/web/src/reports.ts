@@ -1,12 +1,13 @@
 // The reports of a study, read and put in the order in which a reader looks at them.
 import { supersededTasks, workitem } from './api';
-import { type Dataset, date, text } from './dicom';
+import { type Dataset, date, items, text } from './dicom';
 import type { ReportOf } from './findings';
 import { nest, REPORT_CLASSES, readReport } from './sr';
 import { readTask } from './workitem';
 
 const KEY_OBJECT = '.88.59';
 const CAD_REPORT = '.88.50';
+const PREDECESSORS = '0040A360';
 const VERDICT = "Reader's verdict";
 
 /** Series of a study whose results newer ones have replaced. */
@@ -31,6 +32,7 @@ export async function readReports(
   outdated: (series: ReportSeries) => boolean,
 ): Promise<ReportOf[]> {
   const found: (ReportOf & { rank: number })[] = [];
+  const succeeded = new Set<string>();
   for (const each of series) {
     const metadata = await metadataOf(each).catch(() => []);
     for (const ds of metadata) {
@@ -40,6 +42,9 @@ export async function readReports(
       // What a reader has said stands at the finding itself.
       if (report.findings.some((finding) => finding.evaluations.some(({ name }) => name === VERDICT))) continue;
       report.findings = nest(report.findings);
+      for (const study of items(ds, PREDECESSORS))
+        for (const series of items(study, '00081115'))
+          for (const each of items(series, '00081199')) succeeded.add(text(each, '00081155'));
       const when = [
         date(text(ds, '00080023') || text(ds, '00080021')),
         text(ds, '00080033')
@@ -60,6 +65,11 @@ export async function readReports(
       });
     }
   }
+  for (const each of found)
+    if (succeeded.has(each.sopInstance) && !each.outdated) {
+      each.outdated = true;
+      each.label = `Outdated, ${each.label}`;
+    }
   // The newest first, marks before tables: what a reader looks for; what was replaced last.
   found.reverse();
   found.sort((a, b) => Number(a.outdated) - Number(b.outdated) || b.rank - a.rank);

@@ -26,7 +26,7 @@ import type { Finding } from './sr';
 import { type Kind, kindOf, type Preset, presets, type Stack, stackOf } from './stack';
 import { patientWords } from './studies';
 import { taskList } from './tasks-view';
-import { sayVerdict } from './verdict-bar';
+import { type Judgement, sayVerdict } from './verdict-bar';
 import { Verdicts } from './verdicts';
 
 interface Series {
@@ -530,7 +530,7 @@ class StudyPage implements Page {
     return this.replaced.has(series);
   }
 
-  private async judge(finding: Finding, said: 'accepted' | 'rejected' | 'corrected'): Promise<void> {
+  private async judge(finding: Finding, said: Judgement): Promise<void> {
     const report = this.findings.report?.sopInstance;
     if (!report || !this.app.may('process')) return;
     await sayVerdict(this.app, this.verdicts, report, finding, said);

@@ -1,8 +1,9 @@
-// A finding's verdict on the page: who said what, the three buttons, and the form for corrected numbers.
+// A finding's verdict on the page: who said what and why, and the three buttons.
 import type { App } from './app';
-import { el, fill, icon, modal } from './dom';
+import { askForCorrections, askForReason } from './correct';
+import { el, icon } from './dom';
 import type { Finding } from './sr';
-import { type Correction, SAID_WORDS, type Said, type Verdict, type Verdicts } from './verdicts';
+import { correctedWords, SAID_WORDS, type Said, type Verdict, type Verdicts } from './verdicts';
 
 const KEYS: Record<'accepted' | 'rejected' | 'corrected', [words: string, key: string]> = {
   accepted: ['Accept', 'A'],
@@ -10,7 +11,10 @@ const KEYS: Record<'accepted' | 'rejected' | 'corrected', [words: string, key: s
   corrected: ['Correct…', 'C'],
 };
 
-export type Judge = (finding: Finding, said: 'accepted' | 'rejected' | 'corrected') => void;
+/** What a reader does: says a verdict, or gives the one that was said a reason. */
+export type Judgement = 'accepted' | 'rejected' | 'corrected' | 'reason';
+
+export type Judge = (finding: Finding, said: Judgement) => void;
 
 /** A short badge with the verdict that counts, "" before there is one. */
 export function verdictBadge(said: readonly Verdict[]): HTMLElement | undefined {
@@ -30,98 +34,74 @@ export function verdictButtons(finding: Finding, own: Said | undefined, judge: J
   return el(
     'div',
     { class: 'verdict-buttons', role: 'group', 'aria-label': `Verdict on ${finding.identifier}` },
-    ...(Object.keys(KEYS) as (keyof typeof KEYS)[])
-      .filter((said) => said !== 'corrected' || finding.measurements.length > 0)
-      .map((said) =>
-        el(
-          'button',
-          {
-            type: 'button',
-            class: 'button small',
-            'data-verdict': said,
-            'aria-pressed': String(own === said),
-            'aria-keyshortcuts': KEYS[said][1],
-            title: `${KEYS[said][0]} (${KEYS[said][1]})`,
-            onclick: () => judge(finding, said),
-          },
-          KEYS[said][0],
-        ),
+    ...(Object.keys(KEYS) as (keyof typeof KEYS)[]).map((said) =>
+      el(
+        'button',
+        {
+          type: 'button',
+          class: 'button small',
+          'data-verdict': said,
+          'aria-pressed': String(own === said),
+          'aria-keyshortcuts': KEYS[said][1],
+          title: `${KEYS[said][0]} (${KEYS[said][1]})`,
+          onclick: () => judge(finding, said),
+        },
+        KEYS[said][0],
       ),
+    ),
   );
 }
 
-/** Says it, and tells what went wrong; a correction asks for the numbers first. Resolves once it is said or given up. */
+/** What each reader says of a finding beyond the word: what was corrected, and why. */
+export function verdictLines(said: readonly Verdict[]): HTMLElement[] {
+  return said
+    .map((each) => ({ each, words: [...correctedWords(each), each.comment].filter(Boolean) }))
+    .filter(({ words }) => words.length > 0)
+    .map(({ each, words }) =>
+      el(
+        'p',
+        { class: 'verdict-line' },
+        el('b', {}, `${SAID_WORDS[each.verdict]} by ${each.reader}: `),
+        words.join('; '),
+      ),
+    );
+}
+
+/** The button that gives one's own verdict a reason, where it is no correction: that has one. */
+export function reasonButton(own: Verdict | undefined, ask: () => void): HTMLElement | false {
+  if (!own || own.verdict === 'corrected' || own.verdict === 'missed') return false;
+  return el(
+    'button',
+    { type: 'button', class: 'link-button', onclick: ask },
+    own.comment ? 'Change reason' : 'Reason…',
+  );
+}
+
+/** Says it, and tells what went wrong; a correction asks for it first. Resolves once it is said or given up. */
 export async function sayVerdict(
   app: App,
   verdicts: Verdicts,
   report: string,
   finding: Finding,
-  said: 'accepted' | 'rejected' | 'corrected',
+  said: Judgement,
 ): Promise<void> {
-  const answer = said === 'corrected' ? await askForNumbers(finding) : { comment: '', measurements: [] };
-  if (!answer) return;
+  const own = verdicts.own(report, finding.trackingUID);
   try {
-    await verdicts.say(report, finding.trackingUID, said, answer.comment, answer.measurements);
+    if (said === 'reason') {
+      if (!own) return;
+      const reason = await askForReason(`${SAID_WORDS[own.verdict]}: ${finding.identifier}`, own.comment);
+      if (reason !== undefined) await verdicts.say(report, finding.trackingUID, own.verdict, reason);
+    } else if (said === 'corrected') {
+      const fields = await verdicts.form(report, finding.trackingUID);
+      if (fields.length === 0) {
+        app.notice('This finding says nothing that could be corrected: accept or reject it.');
+        return;
+      }
+      const reason = own?.verdict === 'corrected' ? own.comment : '';
+      const answer = await askForCorrections(finding.identifier, fields, reason);
+      if (answer) await verdicts.say(report, finding.trackingUID, said, answer.comment, answer.corrections);
+    } else await verdicts.say(report, finding.trackingUID, said);
   } catch (error) {
     app.notice((error as Error).message, { kind: 'error' });
   }
-}
-
-interface Corrected {
-  comment: string;
-  measurements: Correction[];
-}
-
-function askForNumbers(finding: Finding): Promise<Corrected | undefined> {
-  return new Promise((resolve) => {
-    let answer: Corrected | undefined;
-    const problem = el('p', { class: 'field-problem', role: 'alert' });
-    const comment = el('textarea', { id: 'verdict-comment', rows: 2, maxLength: 1024 });
-    const inputs = finding.measurements.map((measured, i) => ({
-      measured,
-      input: el('input', { id: `verdict-${i}`, type: 'number', step: 'any', value: String(measured.value) }),
-    }));
-    const form = el(
-      'form',
-      {
-        noValidate: true,
-        onsubmit: (event: Event) => {
-          event.preventDefault();
-          const wrong = inputs.find(({ input }) => input.value.trim() === '' || !Number.isFinite(input.valueAsNumber));
-          if (wrong) {
-            problem.textContent = `${wrong.measured.name}: a number is needed.`;
-            wrong.input.focus();
-            return;
-          }
-          const measurements = inputs
-            .filter(({ measured, input }) => input.valueAsNumber !== measured.value)
-            .map(({ measured, input }) => ({
-              code: measured.code,
-              scheme: measured.scheme,
-              value: input.valueAsNumber,
-            }));
-          if (measurements.length === 0) {
-            problem.textContent = 'Nothing was changed.';
-            return;
-          }
-          answer = { comment: comment.value.trim(), measurements };
-          dialog.close();
-        },
-      },
-      ...inputs.map(({ measured, input }) =>
-        el(
-          'div',
-          { class: 'field' },
-          el('label', { for: input.id }, measured.name),
-          el('div', { class: 'input-line' }, input, measured.unit && el('span', { class: 'unit' }, measured.unit)),
-        ),
-      ),
-      el('div', { class: 'field' }, el('label', { for: comment.id }, 'Comment'), comment),
-      problem,
-      el('button', { type: 'submit', class: 'button primary' }, 'Save'),
-    );
-    const body = el('div', {});
-    fill(body, form);
-    const dialog = modal(`Correct ${finding.identifier}`, body, { onclose: () => resolve(answer) });
-  });
 }

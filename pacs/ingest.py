@@ -167,6 +167,10 @@ class _Arrival:
     def __call__(self, conn: Connection) -> _Answer:
         return self.ingest.joined(conn, self.prepared) or self.ingest._filed(conn, [self.prepared])
 
+    def ready(self) -> None:
+        """Have the bytes on the disk before the turn to write, which others wait for, too."""
+        _land([self.prepared])
+
     @staticmethod
     def together(conn: Connection, arrivals: Sequence[_Arrival]) -> list[_Answer | None]:
         return arrivals[0].ingest.filed_together(conn, [each.prepared for each in arrivals])

@@ -21,6 +21,14 @@ class Turn:
         """Raises OSError where the file cannot be made."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
+    def taken(self) -> bool:
+        """Whether it could be had at once; then it is the caller's as with `with`, which may be entered again."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def __enter__(self) -> Self:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         return self

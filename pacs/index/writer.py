@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,7 +25,8 @@ from pacs.index.turn import Turn
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 """A piece of work. One whose class has a static method `together(conn, works) -> list[T | None]` is done in one go with
-its neighbours of the same class: an answer each, or None for one that wrote nothing and has to be done by itself."""
+its neighbours of the same class: an answer each, or None for one that wrote nothing and has to be done by itself. One
+with a method `ready` is told when it has to wait for another process first."""
 
 MAX_BATCH = 64
 ROUNDS = 2
@@ -184,6 +185,8 @@ class GroupCommit:
                 if batch:
                     if self._conn is None:
                         self._conn = self._engine.connect()
+                    if not self._turn.taken():
+                        _prepare(batch)
                     with self._turn:
                         self._commit(self._conn, batch)
                     self._checkpoints.committed(len(batch))
@@ -275,6 +278,15 @@ class GroupCommit:
             driver: Any = conn.connection.driver_connection
             driver.execute(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}").close()
             self._full = wanted
+
+
+def _prepare(batch: Sequence[_Waiting]) -> None:
+    """Let work that can get ready do so while another process writes: what it raises, it raises again in its turn."""
+    for work, _, _ in batch:
+        ready = getattr(work, "ready", None)
+        if ready is not None:
+            with suppress(Exception):
+                ready()
 
 
 def _together(waiting: _Waiting) -> Any:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dicom_data
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from pacs import uids
 from pacs.archive import open_archive
@@ -40,7 +41,7 @@ from pacs.storage.arrival import HEAD_BYTES
 from pacs.storage.base import Locator, Placed
 from pacs.storage.files import FileStore
 from pacs.storage.records import BLOCK, HEADER_BYTES
-from pacs.storage.underway import Underway
+from pacs.storage.underway import Underway, Writes
 
 PATIENCE_S = 60.0
 
@@ -50,12 +51,12 @@ def content(number: int, length: int) -> bytes:
     return random.Random(number).randbytes(length)
 
 
-def place(store: FileStore, data: bytes) -> Placed:
+def place(store: FileStore, data: bytes, *, redo: bool = False) -> Placed:
     with store.spool(10, None) as spool:
         for at in range(10, len(data), 300_000):
             spool.write(data[at : at + 300_000])
         spool.fill_reserve(data[:10])
-        return store.put("key", spool)
+        return store.put("key", spool, redo=redo)
 
 
 def put(store: FileStore, data: bytes) -> Locator:
@@ -344,6 +345,58 @@ def send(ingest: Ingest, number: int) -> None:
     receiving = ingest.receive("1.2.840.10008.1.2.1")
     receiving.write(image_bytes(number))
     ingest.store(receiving, principal=SYSTEM)
+
+
+class Held:
+    """Writes that were begun and that the disk does only when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.awaited, self.let = threading.Event(), threading.Event()
+        monkeypatch.setattr(Writes, "begin", lambda _, *write: self._begun(*write))
+
+    def _begun(self, fd: int, view: memoryview, at: int) -> Any:
+        def end() -> int:
+            self.awaited.set()
+            assert self.let.wait(PATIENCE_S)
+            return os.pwritev(fd, [view], at, os.RWF_DSYNC)
+
+        return SimpleNamespace(end=end)
+
+
+def test_nobody_sees_an_instance_before_its_bytes_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = open_archive(Settings(data=tmp_path))
+    send(archive.ingest, 0)
+    held = Held(monkeypatch)
+    thread = threading.Thread(target=send, args=(archive.ingest, 1))
+    thread.start()
+    assert held.awaited.wait(PATIENCE_S)
+    count = select(func.count()).select_from(schema.instance)
+    with archive.index.read() as conn:
+        assert conn.execute(count).scalar() == 1
+    held.let.set()
+    thread.join(PATIENCE_S)
+    with archive.index.read() as conn:
+        assert conn.execute(count).scalar() == 2
+    archive.close()
+
+
+def test_memory_is_nobody_elses_while_it_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as store:
+        held = Held(monkeypatch)
+        first = place(store, content(1, 9_000), redo=True)
+        second = put(store, content(2, 9_000))
+        gone = place(store, content(3, 9_000), redo=True)
+        held.let.set()
+        gone.withdraw()
+        first.wait()
+        first.filed()
+        assert store.read(first.locator) == content(1, 9_000)
+        assert store.read(second) == content(2, 9_000)
+        with pytest.raises(NotFound):
+            store.read(gone.locator)
+        again = place(store, content(4, 9_000), redo=True)
+        again.filed()  # which waits as well
+        assert store.read(again.locator) == content(4, 9_000)
 
 
 def test_a_row_whose_bytes_were_not_synced_is_taken_back(

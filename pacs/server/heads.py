@@ -15,6 +15,7 @@ LONGEST = 4 << 10
 """Bytes of header fields that are remembered for a connection."""
 
 _BEGIN, _VERSION, _END = b"GET ", b" HTTP/1.1", b"\r\n\r\n"
+_BEGIN_OF_PATH = b"GET /"  # an absolute form says more than its fields do
 
 # What RFC 3986 has in a path and a query, beginning with one slash; anything else is for the parser to judge.
 _TARGET = re.compile(rb"/(?![/?])[A-Za-z0-9._~%:@!$&'()*+,;=/-]*(?:\?[A-Za-z0-9._~%:@!$&'()*+,;=/?-]*)?")
@@ -41,7 +42,11 @@ class Head:
     def of(cls, data: bytes, fields: Fields, scope: dict[str, Any]) -> Head | None:
         """That of a request which is `data` and nothing else; None where that is not sure, or it is long."""
         line = data.find(b"\r\n")
-        if len(data) - line > LONGEST or not data.startswith(_BEGIN) or data.find(_END) != len(data) - len(_END):
+        if (
+            len(data) - line > LONGEST
+            or not data.startswith(_BEGIN_OF_PATH)
+            or data.find(_END) != len(data) - len(_END)
+        ):
             return None
         if data[line - len(_VERSION) : line] != _VERSION or data.count(b"\n") != data.count(b"\r\n"):
             return None

@@ -33,9 +33,14 @@ BODY_WINDOW_S = 30.0
 BODY_BYTES_PER_S = 1000
 """A body that brings less than this over the window, while it is waited for, is given up."""
 
+STALL_S = 300.0
+"""How long a client may read nothing of what waits for it."""
+
 LOOK_S = 2.0
 """How late a limit of time may be noticed."""
 
+_TOO_LONG = b"431 Request Header Fields Too Large"
+_NOT_CHUNKED = b"501 Not Implemented"  # RFC 9112 6.1
 
 GATHERED_BYTES = 64 << 10
 """Pieces of an answer that are smaller together wait for the next ones of the same turn of the event loop."""
@@ -92,8 +97,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self._head_since: float | None = self.loop.time()
         self._head_bytes = 0
+        self._may_be_long = False
         self._in_body = self._was_paused = False
         self._waited = 0.0
+        self._stalled, self._unsent = 0.0, 0
         self._body_bytes = 0
         self._answered = self._sent = False
         self._idle_since: float | None = None
@@ -120,6 +127,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unwanted and not (data := self._passed_over(data)):
             return
         of_a_body = self._in_body
+        self._may_be_long = not of_a_body and self._head_bytes + len(data) > HEAD_BYTES
         begins = not of_a_body and (self._head_since is None or not self._head_bytes)
         if begins and self._head is not None and self._is_given(self._head, data):
             return
@@ -132,7 +140,7 @@ class BoundedHttp(HttpToolsProtocol):
         if not of_a_body:  # else what came begins with the end of a body
             self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES:
-            self._give_up("header fields of more than %d bytes", HEAD_BYTES, answer=True)
+            self._give_up("header fields of more than %d bytes", HEAD_BYTES, answer=_TOO_LONG)
 
     def on_message_begin(self) -> None:
         """The first byte of a request's head."""
@@ -146,6 +154,10 @@ class BoundedHttp(HttpToolsProtocol):
         hosts = sum([name == b"host" for name, _ in self.headers])
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise httptools.HttpParserError("not one Host")
+        if self._may_be_long:
+            self._refuse_long_head()
+        if not self.url.startswith(b"/"):
+            self._named_by_target()
         self._in_body, self._waited, self._body_bytes = True, 0.0, 0
         idle = self.cycle is None or self.cycle.response_complete
         if self._begun is not None:
@@ -159,6 +171,9 @@ class BoundedHttp(HttpToolsProtocol):
             self.scope["state"][REQUEST] = request
             if plain and self.prompt is not None and self._is_made(self.prompt):
                 return
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            self._give_up("a transfer coding that is not %s", "chunked", answer=_NOT_CHUNKED)
+            raise httptools.HttpParserError("an unknown transfer coding")  # and nothing more of it is read
         self._body_left = 0
         if self.parser.get_method() == b"POST" and (length := self._length()) >= WORTH_LENDING:
             self._body_left = length
@@ -166,6 +181,20 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.transport = self._gathering  # type: ignore[assignment]
+
+    def _refuse_long_head(self) -> None:
+        """Nothing, or the end of a connection on which a head came at once that is too long."""
+        if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > HEAD_BYTES:
+            self._give_up("header fields of more than %d bytes", HEAD_BYTES, answer=_TOO_LONG)
+            raise httptools.HttpParserError("a head that is too long")
+
+    def _named_by_target(self) -> None:
+        """A target in absolute form names the host itself, whatever the field says (RFC 9112 3.2.2)."""
+        target = httptools.parse_url(self.url)
+        if target.host is not None:
+            host = b"[%b]" % target.host if b":" in target.host else target.host
+            named = host if target.port is None else b"%b:%d" % (host, target.port)
+            self.headers[:] = [field for field in self.headers if field[0] != b"host"] + [(b"host", named)]
 
     def _is_plain(self) -> bool:
         """Whether the answer may go out here: nothing else is asked for than to have it and to go on."""
@@ -315,10 +344,20 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head_since is not None and self.loop.time() - self._head_since > HEAD_S:
-            self._give_up("no whole request within %d s", HEAD_S)
+            if self._head_bytes:
+                self._give_up("no whole request within %d s", HEAD_S)
+            else:  # opened in advance, as browsers do, or by who only looks whether somebody is here
+                self.transport.close()
             return
         if self._idle_since is not None and self.loop.time() - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
+            return
+        unsent = self.transport.get_write_buffer_size()
+        self._stalled = self._stalled + LOOK_S if unsent and unsent == self._unsent else 0.0
+        self._unsent = unsent
+        if self._stalled >= STALL_S:
+            log.warning("connection closed: nothing of what waits was read for %d s", STALL_S)
+            self.transport.abort()  # to close it would wait for a reader
             return
         paused = self.flow.read_paused
         # While we do not read, the peer cannot send.
@@ -332,12 +371,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._waited, self._body_bytes = 0.0, 0
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
-    def _give_up(self, why: str, limit: Any, *, answer: bool = False) -> None:
+    def _give_up(self, why: str, limit: Any, *, answer: bytes = b"") -> None:
         log.warning(f"connection closed: {why}", limit)
         if answer:
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            )
+            self.transport.write(b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % answer)
         self.transport.close()
 
 

@@ -22,8 +22,14 @@ def address() -> Iterator[tuple[str, int]]:
     async def length(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(sum([len(chunk) async for chunk in request.stream()])))
 
+    async def place(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(request.url))
+
+    async def much(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(b"much" * 10_000_000)
+
     listener = socket.create_server(("127.0.0.1", 0))
-    app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
+    app = Starlette(routes=[Route("/", length, methods=["GET", "POST"]), Route("/place", place), Route("/much", much)])
     config = uvicorn.Config(app, log_level="warning", lifespan="off", http=wire.BoundedHttp)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -72,13 +78,49 @@ def test_long_bodies_and_heads_of_a_usual_length_pass(address: tuple[str, int]) 
         assert answer(sock).count(b"3000000") == 3
 
 
+def test_a_whole_head_that_is_too_long(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * wire.HEAD_BYTES + b"\r\n" + LAST)
+        got = answer(sock)
+    assert b" 431 " in got or got == b""  # closed with bytes unread, it may not have reached us
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        (b"/place", b"http://x/place"),
+        (b"http://other.example:81/place?a=1", b"http://other.example:81/place?a=1"),
+        (b"http://[::1]:81/place", b"http://[::1]:81/place"),
+        (b"http://x/place", b"http://x/place"),
+    ],
+)
+def test_a_target_in_absolute_form_names_the_host(address: tuple[str, int], target: bytes, place: bytes) -> None:
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + LAST)
+        assert answer(sock).endswith(b"\r\n\r\n" + place)
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip", b"identity"])
+def test_transfer_codings_that_are_not_known(address: tuple[str, int], coding: bytes) -> None:
+    body = b"5\r\nhello\r\n0\r\n\r\n"
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " + coding + b"\r\n\r\n" + body)
+        assert answer(sock).startswith((b"HTTP/1.1 501 ", b"HTTP/1.1 400 "))
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n" + LAST + body)
+        assert answer(sock).endswith(b"\r\n\r\n5")
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost:"])
-def test_slow_heads_are_dropped(address: tuple[str, int], sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_heads_are_dropped(
+    address: tuple[str, int], sent: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(wire, "HEAD_S", 0.2)
     monkeypatch.setattr(wire, "LOOK_S", 0.05)
     with socket.create_connection(address, 60) as sock:
         sock.sendall(sent)
         assert answer(sock) == b""
+    assert bool(caplog.records) == bool(sent)  # who opens a connection in advance is none of the log's
 
 
 def test_slow_bodies_are_dropped(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +136,21 @@ def test_slow_bodies_are_dropped(address: tuple[str, int], monkeypatch: pytest.M
             sock.sendall(bytes(10_000))
             time.sleep(0.03)
         assert answer(sock).endswith(b"400000")
+
+
+def test_who_reads_nothing_is_dropped(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire, "STALL_S", 0.5)
+    monkeypatch.setattr(wire, "LOOK_S", 0.05)
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n")
+        until = time.monotonic() + 60
+        while not any("nothing of what waits was read" in record.getMessage() for record in caplog.records):
+            assert time.monotonic() < until, "never dropped"
+            time.sleep(0.05)
+        assert len(answer(sock)) < 40_000_000
+    monkeypatch.undo()
+    with socket.create_connection(address, 60) as sock:
+        sock.sendall(b"GET /much HTTP/1.1\r\nHost: x\r\n" + LAST)
+        assert len(answer(sock)) > 40_000_000

@@ -145,7 +145,8 @@ class Priors:
     def _fetched(self, where: Source, name: str, each: Earlier, rule: Rule, about: Study) -> bool:
         """Whether anything came; what does is marked first, and what does not come is left to the rules on arrival.
 
-        A study that is here, or on its way, by itself is never marked: it may be somebody's current one.
+        A study that is here, or on its way, by itself is never marked: it may be somebody's current one. Nor is one any
+        longer that is sent by somebody later.
         """
         uid, index = each.study_instance_uid, self._archive.index
         note = (uid, about.study_instance_uid, rule.name, name, time.time())
@@ -154,6 +155,8 @@ class Priors:
         try:
             came = where.fetch(uid, about.scope) > 0
         finally:
+            if marked:
+                index.transact(lambda conn: rule_waits.prior_came(conn, uid))
             if marked and not came:
                 index.transact(lambda conn: rule_waits.forget_prior(conn, uid))
         return came

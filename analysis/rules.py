@@ -73,8 +73,10 @@ class Rule:
 class Rules:
     """All rules, in the order in which they are looked at."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule], on_request: Mapping[str, Rule] | None = None) -> None:
+        """`on_request`: by plug-in, the rule that says where earlier studies for requests come from."""
         self._rules = {rule.name: rule for rule in rules}
+        self.on_request = on_request or {}
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules.values())
@@ -111,7 +113,12 @@ def load(settings: Settings, registry: Registry) -> Rules:
             log.error("plug-in %s does not run by itself: %s", manifest.id, " → ".join(circle))
             continue
         made.append(own)
-    return Rules(made)
+    asked: dict[str, Rule] = {}
+    for rule in rules.values():
+        known = asked.get(rule.installed.id)
+        if rule.prior_input is not None and (known is None or (rule.priors_from and not known.priors_from)):
+            asked[rule.installed.id] = rule
+    return Rules(made, asked)
 
 
 def _configured(entry: Configured, settings: Settings, registry: Registry) -> Rule:

@@ -187,7 +187,7 @@ def tested(archive: Archive, rules: Rules, study: str, principal: Principal, now
     if about is None or (principal.scope and about.scope != principal.scope):
         raise NotFound("no such study", about=study)
     with archive.index.read() as conn:
-        fetched = rule_waits.is_prior(conn, study)
+        fetched = rule_waits.is_prior(conn, study, now)
     return [_verdict(archive, rule, about, fetched, now) for rule in rules]
 
 

@@ -5,9 +5,9 @@ What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from pacs.dicom import ups, ups_events, ups_match, ups_task
 from pacs.dicom.matching import PLAIN, Options
 from pacs.dicom.ups import Attributes, State
 from pacs.errors import AlreadyCompleted, Conflict, PerformerUnreachable
-from pacs.index import schema, subscriptions, workitems
+from pacs.index import rule_waits, schema, subscriptions, workitems
 from pacs.index.engine import Index
 from pacs.index.workitems import WorkitemRow
 from pacs.leases import Leases
@@ -33,11 +33,21 @@ ALREADY_COMPLETED = "The UPS is already COMPLETED."
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 
 
+@dataclass(frozen=True)
+class Hold:
+    """Why a request is not READY yet: `rule` looks after it, as it does after what it waits for with a study."""
+
+    rule: str
+    study_instance_uid: str
+    why: str
+
+
 class Worklist(Leases):
     """The worklist of one archive. Safe from any thread; every change is durable when a method returns."""
 
-    judge: Callable[[Attributes], None] | None = None
-    """Looks at what is requested, or changed, before it is kept: raises InvalidInput for what can never be done."""
+    judge: Callable[[Attributes], Hold | None] | None = None
+    """Looks at what is requested, or changed, before it is kept: raises InvalidInput for what can never be done, and
+    says what it has to wait for."""
 
     def create(
         self,
@@ -60,8 +70,8 @@ class Worklist(Leases):
         principal.require(Right.PROCESS)
         uid = uids.checked(uid, "Workitem UID") if uid else uids.new()
         kept = ups.created(attributes, uid, self._clock())
-        if self.judge is not None and task is None:
-            self.judge(kept)
+        hold = self.judge(kept) if self.judge is not None and task is None else None
+        kept = _held(kept) if hold else kept
 
         def work(conn: Connection) -> tuple[str, bool]:
             known = workitems.of_task(conn, task) if task is not None else None
@@ -70,6 +80,7 @@ class Worklist(Leases):
             if workitems.get(conn, uid) is not None:
                 raise Conflict("a Workitem with this UID exists already", about=uid)
             self.add(conn, uid, kept, principal, task=task, version=version, rule=rule)
+            self._hold(conn, uid, hold, principal.scope)
             return uid, True
 
         made, is_new = self._index.transact(work)
@@ -163,8 +174,12 @@ class Worklist(Leases):
             row = self._visible(conn, uid, principal, lock=True)
             ups.check_update(row.state, row.transaction_uid, transaction_uid)
             kept = ups.updated(orjson.loads(row.raw), attributes, now)
-            if self.judge is not None and ups.PARAMETERS_SEQUENCE in attributes:
-                self.judge(kept)
+            hold = None
+            if self.judge is not None and attributes.keys() & {ups.PARAMETERS_SEQUENCE, ups.INPUT_READINESS_STATE}:
+                hold = self.judge(kept)
+            if hold and ups.value(row.attributes, ups.INPUT_READINESS_STATE) != "READY":
+                kept = _held(kept)
+                self._hold(conn, uid, hold, row.scope)
             percent, message, _ = ups.progress_of(kept)
             values = {"attributes": orjson.dumps(kept), "updated_at": now, "progress": percent, "message": message}
             workitems.save(conn, uid, values | _columns(kept))
@@ -175,6 +190,40 @@ class Worklist(Leases):
 
         self._index.transact(work)
         self._events.publish()
+
+    def make_ready(self, uid: str, inputs: Sequence[ups_task.References], comment: str) -> bool:
+        """Whether a Workitem that waited for its inputs is READY now: with `inputs` after its own, and a comment."""
+        now = self._clock()
+
+        def work(conn: Connection) -> bool:
+            row = workitems.get(conn, uid, lock=True)
+            if row is None or row.state is not State.SCHEDULED or row.not_before != NOT_READY:
+                return False
+            kept = orjson.loads(row.raw)
+            own = ups.items(kept, ups.INPUT_INFORMATION_SEQUENCE)
+            words = "\r\n".join(filter(None, (str(ups.value(kept, ups.COMMENTS) or ""), comment)))
+            kept |= {
+                ups.INPUT_INFORMATION_SEQUENCE: ups.element("SQ", *own, *map(ups_task.reference_item, inputs)),
+                ups.INPUT_READINESS_STATE: ups.element("CS", "READY"),
+                ups.COMMENTS: ups.element("LT", words[:10240]) if words else ups.element("LT"),
+                ups.MODIFICATION_DATETIME: ups.element("DT", ups.dt(now)),
+            }
+            kept = dict(sorted(kept.items()))
+            values = {"attributes": orjson.dumps(kept), "updated_at": now, "offered_at": None}
+            workitems.save(conn, uid, values | _columns(kept))
+            workitems.index_values(conn, uid, kept)
+            reports = ups_events.changes(row.attributes, replace(row, raw=orjson.dumps(kept)).attributes)
+            self._news(conn, uid, row.study_instance_uid, SYSTEM.name, row.scope, now, reports)
+            return True
+
+        done = self._index.transact(work)
+        self._events.publish()
+        return done
+
+    def _hold(self, conn: Connection, uid: str, hold: Hold | None, scope: str) -> None:
+        if hold is not None:
+            now = self._clock()
+            rule_waits.put(conn, hold.rule, hold.study_instance_uid, uid, scope, now, now, hold.why)
 
     def change_state(self, uid: str, state: str, transaction_uid: str | None, principal: Principal) -> str | None:
         """None, or the warning that it is in that state already (N-ACTION, PS3.18 11.7).
@@ -340,6 +389,10 @@ class Worklist(Leases):
     def _audit(self, conn: Connection, event: str, principal: Principal, uid: str, study: str | None) -> None:
         made = audit_row(event, principal, "success", self._clock(), workitem_uid=uid, study_instance_uid=study)
         conn.execute(insert(schema.audit), [made])
+
+
+def _held(kept: Attributes) -> Attributes:
+    return kept | {ups.INPUT_READINESS_STATE: ups.element("CS", "INCOMPLETE")}
 
 
 def _columns(kept: Attributes) -> dict[str, Any]:

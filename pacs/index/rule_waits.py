@@ -1,13 +1,29 @@
 """The SQL of what rules wait for: a row for each rule and study that is not yet as the rule wants it, and why.
 
-`prior_study` names the studies that were fetched for a rule as earlier ones: rules on arrival leave them alone.
+`prior_study` names the studies that were fetched for a rule as earlier ones: rules on arrival leave them alone, until
+something of them comes by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Connection, Double, Index, Table, Text, delete, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Index,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from pacs.index import schema
@@ -37,9 +53,13 @@ prior_study = Table(
     Column("rule", _TEXT, nullable=False),
     Column("source", _TEXT, nullable=False),
     Column("at", Double, nullable=False),
+    Column("last_instance", BigInteger),  # key of the last instance that was fetched; NULL = they are coming
 )
 
 t = rule_wait.c
+
+FETCHED_IN_S = 3600.0
+"""An earlier study that was asked for longer ago and of which no end was heard is not on its way any more."""
 
 AHEAD_S = 60.0
 """As with studies (`pacs.settle`): what is further ahead of the clock was noted before the clock was put back."""
@@ -119,10 +139,15 @@ def put_back(conn: Connection, now: float) -> None:
     conn.execute(update(rule_wait).where(t.since > now + AHEAD_S).values(**values))
 
 
-def due(conn: Connection, now: float, limit: int = 100) -> list[Wait]:
-    """Whose time has come, the first due first."""
-    found = conn.execute(select(rule_wait).where(t.due_at <= now).order_by(t.due_at).limit(limit))
-    return [Wait(*row) for row in found]
+def due(conn: Connection, now: float, rules: Collection[str], limit: int = 100) -> list[Wait]:
+    """Whose time has come of these rules, the first due first."""
+    wanted = select(rule_wait).where(t.due_at <= now, t.rule.in_(rules))
+    return [Wait(*row) for row in conn.execute(wanted.order_by(t.due_at).limit(limit))]
+
+
+def abandoned(conn: Connection, before: float) -> int:
+    """Forget what was due before then, and that no server had a rule for."""
+    return conn.execute(delete(rule_wait).where(t.due_at < before)).rowcount
 
 
 def listed(conn: Connection, scope: str, study: str | None = None, limit: int = 1000) -> list[Wait]:
@@ -136,13 +161,24 @@ def listed(conn: Connection, scope: str, study: str | None = None, limit: int = 
 
 
 def note_prior(conn: Connection, study: str, fetched_for: str, rule: str, source: str, at: float) -> bool:
-    """Note that the study is asked for as an earlier one of another; False where it is noted, or here, already."""
-    s = schema.study.c
-    if is_prior(conn, study) or conn.execute(select(s.id).where(s.study_instance_uid == study)).first() is not None:
+    """Note that the study is asked for as an earlier one of another; False where it is here, or came, by itself."""
+    s, p = schema.study.c, prior_study.c
+    values = {"fetched_for": fetched_for, "rule": rule, "source": source, "at": at, "last_instance": None}
+    if is_prior(conn, study, at):
+        conn.execute(update(prior_study).where(p.study_instance_uid == study).values(**values))
+        return True
+    if conn.execute(select(s.id).where(s.study_instance_uid == study)).first() is not None:
         return False
-    values = {"study_instance_uid": study, "fetched_for": fetched_for, "rule": rule, "source": source, "at": at}
-    conn.execute(insert(prior_study).values(**values))
+    forget_prior(conn, study)
+    conn.execute(insert(prior_study).values(study_instance_uid=study, **values))
     return True
+
+
+def prior_came(conn: Connection, study: str) -> None:
+    """Note that what is here of the study was fetched; what comes from now on comes by itself."""
+    last = select(func.coalesce(func.max(schema.instance.c.id), 0)).where(_of(study))
+    p = prior_study.c
+    conn.execute(update(prior_study).where(p.study_instance_uid == study).values(last_instance=last.scalar_subquery()))
 
 
 def forget_prior(conn: Connection, study: str) -> None:
@@ -152,7 +188,18 @@ def forget_prior(conn: Connection, study: str) -> None:
     conn.execute(delete(prior_study).where(p.study_instance_uid == study, ~here))
 
 
-def is_prior(conn: Connection, study: str) -> bool:
-    """Whether the study was fetched as an earlier one of another."""
-    p = prior_study.c
-    return conn.execute(select(p.rule).where(p.study_instance_uid == study)).first() is not None
+def is_prior(conn: Connection, study: str, now: float) -> bool:
+    """Whether all that is here of the study was fetched, as an earlier one of another."""
+    i, p = schema.instance.c, prior_study.c
+    held = conn.execute(select(p.last_instance, p.at).where(p.study_instance_uid == study)).first()
+    if held is None:
+        return False
+    if held.last_instance is None:
+        return bool(held.at > now - FETCHED_IN_S)  # else nobody fetches it any more: whatever comes is news
+    own = select(i.id).where(_of(study), i.id > held.last_instance, i.result_of.is_(None))
+    return conn.execute(own.limit(1)).first() is None
+
+
+def _of(study: str) -> ColumnElement[bool]:
+    s = schema.study.c
+    return schema.instance.c.study_key.in_(select(s.id).where(s.study_instance_uid == study))

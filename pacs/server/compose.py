@@ -119,7 +119,7 @@ def build(settings: Settings, *, events: Events | None = None, alone: bool = Tru
     worklist = Worklist(
         archive.index, archive.events, max_attempts=settings.max_attempts, retry_hours=settings.retry_hours
     )
-    worklist.judge = Requests().judge
+    worklist.judge = Requests(partial(Registry.load, commands=settings.commands)).judge
     return archive.with_services(
         auth=Auth(archive.index, settings.aes),
         worklist=worklist,

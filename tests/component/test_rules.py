@@ -25,6 +25,7 @@ from analysis.prior_sources import Earlier
 from analysis.priors import Priors
 from analysis.queue import Dispatcher, LocalQueue
 from analysis.registry import Installed, Registry
+from analysis.requests import Requests
 from analysis.trigger import Trigger
 from analysis.worker import Worker
 from pacs import uids
@@ -642,7 +643,59 @@ def test_an_earlier_study_is_fetched_before_the_rule_runs_and_starts_nothing_its
         assert [each.study_instance_uid for each in place.given(task)] == [STUDY, uids.derived("study", 1)]
         assert place.comments(task) == ""
         assert place.settle() == 0  # the fetched study is nobody's current one
+        place.store(fitting)  # nor when the very same is sent once more
+        assert place.settle() == 0
         assert shelf.asked == ["SYN-1"]
+        place.store(earlier(4, study=1))  # but when more of it comes by itself
+        until_true(lambda: place.settle() >= 0 and len(place.all()) == 2)
+        assert place.all()[1].study_instance_uid == uids.derived("study", 1)
+
+
+def requested(place: Place, *studies: str) -> str:
+    """A request for a comparison of these studies."""
+    place.archive.worklist.judge = Requests(lambda: place.registry).judge
+    attributes = ups_task.build(
+        plugin="compare", title="Compare", label="Compare", parameters=[], patient={}, now=time.time(),
+        inputs=[ups_task.References(study) for study in studies],
+    )  # fmt: skip
+    return place.archive.worklist.create(attributes, None, USER)
+
+
+def test_a_request_gets_the_earlier_study_that_a_rule_would_look_for(opened: Opened) -> None:
+    shelves: list[Any] = []
+    rule = Rule("compare", plugin="compare", run=False, priors_from=("OLD",), wait_s=300)
+    with opened(rule, *ONLY, aes=(OLD,), priors=lambda archive: Priors(archive, lambda _: shelves[-1])) as place:
+        shelves.append(shelf := Shelf(place, earlier(study=1)))
+        place.store(slices(4))
+        assert place.settle() == 0
+        worklist = place.archive.worklist
+        unwanted = requested(place, STUDY)
+        assert place.tasks.get(unwanted, SYSTEM).waits_for == "its inputs are INCOMPLETE"
+        worklist.request_cancel(unwanted, "not wanted", USER)
+        uid = requested(place, STUDY)
+        assert worklist.claim(["compare"], "w", time.time() + 9, 30) is None
+        place.settle()
+        until_true(lambda: shelf.asked == ["SYN-1"])
+        assert [(wait.rule, wait.about, wait.why) for wait in place.waits()] == [
+            ("requests: compare", uid, "OLD: asked for earlier studies")
+        ]
+        shelf.answer.set()
+        until_true(lambda: place.settle() == 0 and place.waits() == [])
+        assert [each.study_instance_uid for each in place.given(place.tasks.get(uid, SYSTEM))] == [
+            STUDY, uids.derived("study", 1),
+        ]  # fmt: skip
+        claim = worklist.claim(["compare"], "w", time.time() + 9, 30)
+        assert claim is not None
+        assert (claim.uid, shelf.fetched) == (uid, [uids.derived("study", 1)])
+        both = requested(place, STUDY, uids.derived("study", 1))
+        assert place.tasks.get(both, SYSTEM).waits_for == "", "it names the earlier one itself"
+        place.store(slices(3, study=7, PatientID="SYN-7"))
+        place.settle()
+        shelves.append(Away())
+        alone = requested(place, uids.derived("study", 7))
+        until_true(lambda: place.settle() == 0 and place.waits() == [])
+        task = place.tasks.get(alone, SYSTEM)
+        assert (task.waits_for, place.comments(task)) == ("", "no earlier study fits (OLD: OLD does not answer)")
 
 
 def test_what_is_arriving_by_itself_is_nobodys_earlier_study_alone(opened: Opened) -> None:

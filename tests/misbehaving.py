@@ -11,6 +11,7 @@ import time
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from analysis.api import (
     Code,
@@ -192,6 +193,17 @@ class Particular(Behaved):
 
 class _Needs(Params):
     level: float
+
+
+class _Unspeakable(Params):
+    shape: str = Field("round", title="Round\\oval")
+    colour: str = Field("red", title="")
+    depth: float = Field(1.0, ge=0, le=2, title="Depth " * 20, json_schema_extra={"unit": "mm\n"})
+
+
+class Mislabels(Behaved):
+    manifest: ClassVar[Manifest] = Behaved.manifest.model_copy(update={"title": "C:\\plug-ins"})
+    params: ClassVar[type[Params]] = _Unspeakable
 
 
 class Boasts(Behaved):

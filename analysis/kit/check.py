@@ -20,6 +20,7 @@ from analysis.kit.cases import Case
 from analysis.kit.trial import PATIENCE_S, RUNNING_AT, WHEN, Bench, Outcome
 from analysis.process import GRACE_S
 from analysis.registry import Installed
+from pacs.dicom.ups_task import MOST_LO
 
 KIND_OF_SOP_CLASS: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
@@ -89,7 +90,13 @@ def declared(installed: Installed) -> Iterator[Finding]:
         )
     if not manifest.description:
         yield Finding("advice", "manifest", "no description: users of the viewer read it before they start it")
+    for what, text in (("title", manifest.title), ("version", manifest.version)):
+        yield from _as_text("manifest", what, text)
     for name, shape in installed.schema().get("properties", {}).items():
+        if "title" in shape:
+            yield from _as_text(f"parameter {name}", "title", shape["title"])
+        if "unit" in shape:
+            yield from _as_text(f"parameter {name}", "unit", str(shape["unit"]))
         if not shape.get("description") and not shape.get("title"):
             yield Finding("advice", f"parameter {name}", "neither title nor description")
         if shape.get("type") in ("number", "integer"):
@@ -103,6 +110,15 @@ def declared(installed: Installed) -> Iterator[Finding]:
         yield Finding("failed", "parameters", "they have to have defaults that are valid together: rules run with them")
     else:
         yield Finding("ok", "manifest", f"{manifest.id} {manifest.version}: {manifest.title}")
+
+
+def _as_text(what: str, part: str, text: str) -> Iterator[Finding]:
+    """A finding where a Workitem and results cannot carry a text as it is: as Code Meaning, Code Value or LO."""
+    if 0 < len(text) <= MOST_LO and text.isprintable() and "\\" not in text and text == text.strip():
+        return
+    why = "is empty" if not text.strip() else f"{text!r} has no place in DICOM (LO, PS3.5 6.2)"
+    words = f"its {part} {why}: 1 to {MOST_LO} characters on one line, no backslash, no blanks at its ends"
+    yield Finding("failed", what, words)
 
 
 def _is_share(shape: Mapping[str, Any]) -> bool:

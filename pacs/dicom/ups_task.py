@@ -17,6 +17,7 @@ from pacs.dicom.ups import Attributes, code, element
 from pacs.errors import InvalidInput
 
 CODE_SCHEME = "99M3DICOM"
+MOST_LO = 64  # characters (PS3.5 section 6.2)
 
 VALUE_TYPE = "0040A040"
 CONCEPT_NAME_CODE_SEQUENCE = "0040A043"
@@ -81,13 +82,13 @@ def build(
     attributes: Attributes = {
         ups.STUDY_INSTANCE_UID: element("UI", study) if study else element("UI"),
         ups.START_DATETIME: element("DT", ups.dt(now)),
-        ups.WORKITEM_CODE_SEQUENCE: element("SQ", code(plugin, CODE_SCHEME, title)),
+        ups.WORKITEM_CODE_SEQUENCE: element("SQ", code(plugin, CODE_SCHEME, long_string(title) or plugin)),
         ups.INPUT_INFORMATION_SEQUENCE: element("SQ", *map(reference_item, inputs)),
         ups.INPUT_READINESS_STATE: element("CS", "READY"),
         ups.PROCEDURE_STEP_STATE: element("CS", ups.State.SCHEDULED),
         ups.PRIORITY: element("CS", priority),
         ups.WORKLIST_LABEL: element("LO", "M3DICOM"),
-        ups.LABEL: element("LO", label[:64]),
+        ups.LABEL: element("LO", long_string(label) or plugin),
         ups.PARAMETERS_SEQUENCE: element("SQ", *map(content_item, parameters)),
         REFERENCED_REQUEST_SEQUENCE: element("SQ", dict(sorted(request.items()))),
     }
@@ -102,13 +103,15 @@ def build(
 
 def content_item(parameter: Parameter) -> Attributes:
     """A parameter as a NUMERIC or TEXT content item; what is neither number nor text is JSON in a TEXT."""
-    item = {CONCEPT_NAME_CODE_SEQUENCE: element("SQ", code(parameter.name, CODE_SCHEME, parameter.title))}
+    meaning = long_string(parameter.title) or parameter.name
+    item = {CONCEPT_NAME_CODE_SEQUENCE: element("SQ", code(parameter.name, CODE_SCHEME, meaning))}
     if isinstance(parameter.value, int | float) and not isinstance(parameter.value, bool):
-        unit = "no units" if parameter.unit == "1" else parameter.unit
+        ucum = long_string(parameter.unit) or "1"
+        unit = "no units" if ucum == "1" else ucum
         item |= {
             VALUE_TYPE: element("CS", "NUMERIC"),
             NUMERIC_VALUE: element("DS", _decimal(parameter.value)),
-            UNITS_CODE_SEQUENCE: element("SQ", code(parameter.unit, "UCUM", unit)),
+            UNITS_CODE_SEQUENCE: element("SQ", code(ucum, "UCUM", unit)),
         }
         if float(_decimal(parameter.value)) != parameter.value:
             item[FLOATING_POINT_VALUE] = element("FD", parameter.value)  # DS has 16 characters, a double needs more
@@ -116,6 +119,12 @@ def content_item(parameter: Parameter) -> Attributes:
         text = parameter.value if isinstance(parameter.value, str) else json.dumps(parameter.value)
         item |= {VALUE_TYPE: element("CS", "TEXT"), TEXT_VALUE: element("UT", text)}
     return dict(sorted(item.items()))
+
+
+def long_string(text: str) -> str:
+    """`text` as LO can carry it (PS3.5 section 6.2): one value of at most 64 characters, none of them for control."""
+    plain = "".join("/" if each == "\\" else each if each.isprintable() else " " for each in text)
+    return " ".join(plain.split())[:MOST_LO].rstrip()
 
 
 def _decimal(number: float) -> float | int:

@@ -156,6 +156,15 @@ def test_what_is_declared_is_judged() -> None:
     assert any("defaults" in each for each in words)
 
 
+def test_titles_and_units_are_what_dicom_can_carry() -> None:
+    found = {(each.what, each.words.split()[1]) for each in declared(plugin("Mislabels")) if each.verdict == "failed"}
+    assert found == {
+        ("manifest", "title"), ("parameter shape", "title"), ("parameter colour", "title"),
+        ("parameter depth", "title"), ("parameter depth", "unit"),
+    }  # fmt: skip
+    assert not [each for each in declared(plugin("Behaved")) if each.verdict == "failed"]
+
+
 def test_the_phantom_is_shaped_to_the_input() -> None:
     one = plugin("Particular")
     head = next(cases.cases(one.manifest)).inputs["scan"][0]

@@ -200,6 +200,22 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    ("title", "meaning"),
+    [
+        ("Round\\oval", "Round/oval"), ("", "shape"), (" \t ", "shape"), ("two\nlines", "two lines"),
+        ("Maße, 長さ", "Maße, 長さ"), ("x" * 63 + " yz", "x" * 63), ("\x1b$B", "$B"),
+    ],
+)  # fmt: skip
+def test_whatever_a_plugin_calls_its_parameters_is_a_code_meaning(title: str, meaning: str) -> None:
+    item = ups_task.content_item(ups_task.Parameter("shape", title, 1.5, "mm\\s"))
+    (concept,) = ups.items(item, ups_task.CONCEPT_NAME_CODE_SEQUENCE)
+    assert ups.value(concept, "00080104") == meaning
+    (unit,) = ups.items(item, ups_task.UNITS_CODE_SEQUENCE)
+    assert (ups.value(unit, "00080100"), ups.value(unit, "00080104")) == ("mm/s", "mm/s")
+    assert ups_task.parameters_of({ups.PARAMETERS_SEQUENCE: ups.element("SQ", item)}) == {"shape": 1.5}
+
+
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,30}", fullmatch=True), VALUES, max_size=5))
 def test_parameters_come_back_exactly(params: dict[str, Any]) -> None:
     listed = [ups_task.Parameter(name, name.title(), value) for name, value in params.items()]

@@ -168,7 +168,14 @@ export function askForCorrections(
       body,
       el(
         'form',
-        { class: 'correct-form', noValidate: true, onsubmit: submit },
+        {
+          class: 'correct-form',
+          noValidate: true,
+          onsubmit: submit,
+          oninput: () => {
+            problem.textContent = '';
+          },
+        },
         ...lines.map((line, i) =>
           el(
             'div',

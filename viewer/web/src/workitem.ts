@@ -48,6 +48,16 @@ export interface Order {
   now: Date;
 }
 
+/** A text as LO can carry it (PS3.5 6.2): one value of at most 64 characters, none of them for control. */
+export function longString(words: string): string {
+  return words
+    .replaceAll('\\', '/')
+    .replace(/[\p{C}\s]+/gu, ' ')
+    .trim()
+    .slice(0, 64)
+    .trimEnd();
+}
+
 function coded(value: string, scheme: string, meaning: string): Dataset {
   // PS3.3 8.1: a value beyond 16 characters is a Long Code Value.
   const own: Dataset =
@@ -55,7 +65,7 @@ function coded(value: string, scheme: string, meaning: string): Dataset {
   return {
     ...own,
     '00080102': { vr: 'SH', Value: [scheme] },
-    '00080104': { vr: 'LO', Value: [meaning.slice(0, 64)] },
+    '00080104': { vr: 'LO', Value: [longString(meaning) || value.slice(0, 64)] },
   };
 }
 
@@ -130,7 +140,7 @@ export function newWorkitem(order: Order): Dataset {
     '00741000': { vr: 'CS', Value: ['SCHEDULED'] },
     '00741200': { vr: 'CS', Value: ['MEDIUM'] },
     '00741202': { vr: 'LO', Value: ['M3DICOM'] },
-    '00741204': { vr: 'LO', Value: [order.label.slice(0, 64)] },
+    '00741204': { vr: 'LO', Value: [longString(order.label) || order.plugin.id] },
     '00741210': sequence(
       ...order.parameters.flatMap(({ field, value }) => {
         const content = contentItem(field, value);

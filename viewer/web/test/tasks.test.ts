@@ -5,7 +5,7 @@ import { backoff, parseEvent } from '../src/events';
 import { boundsText, check, fields, type Schema } from '../src/form';
 import { envelope, failureReason, isPart10, readAnswer } from '../src/stow';
 import { applyEvent, inOrder, type WorkitemEvent } from '../src/tasks';
-import { contentItem, newWorkitem, readTask, type Task } from '../src/workitem';
+import { contentItem, longString, newWorkitem, readTask, type Task } from '../src/workitem';
 
 // What pydantic 2 writes for bounds, enums, options and defaults.
 const schema: Schema = {
@@ -121,6 +121,14 @@ describe('Workitems', () => {
     expect(parameters[1]).toMatchObject({ '0040A040': { Value: ['TEXT'] }, '0040A160': { Value: ['false'] } });
     expect(contentItem({ ...field('threshold_hu'), initial: 300 }, null)).toMatchObject({
       '0040A160': { Value: ['null'] },
+    });
+  });
+
+  it('have names and titles that LO can carry', () => {
+    expect(longString('Round\\oval\n shape ')).toBe('Round/oval shape');
+    expect(longString(`${'x'.repeat(63)} yz`)).toBe('x'.repeat(63));
+    expect(contentItem({ ...field('threshold_hu'), name: 'shape', title: ' ' }, 'round')).toMatchObject({
+      '0040A043': { Value: [{ '00080104': { Value: ['shape'] } }] },
     });
   });
 

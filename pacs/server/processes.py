@@ -46,6 +46,9 @@ log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
 IDLE_PERIOD_S = 5.0
+LONGEST_PERIOD_S = 2.0
+SHARE = 60
+"""So many times longer than a step took is the pause behind it, within these bounds."""
 """How often what only time brings is looked for, where nobody has changed anything for a while."""
 
 PATIENCE_S, AGAIN_S = 120.0, 1.0
@@ -101,7 +104,9 @@ class Scheduler:
     def _run(self) -> None:
         seen: int | None = None
         lively_until = stepped = -IDLE_PERIOD_S
-        while not self._stop.wait(SCHEDULER_PERIOD_S):
+        pause = SCHEDULER_PERIOD_S
+        while not self._stop.wait(pause):
+            begun = time.thread_time()
             try:
                 now, version = time.monotonic(), self._archive.index.version()
                 if version is None or version != seen:
@@ -115,6 +120,8 @@ class Scheduler:
                 log.warning("scheduler: %s; trying again", error)
             except Exception:
                 log.exception("scheduler step failed; trying again")
+            # Where much arrives a step has much to read: those who store have the processor first.
+            pause = min(max(SCHEDULER_PERIOD_S, (time.thread_time() - begun) * SHARE), LONGEST_PERIOD_S)
 
 
 def serve(

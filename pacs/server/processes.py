@@ -46,10 +46,10 @@ log = logging.getLogger("m3dicom.server")
 
 SCHEDULER_PERIOD_S = 0.5
 IDLE_PERIOD_S = 5.0
+"""How often what only time brings is looked for, where nobody has changed anything for a while."""
 LONGEST_PERIOD_S = 2.0
 SHARE = 60
 """So many times longer than a step took is the pause behind it, within these bounds."""
-"""How often what only time brings is looked for, where nobody has changed anything for a while."""
 
 PATIENCE_S, AGAIN_S = 120.0, 1.0
 

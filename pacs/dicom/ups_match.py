@@ -16,6 +16,7 @@ from pacs.dicom.matching import PLAIN, Criterion, Item, MatchKey, Options, Unive
 from pacs.errors import InvalidQuery
 
 _PATH = re.compile(r"[0-9A-F]{8}(\.[0-9A-F]{8})*")
+_OFFSET = re.compile(r"[+-][0-9]{4}$", re.ASCII)
 
 _REQUEST = "0040A370"  # Referenced Request Sequence
 KEPT: tuple[str, ...] = (
@@ -47,7 +48,8 @@ class Search:
 
     def fits(self, attributes: Mapping[str, Any]) -> bool:
         """Whether a Workitem matches."""
-        return all(matching.matches_in(key, attributes) for key in self.keys)
+        zoned = in_its_zone(attributes)
+        return all(matching.matches_in(key, zoned) for key in self.keys)
 
 
 def search(keys: Mapping[str, str], options: Options = PLAIN) -> Search:
@@ -86,8 +88,38 @@ def _parse(path: str, text: str, options: Options) -> Criterion:
     return matching.parse(held(tag, vr), text, options)
 
 
+def in_its_zone(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Workitem with an offset at each DT value that has none: its own Timezone Offset From UTC (PS3.3 C.12.1.1.8).
+
+    Without one they stay as they are, which is matched as UTC.
+    """
+    zone = str(ups.value(attributes, ups.TIMEZONE_OFFSET) or "").strip()
+    return _in_zone(attributes, zone) if _OFFSET.fullmatch(zone) else attributes
+
+
+def _in_zone(attributes: Mapping[str, Any], zone: str) -> dict[str, Any]:
+    moved = dict(attributes)
+    for tag, element in attributes.items():
+        values = element.get("Value") if isinstance(element, Mapping) else None
+        if not isinstance(values, list):
+            continue
+        if element.get("vr") == "DT":
+            moved[tag] = {**element, "Value": [_with_offset(each, zone) for each in values]}
+        elif element.get("vr") == "SQ":
+            inner = [_in_zone(each, zone) if isinstance(each, Mapping) else each for each in values]
+            moved[tag] = {**element, "Value": inner}
+    return moved
+
+
+def _with_offset(value: Any, zone: str) -> Any:
+    if not isinstance(value, str) or not value.strip() or _OFFSET.search(value.strip()):
+        return value
+    return value.strip() + zone
+
+
 def kept(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(path, folded value) of everything that the index keeps of a Workitem."""
+    attributes = in_its_zone(attributes)
     found: dict[tuple[str, str], None] = {}
     for path in KEPT:
         vr = dictionary.vr(int(path[-8:], 16)) or "UN"

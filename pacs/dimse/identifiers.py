@@ -135,8 +135,7 @@ def understand(
     if not relational:
         for above in levels[: levels.index(level)]:
             _check_unique(identifier, UNIQUE_KEYS[above])
-    offset = json_model.text(identifier, TIMEZONE_OFFSET) or ""
-    reader = _Reader(replace(options, offset=offset if _OFFSET.fullmatch(offset) else ""))
+    reader = _Reader(replace(options, offset=offset_of(identifier)))
     asked, complete = list[Wanted](), True
     for tag, entry in identifier.items():
         if int(tag[:4], 16) & 1 or tag in _ABOUT_THE_QUERY:
@@ -155,6 +154,12 @@ def understand(
         complete &= matched
     keys = matching.combined(reader.keys) if options.date_and_time else tuple(reader.keys)
     return FindRequest(level, keys, tuple(asked), complete, character_set(identifier))
+
+
+def offset_of(identifier: Mapping[str, Any]) -> str:
+    """The time zone of DT keys that name none (PS3.3 C.12.1.1.8), "" where the identifier says nothing of it."""
+    offset = json_model.text(identifier, TIMEZONE_OFFSET) or ""
+    return offset if _OFFSET.fullmatch(offset) else ""
 
 
 def _check_unique(identifier: Mapping[str, Any], tag: str) -> None:

@@ -7,6 +7,7 @@ classes was negotiated (PS3.4 CC.3.1). Events go out by `pacs.dimse.ups_events`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pacs.dicom import json_model, ups
@@ -28,6 +29,7 @@ EVENT: Final = "1.2.840.10008.5.1.4.34.6.4"
 QUERY: Final = "1.2.840.10008.5.1.4.34.6.5"
 UPS_CLASSES: Final = frozenset({PUSH, WATCH, PULL, EVENT, QUERY})
 
+_ABOUT_THE_QUERY: Final = frozenset({CHARACTER_SET, ups.TIMEZONE_OFFSET, ups.TRANSACTION_UID})
 MAX_LENGTH: Final = identifiers.MAX_IDENTIFIER_LENGTH
 
 
@@ -196,6 +198,7 @@ class Find(FindOperation):
     def _request(self) -> identifiers.FindRequest:
         identifier = self._read()
         self._keys = dict(_keys(identifier))
+        self._offset = identifiers.offset_of(identifier)
         always = {tag: Wanted(tag, "UI") for tag in (ups.SOP_CLASS_UID, ups.SOP_INSTANCE_UID)}
         wanted = always | {each.tag: each for each in identifiers.wanted(identifier) if each.tag != ups.TRANSACTION_UID}
         # A Workitem belongs to no level of the Query/Retrieve model
@@ -208,7 +211,7 @@ class Find(FindOperation):
 
     def _pages(self, request: identifiers.FindRequest) -> Iterator[list[dict[str, Any]]]:
         offset, remaining = 0, 1
-        _, options = self._agreed()
+        options = replace(self._agreed()[1], offset=self._offset)
         while remaining:
             found, remaining = self._peer.archive.worklist.search(
                 self._keys, PAGE_ROWS, offset, self._peer.principal, options
@@ -221,7 +224,7 @@ class Find(FindOperation):
 def _keys(identifier: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Path of tags and text of every key that has a value; private ones and those about the query are none."""
     for tag, entry in identifier.items():
-        if int(tag[:4], 16) & 1 or tag.endswith("0000") or tag in (CHARACTER_SET, ups.TRANSACTION_UID):
+        if int(tag[:4], 16) & 1 or tag.endswith("0000") or tag in _ABOUT_THE_QUERY:
             continue
         values = entry.get("Value") or []
         if entry["vr"] == "SQ":

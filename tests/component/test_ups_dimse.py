@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, Sequence
 from pynetdicom import AE, build_role, evt
 from pynetdicom import Association as PeerAssociation
+from pynetdicom.dimse_primitives import N_SET
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.sop_class import (
     UnifiedProcedureStepEvent,
@@ -231,6 +232,43 @@ def test_actions_and_changes_with_bad_parameters_change_nothing(acceptor: Accept
             assert assoc.send_n_set(action(**change), PUSH, uid, meta_uid=PULL)[0].Status == expected
         assert archive.worklist.retrieve(uid, SYSTEM) == before
         assert assoc.is_established
+
+
+def test_a_change_of_nothing_is_answered_by_the_state(acceptor: Acceptor, archive: Archive) -> None:
+    """Without a Modification List at all (Command Data Set Type 0101H) there is nothing to refuse but the request."""
+    with associated(acceptor, PUSH, PULL) as assoc:
+        uid, transaction = made(assoc), uids.new()
+        before = archive.worklist.retrieve(uid, SYSTEM)
+
+        def changed(of: str) -> int:
+            request = N_SET()
+            request.MessageID, request.RequestedSOPClassUID, request.RequestedSOPInstanceUID = 7, PUSH, of
+            context = next(each for each in assoc.accepted_contexts if each.abstract_syntax == PULL)
+            assoc._reactor_checkpoint.clear()
+            try:
+                assoc.dimse.send_msg(request, context.context_id)
+                _, answer = assoc.dimse.get_msg(block=True)
+            finally:
+                assoc._reactor_checkpoint.set()
+            assert answer is not None
+            return int(answer.Status)
+
+        assert changed(uid) == 0x0000
+        assert archive.worklist.retrieve(uid, SYSTEM).keys() == before.keys()
+        assert changed(uids.new()) == 0xC307
+        assert act(assoc, 1, uid, PULL, ProcedureStepState="IN PROGRESS", TransactionUID=transaction) == 0x0000
+        assert changed(uid) == 0xC301, "it is somebody's, and nothing shows that it is the caller's"
+        archive.worklist.change_state(made_final := uid, "CANCELED", transaction, SYSTEM)
+        assert changed(made_final) == 0xC300
+        assert assoc.is_established
+
+
+def test_a_start_is_found_in_the_time_zone_of_the_request(acceptor: Acceptor) -> None:
+    with associated(acceptor, PUSH, QUERY) as assoc:
+        made(assoc, ScheduledProcedureStepStartDateTime="20260303003000", TimezoneOffsetFromUTC="+0900")
+        for zone, day, number in (("+0900", "20260303", 1), ("+0900", "20260302", 0), ("-0500", "20260302", 1)):
+            keys = action(ScheduledProcedureStepStartDateTime=day, TimezoneOffsetFromUTC=zone)
+            assert len([row for _, row in assoc.send_c_find(keys, QUERY) if row is not None]) == number, (zone, day)
 
 
 def test_the_archive_gives_a_uid(acceptor: Acceptor, archive: Archive) -> None:

@@ -207,6 +207,30 @@ def test_two_claims_at_once_have_one_winner(worklist: Worklist) -> None:
     assert Counter(outcomes) == {"won": 1, "refused": 5}
 
 
+def test_a_start_is_found_in_the_time_zone_that_the_workitem_names(worklist: Worklist) -> None:
+    def made(start: str, zone: str) -> str:
+        more = {ups.START_DATETIME: ups.element("DT", start), ups.TIMEZONE_OFFSET: ups.element("SH", zone)}
+        return worklist.create(asked() | more | {ups.PRIORITY: ups.element("CS", "LOW")}, None, USER)
+
+    tokyo, denver = made("20260303003000", "+0900"), made("20260302203000", "-0700")  # in UTC on the 2nd, on the 3rd
+    names = {tokyo: "Tokyo", denver: "Denver", made("20260302233000+0100", "-0700"): "Berlin"}  # its own offset counts
+
+    def found(key: str, **more: str) -> set[str]:
+        rows, left = worklist.search({ups.START_DATETIME: key, **more}, None, 0, USER)
+        assert left == 0
+        return {names[str(ups.value(row, ups.SOP_INSTANCE_UID))] for row in rows}
+
+    assert found("20260302") == {"Tokyo", "Berlin"}
+    assert found("20260303") == {"Denver"}
+    assert found("20260302153000") == {"Tokyo"}
+    assert found("20260303003000+0900") == {"Tokyo"}
+    assert found("20260302223000-") == {"Denver", "Berlin"}
+    assert found("20260302", **{ups.PRIORITY: "HIGH"}) == set()
+    assert found("20260303", **{"00100030": ""}) == {"Denver"}
+    worklist.update(tokyo, {ups.START_DATETIME: ups.element("DT", "20260401003000")}, None, USER)
+    assert found("20260331") == {"Tokyo"}
+
+
 def test_search(worklist: Worklist, clock: Clock) -> None:
     made = []
     for n in range(5):

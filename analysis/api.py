@@ -339,6 +339,7 @@ class ImageFindings:
     summary: str  # in words: "2 clusters, 11 calcifications" or "No calcification clusters found"
     spacing: tuple[float, float] = (1.0, 1.0)  # mm (rows, columns) that the analysis used
     operating_point: OperatingPoint | None = None
+    analysed: bool = True  # False: it could not be, as `summary` says; "nothing found" would be untrue
 
 
 Emitted = LabelMap | Surface | VolumeRendering | Turntable | VolumeReport | ImageFindings

@@ -35,6 +35,7 @@ from analysis.api import (
     Mark,
     Measurement,
     NotAnalysable,
+    OperatingPoint,
     Params,
     Segment,
     SegmentMeasurements,
@@ -291,7 +292,21 @@ def _findings(written: Mapping[str, Any], ctx: Context) -> ImageFindings:
     known = [mark.identifier for mark in marks]
     if len(set(known)) < len(known) or any(mark.parent not in (None, *known) for mark in marks):
         raise ValueError("each mark has an identifier of its own, and its parent is a mark of the image")
-    return ImageFindings(image, marks, str(written["summary"]), image.spacing or (1.0, 1.0))
+    analysed = written.get("analysed", True) is True
+    if marks and not analysed:
+        raise ValueError("an image that was not analysed has no marks")
+    point = _operating_point(written.get("operating_point"))
+    return ImageFindings(image, marks, str(written["summary"]), image.spacing or (1.0, 1.0), point, analysed)
+
+
+def _operating_point(written: Mapping[str, Any] | None) -> OperatingPoint | None:
+    """As docs/plug-ins.md has it. Raises ValueError, KeyError, TypeError."""
+    if written is None:
+        return None
+    threshold, false = float(written["threshold"]), written.get("false_per_image")
+    if not math.isfinite(threshold) or (false is not None and not 0 <= float(false) < math.inf):
+        raise ValueError("an operating point has a threshold, and 0 or more false marks an image")
+    return OperatingPoint(threshold, None if false is None else float(false), str(written.get("basis", ""))[:64])
 
 
 def _mark(written: Mapping[str, Any]) -> Mark:

@@ -141,7 +141,7 @@ def analyse(
         bright(image), spacing, model, xp, nd, minimum=params.min_calcifications, link=params.link_mm, report=report
     )
     if not found.breast:
-        return ImageFindings(image, (), "No breast found, not analysed", (spacing, spacing), operating_point(params))
+        return ImageFindings(image, (), "No breast found, not analysed", (spacing, spacing), analysed=False)
     shown = [cluster for cluster in found.clusters if cluster.score >= params.threshold]
     marks: list[Mark] = []
     count = 0

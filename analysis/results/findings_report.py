@@ -26,6 +26,7 @@ CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 PERCENT = Code("%", "UCUM", "Percent")
 SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+NOT_ANALYSED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 
 
@@ -55,8 +56,8 @@ def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[D
 
     Every mark is a group (TID 1410) with the id of the picture as Tracking Identifier, its place on the source image
     as SCOORD, certainty in percent and the algorithm. Every image has a group (TID 1501) whose qualitative evaluation
-    says with or without findings, so that "nothing found" is never left to be guessed. The captures are further
-    evidence.
+    says with or without findings, or that nothing was analysed: "nothing found" is never left to be guessed. The
+    captures are further evidence.
     """
     images = [run.source(each.image.sop_instance_uid) for each in findings]
     groups: list[Any] = []
@@ -76,9 +77,12 @@ def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[D
 def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> str:
     """One sentence for all images, then one for each, named by side and view."""
     total = sum(1 for each in findings for mark in each.marks if mark.parent is None)
-    lines = [f"{total} finding{'s' if total != 1 else ''} on {len(findings)} image{'s' if len(findings) != 1 else ''}."]
-    if total == 0:
-        lines = [f"No findings on {len(findings)} image{'s' if len(findings) != 1 else ''}."]
+    seen = sum(each.analysed for each in findings)
+    lines = []
+    if seen:
+        lines.append(f"{total or 'No'} finding{'s' if total != 1 else ''} on {seen} image{'s' if seen != 1 else ''}.")
+    if seen < len(findings):
+        lines.append(f"Not analysed: {len(findings) - seen} image{'s' if len(findings) - seen != 1 else ''}.")
     for number, (each, ds) in enumerate(zip(findings, images, strict=True), 1):
         name = " ".join(filter(None, (str(ds.get("ImageLaterality") or ""), str(ds.get("ViewPosition") or ""))))
         lines.append(f"Image {number}{f' ({name})' if name else ''}: {each.summary}.")
@@ -99,7 +103,7 @@ def _named(ds: Dataset) -> Dataset:
 def _whole_image(run: RunInfo, findings: ImageFindings, number: int) -> Any:
     source = run.source(findings.image.sop_instance_uid)
     frames = [findings.image.frame_number] if findings.image.frame_number is not None else None
-    outcome = WITH_FINDINGS if findings.marks else WITHOUT_FINDINGS
+    outcome = WITH_FINDINGS if findings.marks else WITHOUT_FINDINGS if findings.analysed else NOT_ANALYSED
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=run.uid("track", findings.image.sop_instance_uid, findings.image.frame_number or 0),

@@ -49,6 +49,9 @@ _LIBRARY = Code("111028", "DCM", "Image Library")
 _SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _WITHOUT = Code("111241", "DCM", "All algorithms succeeded; without findings")
 _WITH = Code("111242", "DCM", "All algorithms succeeded; with findings")
+_PARTLY_WITHOUT = Code("111243", "DCM", "Not all algorithms succeeded; without findings")
+_PARTLY_WITH = Code("111244", "DCM", "Not all algorithms succeeded; with findings")
+_NONE = Code("111245", "DCM", "No algorithms succeeded; without findings")
 _IMPRESSION = Code("111034", "DCM", "Individual Impression/Recommendation")
 _INTENT = Code("111056", "DCM", "Rendering Intent")
 _REQUIRED = Code("111150", "DCM", "Presentation Required: Rendering device is expected to present")
@@ -68,9 +71,12 @@ _GROUPED = Code("129766004", "SCT", "Grouped calcification distribution")
 _COUNT = Code("111038", "DCM", "Number of calcifications")
 _DETECTIONS = Code("111064", "DCM", "Summary of Detections")
 _SUCCESSFUL = Code("111063", "DCM", "Successful Detections")
+_UNSUCCESSFUL = Code("111025", "DCM", "Failed Detections")
 _DETECTION = Code("111022", "DCM", "Detection Performed")
 _ANALYSES = Code("111065", "DCM", "Summary of Analyses")
 _SUCCEEDED = Code("111222", "DCM", "Succeeded")
+_PARTIALLY = Code("111223", "DCM", "Partially Succeeded")
+_FAILED = Code("111224", "DCM", "Failed")
 _NOT_ATTEMPTED = Code("111225", "DCM", "Not Attempted")
 
 _AT_LIBRARY = (1, 2)  # the root's second item; image n of it is (1, 2, n)
@@ -91,7 +97,6 @@ def possible(run: RunInfo, findings: Sequence[ImageFindings]) -> bool:
 def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> Dataset:
     """The finished report on these images; only where `possible`."""
     images = [run.source(each.image.sop_instance_uid) for each in findings]
-    found = any(each.marks for each in findings)
     impressions = [
         content.container(INFERRED, _IMPRESSION, [_intent(), *(_cluster(run, each, number, mark) for mark in clusters)])
         for number, each in enumerate(findings, 1)
@@ -115,8 +120,8 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> Dataset:
             content.container(
                 CONTAINS, _LIBRARY, [_library_entry(each, ds) for each, ds in zip(findings, images, strict=True)]
             ),
-            content.code(CONTAINS, _SUMMARY, _WITH if found else _WITHOUT, impressions),
-            content.code(CONTAINS, _DETECTIONS, _SUCCEEDED, [_detections(run, len(images))]),
+            content.code(CONTAINS, _SUMMARY, _outcome(findings), impressions),
+            content.code(CONTAINS, _DETECTIONS, _success(findings), _detections(run, findings)),
             content.code(CONTAINS, _ANALYSES, _NOT_ATTEMPTED),
         ],
     )
@@ -245,10 +250,30 @@ def _corner(findings: ImageFindings) -> np.ndarray[tuple[int], np.dtype[np.float
 # What was done (TID 4015, 4017) --------------------------------------------------------------------------------------
 
 
-def _detections(run: RunInfo, images: int) -> Dataset:
-    library = [content.by_reference(PROPERTY, (*_AT_LIBRARY, number)) for number in range(1, images + 1)]
-    return content.container(
-        INFERRED,
-        _SUCCESSFUL,
-        [content.code(CONTAINS, _DETECTION, kind, [*_algorithm(run), *library]) for kind in (_CLUSTER, _CALCIFICATION)],
-    )
+def _outcome(findings: Sequence[ImageFindings]) -> Code:
+    """CID 6047: an image that could not be analysed is never without findings."""
+    found, analysed = any(each.marks for each in findings), [each.analysed for each in findings]
+    if all(analysed):
+        return _WITH if found else _WITHOUT
+    if not any(analysed):
+        return _NONE
+    return _PARTLY_WITH if found else _PARTLY_WITHOUT
+
+
+def _success(findings: Sequence[ImageFindings]) -> Code:
+    """CID 6042."""
+    analysed = [each.analysed for each in findings]
+    return _SUCCEEDED if all(analysed) else _PARTIALLY if any(analysed) else _FAILED
+
+
+def _detections(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
+    """Which detections succeeded, and which failed, each on which images of the library."""
+    made = []
+    for name, analysed in ((_SUCCESSFUL, True), (_UNSUCCESSFUL, False)):
+        where = [(*_AT_LIBRARY, n) for n, each in enumerate(findings, 1) if each.analysed is analysed]
+        if where:
+            images = [content.by_reference(PROPERTY, each) for each in where]
+            kinds = (_CLUSTER, _CALCIFICATION)
+            items = [content.code(CONTAINS, _DETECTION, kind, [*_algorithm(run), *images]) for kind in kinds]
+            made.append(content.container(INFERRED, name, items))
+    return made

@@ -32,7 +32,8 @@ from analysis.api import Emitted, Image, ImageFindings, NotAnalysable
 from analysis.evaluation import mammogram_phantom
 from analysis.plugins import microcalcification
 from analysis.plugins.microcalcification import MicrocalcificationParams, plugin
-from analysis.results import findings_report, mammography_cad_sr, marked_picture, provenance, secondary_capture
+from analysis.results import checks, findings_report, mammography_cad_sr, marked_picture, provenance, secondary_capture
+from analysis.results.checks import attributes
 from analysis.results.drawing import Canvas
 from analysis.results.encode import encode
 from analysis.results.marked_picture import Picture
@@ -288,6 +289,35 @@ def test_a_report_without_any_finding_is_still_a_report(outcome: Outcome) -> Non
     summary = next(item for item in cad.ContentSequence if named(item) == "CAD Processing and Findings Summary")
     assert summary.ConceptCodeSequence[0].CodeValue == "111241"  # all algorithms succeeded; without findings
     assert "ContentSequence" not in summary
+
+
+def test_what_was_not_analysed_is_never_without_findings(outcome: Outcome) -> None:
+    """PS3.16 CID 6047 and TID 4015: of two images one, and of two none."""
+    with_clusters, other = outcome.findings
+    failed = dataclasses.replace(other, analysed=False, summary="No breast found, not analysed")
+    for findings, found, success, listed in (
+        ([with_clusters, failed], "111244", "111223", [["Successful Detections", 1], ["Failed Detections", 2]]),
+        (
+            [dataclasses.replace(failed, image=with_clusters.image), failed],
+            "111245",
+            "111224",
+            [["Failed Detections", 1, 2]],
+        ),
+    ):
+        cad = mammography_cad_sr.encode(outcome.run, findings)
+        values = {named(item): item for item in cad.ContentSequence}
+        assert values["CAD Processing and Findings Summary"].ConceptCodeSequence[0].CodeValue == found
+        detections = values["Summary of Detections"]
+        assert detections.ConceptCodeSequence[0].CodeValue == success
+        told = []
+        for kind in detections.ContentSequence:
+            items = [i for i in kind.ContentSequence[0].ContentSequence if "ReferencedContentItemIdentifier" in i]
+            told.append([named(kind), *(item.ReferencedContentItemIdentifier[-1] for item in items)])
+        assert told == listed
+        assert checks.read(provenance.part10(cad), attributes.Inherited(outcome.sources), {})[1] == []
+        report = findings_report.report(outcome.run, findings, [])
+        assert "Not analysed" in conclusion(report)
+        assert "No findings" not in conclusion(report)
 
 
 def named(item: Dataset) -> str:

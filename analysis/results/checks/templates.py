@@ -202,9 +202,13 @@ def _finding(finding: Dataset) -> Iterator[str]:
 
 
 def _detections(summary: Dataset) -> Iterator[str]:
-    """TID 4015 and 4017: which detections were performed, by what, on which images."""
-    if value(summary)[0] == "111225":
+    """TID 4015 and 4017: which detections were performed, by what, on which images; success is what is listed so."""
+    said = value(summary)[0]
+    if said == "111225":
         return
+    listed = (bool(children(summary, "111063")), bool(children(summary, "111025")))
+    if listed != {"111222": (True, False), "111223": (True, True), "111224": (False, True)}.get(said):
+        yield "TID 4015: a summary of detections that is not that of those listed"
     performed = [each for kind in children(summary, "111063", "111025") for each in children(kind, "111022")]
     if not performed:
         yield "TID 4015: no detection is listed"

@@ -77,8 +77,8 @@ class Resources(BaseModel):
     gpu_memory_mb: int = 0  # what it needs of a device's memory, and all it gets; 0 = a device of any size, all of it
     memory_mb: int = 4096
     timeout_s: int = 900
-    output_mb: int = Field(4096, ge=1)  # what a command may write, all its files together
-    output_files: int = Field(1000, ge=1)  # and how many files and folders
+    output_mb: int = Field(default=4096, ge=1)  # what a command may write, all its files together
+    output_files: int = Field(default=1000, ge=1)  # and how many files and folders
 
 
 class Params(BaseModel):

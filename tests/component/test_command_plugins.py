@@ -20,7 +20,7 @@ from conftest import COMMAND, ROOT
 from pydicom import dcmread
 
 from analysis import inputs
-from analysis.api import Cancelled, Image, NotAnalysable, Volume
+from analysis.api import Cancelled, Image, NotAnalysable, OperatingPoint, Volume
 from analysis.command import CommandFailed, CommandPlugin
 from analysis.kit.context import LocalContext
 from analysis.package import package_of
@@ -249,7 +249,8 @@ MARK = {"identifier": "A1", "finding": ["1", "99X", "one"], "shape": "point", "p
         {"image": 0}, {"image": -1}, {"image": 3}, {"image": float("inf")}, {"marks": [MARK, MARK]},
         {"marks": [MARK | {"parent": "A2"}]}, {"marks": [MARK | {"score": float("nan")}]},
         {"marks": [MARK | {"points": [[1.0, float("nan")]]}]}, {"marks": [MARK | {"points": []}]},
-        {"marks": [MARK | {"shape": "circle"}]}, {"marks": [MARK | {"shape": "star"}]},
+        {"marks": [MARK | {"shape": "circle"}]}, {"marks": [MARK | {"shape": "star"}]}, {"analysed": False},
+        {"operating_point": {}}, {"operating_point": {"threshold": 0.3, "false_per_image": -1}},
     ],
 )  # fmt: skip
 def test_marks_that_cannot_be_are_refused(tmp_path: Path, told: dict[str, Any]) -> None:
@@ -259,9 +260,12 @@ def test_marks_that_cannot_be_are_refused(tmp_path: Path, told: dict[str, Any]) 
     images = tuple(Image(np.zeros((4, 4)), (0.5, 0.5), False, f"1.2.{number}") for number in (1, 2))
     with pytest.raises(CommandFailed, match=r"marks\.json is not as docs"):
         list(CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path))
-    (tmp_path / "marks.json").write_text(json.dumps([{"image": 2, "summary": "one", "marks": [MARK]}]))
-    [found] = CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path)
+    right = {"image": 2, "summary": "one", "marks": [MARK], "operating_point": {"threshold": 0.3, "basis": "none"}}
+    (tmp_path / "marks.json").write_text(json.dumps([right, right | {"marks": [], "analysed": False}]))
+    found, failed = CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path)
     assert found.image is images[1]
+    assert found.operating_point == OperatingPoint(0.3, None, "none")
+    assert (found.analysed, failed.analysed) == (True, False)
 
 
 STUBBORN = """

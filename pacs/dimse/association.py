@@ -52,6 +52,12 @@ ARTIM_S = 2.0
 ANSWER_S = 120.0
 """How long a peer may take to answer a request that it asked for itself, such as a sub-operation of C-GET."""
 
+EMPTY_AFTER_S = 5.0
+"""A data set of which nothing has come so long after the DIMSE-N request that announces it is empty: some libraries
+announce an empty one, and send none."""
+
+_MAY_BE_EMPTY = frozenset({CommandField.N_SET, CommandField.N_ACTION, CommandField.N_CREATE})
+
 BATCH_LENGTH = 32 << 10
 """Pending responses are sent together once they are this long; between two sends a C-CANCEL is looked for."""
 
@@ -245,7 +251,7 @@ class Association(threading.Thread):
         if command.has_dataset:
             if isinstance(operation, StoreOperation):
                 self._incoming.into(context.id, operation)
-            else:
+            elif command.field not in _MAY_BE_EMPTY or self._incoming.begins(EMPTY_AFTER_S):
                 self._incoming.dataset(context.id, operation.write)
         out = bytearray()
         batch = 1 if context.service is not None and context.service.eager else BATCH_LENGTH

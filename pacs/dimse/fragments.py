@@ -7,6 +7,7 @@ for a whole command set or some 100 kB of a data set, and judges like the refere
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Container
 from ctypes import addressof, byref, c_char
 from typing import Any, Final, Protocol
@@ -102,6 +103,14 @@ class Incoming:
     def dataset(self, context_id: int, drain: Drain) -> None:
         """The whole data set of a message, piece by piece. Raises what `into` raises."""
         self._dataset(context_id, lambda length: self._transport.pump(length, drain))
+
+    def begins(self, within_s: float) -> bool:
+        """Whether something of what follows comes within this time, or has come. Raises Disconnected."""
+        until = time.monotonic() + within_s
+        while not self._pdu_left and not self._transport.readable(None, until - time.monotonic()):
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _dataset(self, context_id: int, take: Callable[[int], None]) -> None:
         self._transport.meter(True)

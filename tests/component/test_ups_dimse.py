@@ -32,6 +32,7 @@ from pacs.audit import Audit
 from pacs.auth import SYSTEM, Auth
 from pacs.dicom import ups
 from pacs.dicom.ups_events import FILTERED_GLOBAL_UID, GLOBAL_UID
+from pacs.dimse import association
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.dimse.ups_events import EventCourier
 from pacs.worklist import Worklist
@@ -234,7 +235,9 @@ def test_actions_and_changes_with_bad_parameters_change_nothing(acceptor: Accept
         assert assoc.is_established
 
 
-def test_a_change_of_nothing_is_answered_by_the_state(acceptor: Acceptor, archive: Archive) -> None:
+def test_a_change_of_nothing_is_answered_by_the_state(
+    acceptor: Acceptor, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a Modification List at all (Command Data Set Type 0101H) there is nothing to refuse but the request."""
     with associated(acceptor, PUSH, PULL) as assoc:
         uid, transaction = made(assoc), uids.new()
@@ -260,6 +263,11 @@ def test_a_change_of_nothing_is_answered_by_the_state(acceptor: Acceptor, archiv
         assert changed(uid) == 0xC301, "it is somebody's, and nothing shows that it is the caller's"
         archive.worklist.change_state(made_final := uid, "CANCELED", transaction, SYSTEM)
         assert changed(made_final) == 0xC300
+        # pynetdicom announces an empty data set as one that follows, and sends none.
+        monkeypatch.setattr(association, "EMPTY_AFTER_S", 0.2)
+        assert assoc.send_n_set(Dataset(), PUSH, made(assoc), meta_uid=PULL)[0].Status == 0x0000
+        assert assoc.send_n_set(Dataset(), PUSH, uids.new(), meta_uid=PULL)[0].Status == 0xC307
+        assert act(assoc, 1, made(assoc), PULL) == 0x0120
         assert assoc.is_established
 
 

@@ -1,13 +1,15 @@
 """From news to work: rules look at each study that has become stable and at each task that is done, and make Workitems.
 
-Reads `change` from the durable cursor "trigger"; what a rule waits for is a row (`pacs.index.rule_waits`), so that
-nothing of it is lost with the process. Whatever happens twice makes nothing twice: a Workitem's UID and task key derive
-from its inputs. What comes late changes the inputs: a new Workitem is made that supersedes the old one. What a process
-has read is looked at again in the transaction that makes a Workitem of it: one that stood still meanwhile makes none.
+Reads `change` from a durable cursor; what a rule waits for is a row (`pacs.index.rule_waits`), so that nothing of it is
+lost with the process. Servers that have the same rules share a cursor; what one of others has read is news to them.
+Whatever happens twice makes nothing twice: a Workitem's UID and task key derive from its inputs. What comes late
+changes the inputs: a new Workitem is made that supersedes the old one. What a process has read is looked at again in
+the transaction that makes a Workitem of it: one that stood still meanwhile makes none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -74,6 +76,8 @@ class Trigger:
         self._renewal = None if workforce is None else Renewal(archive, registry, self.rules, workforce, self._again)
         self._chained = frozenset(plugin for rule in self.rules for plugin in rule.results_of)
         self._resumed = False
+        told = "\n".join(sorted(f"{rule.name} {rule.installed.id}" for rule in self.rules))
+        self._cursor = f"{CURSOR} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def close(self) -> None:
         """Ask nobody for anything any more."""
@@ -86,10 +90,11 @@ class Trigger:
         if not self._resumed:
             self._archive.index.transact(lambda conn: rule_waits.unanswered(conn, time.time()))
             self._archive.index.transact(lambda conn: rule_waits.abandoned(conn, time.time() - ABANDONED_S))
+            self._begin()
             self._resumed = True
         more = True
         while more:  # until the end is reached, not until nothing new comes meanwhile
-            batch = changes.after(changes.cursor(CURSOR), BATCH)
+            batch = changes.after(changes.cursor(self._cursor), BATCH)
             if not batch:
                 break
             more = len(batch) == BATCH
@@ -101,10 +106,19 @@ class Trigger:
             for uid in dict.fromkeys(moved):
                 with _alone(f"results of Workitem {uid}"):
                     made += len(self._build_on(uid, time.time() if now is None else now))
-            self._archive.index.transact(partial(changes.advance, name=CURSOR, seq=batch[-1].seq))
+            self._archive.index.transact(partial(changes.advance, name=self._cursor, seq=batch[-1].seq))
         now = time.time() if now is None else now
         made += self._look_again(now)
         return made + (self._renewal.step(now) if self._renewal is not None else 0)
+
+    def _begin(self) -> None:
+        """Begin, with rules that no server had before, where the one that is furthest stands: what was is old news."""
+        changes, name = self._archive.changes, self._cursor
+        if not changes.has_cursor(name):
+            least = changes.cursor(name)  # of an index that was made again
+            self._archive.index.transact(
+                lambda conn: changes.advance(conn, name, max([least, *changes.cursors(conn, CURSOR)]))
+            )
 
     def plan(self, study_instance_uid: str, principal: Principal, now: float) -> list[str]:
         """Make the Workitems that the study's instances ask for and that are not there yet; their UIDs."""

@@ -122,6 +122,11 @@ class Changes:
         with self._index.read() as conn:
             return conn.execute(select(schema.cursor.c.seq).where(schema.cursor.c.name == name)).first() is not None
 
+    def cursors(self, conn: Connection, prefix: str) -> list[int]:
+        """Where the readers stand whose name begins so."""
+        t = schema.cursor.c
+        return list(conn.execute(select(t.seq).where(t.name.startswith(prefix, autoescape=True))).scalars())
+
     def advance(self, conn: Connection, name: str, seq: int) -> None:
         """Move the cursor `name` forward to `seq` in the transaction of `conn`; it never moves back."""
         t = schema.cursor

@@ -486,6 +486,21 @@ def test_a_process_that_stood_still_makes_nothing_of_what_it_had_read(
         assert looks == 3, "who finds that something came looks again"
 
 
+def test_what_a_server_without_the_plug_in_has_read_is_still_news_to_one_that_has_it(opened: Opened) -> None:
+    with opened(*ALONE) as place:
+        assert place.settle() == 0  # both are there before anything arrives
+        other = Trigger(place.archive, Registry(each for each in place.registry if each.id in ("views", "compare")))
+        assert other.step(time.time()) == 0
+        place.store(slices(3))
+        place.archive.settle.claim_stable(time.time() + 1)
+        assert other.step(time.time() + 1) == 0
+        assert place.trigger.step(time.time() + 1) == 1
+        (task,) = place.all()
+        later = Trigger(place.archive, Registry(each for each in place.registry if each.id != "review"))
+        assert later.step(time.time() + 2) == 0, "rules that are new do not look at all that ever came"
+        assert place.all() == [task]
+
+
 def test_what_was_made_for_a_version_that_nobody_has_is_made_anew(opened: Opened) -> None:
     with opened(*ALONE) as place:
         place.store(slices(3))

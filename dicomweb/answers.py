@@ -41,8 +41,6 @@ class Answer:
     length: int | None = None  # of a streamed body, where known
     limiter: anyio.CapacityLimiter | None = None
     batch: int = BATCH_BYTES
-    soon: Iterator[Buffer] | None = None
-    """The rest of a body of known `length`, which is in the page cache: it is read while the first of it is sent."""
 
     async def send(self, receive: Receive, send: Send, *, head: bool = False) -> None:
         """Send it, or only its headers where `head`. Raises BrokenAnswer."""

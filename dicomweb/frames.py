@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import orjson
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from pacs.retrieve import InstanceLocation
 
 MAX_FRAMES = 10_000
-AHEAD_BYTES = 128 << 10
-"""What is sent of a longer frame while the rest of it is read."""
 
 
 def numbers(text: str) -> list[int]:
@@ -103,15 +100,8 @@ def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: 
     into = target(location, offer)
     content_type = f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
     writer = Writer(offer.media_type) if offer.multipart else None
-    head = writer.head(content_type, at) if writer else b""
-    length = call.archive.retrieve.run_length(location, wanted[0]) if call.prompt and into is None else None
-    if length is not None and length >= 2 * AHEAD_BYTES and len(wanted) == 1:
-        run = call.archive.retrieve.frame_pieces(location, wanted[0], AHEAD_BYTES)
-        body = [head, next(run)]
-        close = writer.close if writer else b""
-        kind = writer.content_type if writer else content_type
-        return Answer(200, kind, body, length=len(head) + length + len(close), soon=chain(run, (close,)))
-    whole = _closed(pieces(call.archive, location, wanted, into=into, head=head or None), writer)
+    head = writer.head(content_type, at) if writer else None
+    whole = _closed(pieces(call.archive, location, wanted, into=into, head=head), writer)
     # The first frame is made before the headers go out, so that a broken one is an honest error.
     first = pull(whole)
     answer = Answer(200, writer.content_type if writer else content_type, first)

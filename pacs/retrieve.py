@@ -325,26 +325,6 @@ class Retrieve:
                 found |= {row.instance_key: row.json for row in conn.execute(wanted)}
         return found
 
-    def frame_pieces(self, location: InstanceLocation, number: int, first: int) -> Iterator[bytes]:
-        """`frame` in its order, in a first piece of so many bytes and a second one; raises the same for either.
-
-        For a frame whose bytes are those of one run (`run_length`).
-        """
-        assert location.frames is not None
-        ((offset, length),) = location.frames.spans(number)
-        yield self._stored(location, offset, min(first, length))
-        if first < length:
-            yield self._stored(location, offset + first, length - first)
-
-    @staticmethod
-    def run_length(location: InstanceLocation, number: int) -> int | None:
-        """How long a frame is whose bytes lie in one run of the stored data set; None for any other."""
-        frames = location.frames
-        if frames is None or location.deflated or frames.frame_bits % 8:
-            return None
-        spans = frames.spans(number)
-        return spans[0][1] if len(spans) == 1 else None
-
     def frame(self, location: InstanceLocation, number: int) -> bytes:
         """One frame, counted from 1: its codestream as stored, or its native pixels (PS3.5 section 8 and annex A).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -15,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from dicomweb.answers import Buffer
 from dicomweb.bodies import LEND
 from dicomweb.calls import MADE, TOLD
-from pacs.errors import ArchiveError
 from pacs.server.heads import Head
 from pacs.server.lending import WORTH_LENDING, LentBody
 from pacs.server.prompt import Prompt
@@ -250,17 +249,7 @@ class BoundedHttp(HttpToolsProtocol):
         if pieces is None:
             return False
         self._send(pieces)
-        if answer.soon is not None:
-            self._send_soon(answer.soon)
         return True
-
-    def _send_soon(self, rest: Iterator[Buffer]) -> None:
-        """Send what is read while the first of an answer is on its way; where it cannot be, the connection ends."""
-        try:
-            self.transport.writelines(list(rest))
-        except ArchiveError as error:
-            log.warning("connection closed: the rest of an answer cannot be read: %s", error.reason)
-            self.transport.abort()
 
     def _send(self, pieces: Sequence[Buffer]) -> None:
         self._gathering.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client as http_client
-import os
 import re
 import socket
 import threading
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import dicom_data
 import httpx
@@ -25,7 +23,7 @@ from dicomweb.answers import Answer
 from dicomweb.dispatch import Service
 from pacs.accesses import EVENT, window_of
 from pacs.archive import Archive
-from pacs.auth import CLINICAL_RIGHTS, SYSTEM, Right
+from pacs.auth import CLINICAL_RIGHTS, Right
 from pacs.server import compose, http, shelf, wire
 from pacs.server.prompt import Prompt
 from pacs.settings import Settings
@@ -192,32 +190,6 @@ def test_the_same_refusal_either_way(servers: Servers, path: str, accept: str, l
     long_way = get(servers, servers.long_way, path, accept)
     assert 400 <= long_way.status_code < 500
     assert as_sent(made_at_once(servers, path, accept, like=like)) == as_sent(long_way)
-
-
-def test_a_long_frame_whose_rest_cannot_be_read_ends_the_connection(tmp_path: Path) -> None:
-    """Its first piece is under way by then: whoever asked must not take that for the frame."""
-    archive = compose.build(Settings(data=tmp_path, decoders=1))
-    token = archive.auth.create_token("tests", CLINICAL_RIGHTS)
-    with ExitStack() as stack:
-        stack.callback(archive.close)
-        made = doors(stack, archive, token)
-        body, kind = dicom_data.part10(LONG), {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
-        url = f"http://127.0.0.1:{made.at_once}/dicom-web/studies"
-        assert httpx.post(url, content=body, timeout=60, headers=kind).status_code == 200
-        frame = made_at_once(made, LONG_FRAME, "application/octet-stream").content
-        assert frame == LONG.PixelData
-        [location] = archive.retrieve.locate(SYSTEM, "1.2.3.7")
-        assert location.frames is not None
-        begins = location.locator.offset + location.dataset_offset + location.frames.offset
-        os.truncate(tmp_path / "objects" / location.locator.object_key, begins + 200_000)
-
-        def until_it_breaks() -> None:
-            while True:  # what goes the long way says honestly that it failed
-                assert get(made, made.at_once, LONG_FRAME, "application/octet-stream").status_code == 500
-                get(made, made.at_once, LONG_FRAME.replace("frames/1", "frames/2"), "application/octet-stream")
-
-        with pytest.raises(httpx.RemoteProtocolError):
-            until_it_breaks()
 
 
 def test_metadata_that_the_client_has(servers: Servers) -> None:

@@ -182,6 +182,10 @@ class NotAnalysable(Exception):
     """Raised by a plug-in to refuse its input, in words that a clinician can read. Never retried."""
 
 
+class BrokenContract(Exception):
+    """Raised by the host where what was emitted cannot become results; its words are for the plug-in's author."""
+
+
 class Plugin(Protocol):
     """A plug-in: a manifest, a parameter model and the work."""
 

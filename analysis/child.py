@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable(crash)  # a native crash leaves the places in the code, no values
     line = Line(incoming, outgoing)
 
-    from analysis.api import Cancelled, NotAnalysable
+    from analysis.api import BrokenContract, Cancelled, NotAnalysable
     from analysis.command import CommandFailed
 
     try:
@@ -218,6 +218,8 @@ def main(arguments: list[str]) -> None:
             line.say(failed={"type": "MemoryError", "trace": []})
         except CommandFailed as error:
             line.say(failed={"type": "CommandFailed", "trace": [], "words": error.words})
+        except BrokenContract as error:
+            line.say(failed={"type": "BrokenContract", "trace": [], "words": str(error)})
         except Exception as error:
             line.say(failed={"type": type(error).__name__, "trace": places(error)})
         finally:

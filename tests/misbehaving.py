@@ -134,6 +134,14 @@ class Refuses(Behaved):
         raise NotAnalysable("This series shows nothing that can be measured.")
 
 
+class Omits(Behaved):
+    """A report on segments without the label map that holds them."""
+
+    def run(self, ctx: Context, params: Any) -> None:
+        """Hand over the report alone."""
+        ctx.emit("report", VolumeReport(ctx.inputs["scan"], ()))
+
+
 class Understates(Behaved):
     """Its report goes by an output that is declared as another kind."""
 

@@ -6,7 +6,16 @@ from collections.abc import Collection, Sequence
 
 from pydicom import Dataset
 
-from analysis.api import Emitted, ImageFindings, LabelMap, Surface, Turntable, VolumeRendering, VolumeReport
+from analysis.api import (
+    BrokenContract,
+    Emitted,
+    ImageFindings,
+    LabelMap,
+    Surface,
+    Turntable,
+    VolumeRendering,
+    VolumeReport,
+)
 from analysis.results import relations
 from analysis.results.provenance import RunInfo
 from pacs.settings import RESULT_FORMS
@@ -35,7 +44,7 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
     results: list[Dataset] = []
     maps = [value for value in values if isinstance(value, LabelMap)]
     if len(maps) > 1:
-        raise ValueError("a task emits one label map")
+        raise BrokenContract("The plug-in emitted more than one label map.")
     labels = [segmentation.encode(run, value) for value in maps]
     results += labels
     if LABELMAP in forms:
@@ -50,7 +59,9 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
     for value in values:
         if isinstance(value, VolumeReport):
             if not labels:
-                raise ValueError("a report on segments needs the label map that holds them")
+                raise BrokenContract(
+                    "The plug-in emitted a report on segments (VolumeReport) without the label map that holds them."
+                )
             results.append(measurement_report.encode(run, value, labels[0], models))
     findings = [value for value in values if isinstance(value, ImageFindings)]
     if findings:

@@ -113,6 +113,7 @@ def tried(kind: str, params: dict[str, Any] | None = None) -> Finding:
         ("Keeps", "declared, and not made: SR"),
         ("Mumbles", "cannot tell why"),
         ("Smuggles", "not declared"),
+        ("Omits", "without the label map that holds them"),
         ("Understates", "made, and not declared: SR"),
     ],
 )

@@ -140,6 +140,11 @@ def threshold_words(point: OperatingPoint) -> tuple[str, str]:
     return f"Threshold {point.threshold:g}, {point.false_per_image:.2g} FP/image", point.basis
 
 
+def percent(score: float) -> str:
+    """A score of 0 to 1 in words; only what is certain is 100 %."""
+    return f"{100 * score:.0f} %" if score == 1 or score < 0.995 else ">99 %"
+
+
 def laterality(source: Dataset) -> str:
     """The side that an image shows, "" where it does not say."""
     text = str(source.get("ImageLaterality") or source.get("Laterality") or "")
@@ -315,8 +320,7 @@ def _line(canvas: Canvas, box: Box, extent: Extent) -> tuple[tuple[float, float]
 
 def _words(mark: Mark, members: Sequence[Mark], with_ids: bool) -> str:
     """Id, score and count of a cluster, and on request which ids its calcifications have."""
-    percent = f"{100 * mark.score:.0f} %" if mark.score == 1 or mark.score < 0.995 else ">99 %"
-    text = f"{mark.identifier}   {percent}" + (f"   {len(members)} MC" if members else "")
+    text = f"{mark.identifier}   {percent(mark.score)}" + (f"   {len(members)} MC" if members else "")
     if with_ids and members:
         ids = dict.fromkeys((members[0].identifier, members[-1].identifier))
         text += f"\n{' to '.join(ids)}"

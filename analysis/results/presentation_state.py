@@ -15,11 +15,13 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 from analysis.api import ImageFindings, Mark
 from analysis.results import provenance
 from analysis.results.mammography_cad_sr import tracking_uid
+from analysis.results.marked_picture import percent
 from analysis.results.provenance import RunInfo
 
 KIND = "PR"
 LAYER, IDS = "CADE", "CADE IDS"
 _ID_MM = (9.0, 2.5)  # width and height of a calcification's id
+_NAME_MM = (14.0, 3.5)  # and of a cluster's, with its score
 _AMBER_LAB = (53970, 33400, 52400)  # PCS-Values of the viewer's amber (PS3.3 C.10.7.1.1)
 _CIRCLE_MM = 1.1
 _VOI = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence")
@@ -92,9 +94,13 @@ def _annotations(run: RunInfo, findings: ImageFindings, image: Dataset) -> list[
         item.ReferencedImageSequence = provenance.sequence(copy.deepcopy(image))
         item.GraphicLayer = layer
     marks.GraphicObjectSequence = provenance.sequence(*(_shape(run, findings, mark) for mark in findings.marks))
-    named = [mark for mark in findings.marks if mark.parent is None]
-    marks.TextObjectSequence = provenance.sequence(*(_name(run, findings, mark) for mark in named))
-    texts = [text for mark in named for text in _members(run, findings, mark)]
+    names, texts = [], []
+    for mark in findings.marks:
+        if mark.parent is None:
+            members = _members(run, findings, mark)
+            names.append(_name(run, findings, mark, [float(each.BoundingBoxTopLeftHandCorner[1]) for each in members]))
+            texts += members
+    marks.TextObjectSequence = provenance.sequence(*names)
     if not texts:
         return [marks]
     ids.TextObjectSequence = provenance.sequence(*texts)
@@ -164,16 +170,18 @@ def _shape(run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
     return _tracked(shape, run, findings, mark)
 
 
-def _name(run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
-    """The id of a mark beside it, anchored at its right-hand side."""
+def _name(run: RunInfo, findings: ImageFindings, mark: Mark, tops: Sequence[float]) -> Dataset:
+    """The id and score of a mark above it, and above the ids of its members, which begin at `tops`."""
     rows, columns = findings.image.data.shape
-    points = np.clip(np.asarray(mark.points, np.float64), 0.0, np.array([columns, rows], np.float64))
-    anchor = points[int(np.argmax(points[:, 0]))]
+    high, wide, gap = _NAME_MM[1] / findings.spacing[0], _NAME_MM[0] / findings.spacing[1], 1.0 / findings.spacing[0]
+    bottom = max(min([float(mark.points[:, 1].min()), *tops]) - gap, high)
+    left = max(min(float(mark.points[:, 0].min()), columns - wide), 0.0)
     text = Dataset()
-    text.AnchorPointAnnotationUnits = "PIXEL"
-    text.UnformattedTextValue = f"{mark.identifier} {100 * mark.score:.0f}%"
-    text.AnchorPoint = [float(each) for each in anchor]
-    text.AnchorPointVisibility = "N"
+    text.BoundingBoxAnnotationUnits = "PIXEL"
+    text.BoundingBoxTopLeftHandCorner = _inside([left, bottom - high], rows, columns)
+    text.BoundingBoxBottomRightHandCorner = _inside([left + wide, bottom], rows, columns)
+    text.BoundingBoxTextHorizontalJustification = "LEFT"
+    text.UnformattedTextValue = f"{mark.identifier} {percent(mark.score)}"
     return _tracked(text, run, findings, mark)
 
 

@@ -124,8 +124,10 @@ class _Pen:
                 self.line([anchor[0], (start[0], start[1] + size / 2)], level)
         else:
             return
+        share = {"RIGHT": 1.0, "CENTER": 0.5}.get(text(item, "00700012") or "", 0.0)
         for index, line in enumerate(lines):
-            labels.words(self.draw, (start[0], start[1] + index * step), line, size, level)
+            room = right - left - labels.width(self.draw, line, size) if share and len(corners) == 2 else 0.0
+            labels.words(self.draw, (start[0] + share * max(room, 0.0), start[1] + index * step), line, size, level)
 
     def _ink(self, level: int) -> int | tuple[int, int, int]:
         return level if self.draw.mode == "L" else (level, level, level)

@@ -89,7 +89,7 @@ def burnt_in(picture: Picture, top: Sequence[str], bottom: Sequence[str]) -> Pic
 
 
 def _fits(draw: ImageDraw.ImageDraw, lines: Sequence[str], size: int, room: tuple[int, int]) -> bool:
-    longest = max(draw.textlength(_printable(line), font(size)) for line in lines)
+    longest = max(width(draw, line, size) for line in lines)
     return bool(longest <= room[0] - size * 1.2 and len(lines) * size * 1.3 <= room[1] - size * 1.2)
 
 
@@ -110,6 +110,11 @@ def _has_face() -> bool:
     except OSError:
         return False
     return True
+
+
+def width(draw: ImageDraw.ImageDraw, line: str, size: float) -> float:
+    """How long `words` writes a line, in pixels."""
+    return float(draw.textlength(_printable(line), font(size)))
 
 
 def words(draw: ImageDraw.ImageDraw, at: tuple[float, float], line: str, size: float, level: int = 255) -> None:

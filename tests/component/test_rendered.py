@@ -364,6 +364,13 @@ def test_graphics_of_a_state(web: Web) -> None:
     twice = png(web, where, viewport="128,128")
     assert twice.shape == (128, 128)
     assert (twice[24:38, 24:58] == 255).all()
+    words.UnformattedTextValue = "X"
+    columns = {}
+    for side in ("LEFT", "CENTER", "RIGHT"):  # PS3.3 C.10.5: within its bounding box
+        words.BoundingBoxTextHorizontalJustification = side
+        drawn = png(web, stored(web, state(image, GraphicAnnotationSequence=[layer])) + "/rendered")[38:]
+        columns[side] = np.flatnonzero(drawn.max(axis=0) > 100).mean()
+    assert columns["LEFT"] < 16 < 24 < columns["CENTER"] < 40 < 48 < columns["RIGHT"]
 
 
 def test_what_a_state_rules_out(web: Web) -> None:

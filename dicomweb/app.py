@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dicomweb import capabilities, errors, links
 from dicomweb.answers import Answer
-from dicomweb.calls import MADE, Call, Rendition, Waits, Web
+from dicomweb.calls import MADE, RECEIVING_THREADS, RECEIVING_TO_DISK, Call, Rendition, Waits, Web
 from dicomweb.dispatch import Prompt, Service
 from dicomweb.media_types import NotAcceptable
 from dicomweb.routes import SOCKETS, TABLE, UNSUPPORTED, Row
@@ -36,7 +36,8 @@ def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[st
     root = root.rstrip("/")
     proxies = links.networks(archive.settings.trusted_proxies)
     cpu = anyio.CapacityLimiter(max(2, archive.settings.decoders))
-    web = Web(archive, root, dict(renditions), proxies, cpu=cpu)
+    receiving = anyio.CapacityLimiter(RECEIVING_TO_DISK if archive.settings.objects == "files" else RECEIVING_THREADS)
+    web = Web(archive, root, dict(renditions), proxies, cpu=cpu, receiving=receiving)
     paths: dict[str, dict[str, Row]] = {}
     for row in TABLE:
         paths.setdefault(row.path, {})[row.method] = row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 LEND = "lend"
@@ -20,8 +21,11 @@ class Lent(Protocol):
     async def ready(self) -> None:
         """Return when there is something to receive. Raises InvalidInput for a client that is gone or too slow."""
 
-    def receive(self, room: memoryview) -> int:
-        """How many bytes came into `room`; 0 when none came for a while. Blocks. Raises InvalidInput as `ready`."""
+    def receive(self, room: memoryview, wanted: Callable[[], bool]) -> int:
+        """How many bytes came into `room`; 0 when none came for a while, or none are there and others want the thread.
+
+        Blocks. Raises InvalidInput as `ready`.
+        """
 
     def give_back(self) -> None:
         """Let the server go on with the connection: what is left of the body is passed over."""

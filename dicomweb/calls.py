@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ T = TypeVar("T")
 LOCATED_BYTES = 16 << 20
 IO_THREADS = 32
 RECEIVING_THREADS = PREPARING_THREADS = 8
+RECEIVING_TO_DISK = max(2, min(RECEIVING_THREADS, os.cpu_count() or 1))
+"""Bodies that are received at a time for a local disk: more would only take interpreter and caches from each other."""
+
 HERE = b"\xff"
 """Stands for an address in ready JSON; never valid in UTF-8."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
 
@@ -122,9 +122,14 @@ async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | 
 async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:
     """Take in the rest of a body; a thread is held while bytes come, and let go while none do."""
     await call.io(taking.feed, [lent.first])
+    receiving = call.web.receiving
+
+    def wanted() -> bool:
+        return receiving.statistics().tasks_waiting > 0
+
     while lent.left:
         await lent.ready()
-        await anyio.to_thread.run_sync(taking.burst, lent, limiter=call.web.receiving)
+        await anyio.to_thread.run_sync(taking.burst, lent, wanted, limiter=receiving)
 
 
 class Taking:
@@ -147,15 +152,16 @@ class Taking:
         for chunk in batch:
             self._take(self._reader.feed(chunk))
 
-    def burst(self, lent: Lent) -> None:
+    def burst(self, lent: Lent, wanted: Callable[[], bool] = lambda: False) -> None:
         """Receive and take for as long as more comes, up to BURST_BYTES and for BURST_S.
 
+        Where the thread is `wanted` by others, it does not wait for the next bytes.
         Raises as `feed`, and InvalidInput for a client that left.
         """
         taken, until = 0, time.monotonic() + BURST_S
         while lent.left and taken < BURST_BYTES and time.monotonic() < until:
             with self._reader.room() as room:
-                count = lent.receive(room[: lent.left])
+                count = lent.receive(room[: lent.left], wanted)
             if not count:
                 return
             taken += count

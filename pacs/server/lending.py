@@ -16,7 +16,7 @@ WORTH_LENDING = 64 << 10
 """A shorter rest of a body comes as messages."""
 
 PATIENCE_MS = 50
-"""How long a thread waits for more of a body before it is let go."""
+"""How long a thread waits for more of a body before it is let go, where nobody else wants it."""
 
 
 class LentBody:
@@ -69,11 +69,14 @@ class LentBody:
                 raise InvalidInput(f"a body slower than {self._least} bytes a second")
             self._waited, self._came = 0.0, 0
 
-    def receive(self, room: memoryview) -> int:
-        """How many bytes came into `room`; 0 when none came for a while. Blocks. Raises InvalidInput as `ready`."""
+    def receive(self, room: memoryview, wanted: Callable[[], bool]) -> int:
+        """How many bytes came into `room`; 0 when none came for a while, or none are there and others want the thread.
+
+        Blocks. Raises InvalidInput as `ready`.
+        """
         if not (count := self._received(room)):
             began = time.monotonic()
-            more = self._poll.poll(PATIENCE_MS)
+            more = self._poll.poll(0 if wanted() else PATIENCE_MS)
             self._waited += time.monotonic() - began
             count = self._received(room) if more else 0
         self.left -= count

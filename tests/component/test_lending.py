@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +111,8 @@ class Counted(lending.LentBody):
 
     came = 0
 
-    def receive(self, room: memoryview) -> int:
-        count = super().receive(room)
+    def receive(self, room: memoryview, wanted: Callable[[], bool]) -> int:
+        count = super().receive(room, wanted)
         Counted.came += count
         return count
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.retrieve import Edition, InstanceLocation
 
-LARGE_BATCH_BYTES = 1 << 20
+LARGE_BATCH_BYTES = 2 << 20
 """What is made at a time of an answer while few are being sent: each step costs the same, however long it is."""
 LARGE_HELD_BYTES = 4 * LARGE_BATCH_BYTES
 

@@ -111,6 +111,7 @@ def of_queues(queues: Iterable[Queued]) -> Iterator[Family]:
     yield gauge("running", "Tasks that a worker has.", (each.running for each in found))
     yield gauge("dead", "Tasks that were given up after their last attempt.", (each.dead for each in found))
     yield gauge("workers", "Worker processes that take these tasks.", (len(each.posts) for each in found))
+    yield gauge("stranded", "Tasks that wait and that none of the workers can take.", (each.stranded for each in found))
 
 
 def of_worker(worker: Worker) -> Iterator[Family]:

@@ -139,7 +139,8 @@ class CommandPlugin:
         # In the folder of the task: there is room, inputs can be linked, and it goes even if this process is killed.
         home = getattr(ctx, "scratch", None)
         with tempfile.TemporaryDirectory(prefix="command-", dir=home, ignore_cleanup_errors=True) as scratch:
-            given, made = Path(scratch, "in"), Path(scratch, "out")
+            # The command runs in another folder, from where a data folder given as a relative path is not found.
+            given, made = Path(scratch).resolve() / "in", Path(scratch).resolve() / "out"
             given.mkdir()
             made.mkdir()
             _write_inputs(ctx, params, given)

@@ -210,6 +210,18 @@ def test_what_goes_wrong_is_said_in_words(tmp_path: Path, files: list[Path], scr
     assert not [path for path in opened if path.endswith("labels.npy")], "what it wrote is left open"
 
 
+def test_the_folder_of_the_task_may_be_a_relative_path(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task").mkdir()
+    plugin = CommandPlugin(written(tmp_path / "shell", 'test -f "$1/parameters.json" && test -d "$2"'))
+    volume, _ = inputs.volume([inputs.read(path) for path in files], lambda fraction: None)
+    ctx = LocalContext({"ct": volume})
+    ctx.scratch = Path("task")  # type: ignore[attr-defined]
+    plugin.run(ctx, plugin.params())
+
+
 def test_a_command_is_told_no_secrets_and_works_beside_the_task(
     tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ class Committing:
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
         self._busy: set[str] = set()
-        self._verifying = False
+        self._verifying = self._look_again = False
         self._closed = False
         self._swept_at = 0.0
         self._verifier = ThreadPoolExecutor(1, "commitment verifier")
@@ -120,7 +120,9 @@ class Committing:
         with self._lock:
             if self._closed:
                 return
-            verify, self._verifying = not self._verifying, True
+            # The verifier may just have found nothing more to do: what came since is not left to the next step.
+            self._look_again, self._verifying = self._verifying, True
+            verify = not self._look_again
         if verify:
             self._verifier.submit(self._verify_all)
         self._report_all(now)
@@ -155,15 +157,20 @@ class Committing:
 
     def _verify_all(self) -> None:
         try:
-            while not self._closed and self._verify_next():
-                pass
+            while True:
+                while not self._closed and self._verify_next():
+                    pass
+                with self._lock:
+                    if self._closed or not self._look_again:
+                        self._verifying = False
+                        return
+                    self._look_again = False
         except ArchiveError as error:
             log.warning("storage commitment: %s; trying again", error)
         except Exception:
             log.exception("storage commitment: verifying failed; trying again")
-        finally:
-            with self._lock:
-                self._verifying = False
+        with self._lock:
+            self._verifying = False
 
     def _verify_next(self) -> bool:
         """Whether there was a request to verify."""

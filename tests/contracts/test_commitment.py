@@ -245,6 +245,32 @@ def test_the_same_request_again_is_one_and_another_under_its_uid_is_a_duplicate(
     assert diary.told[3].complete
 
 
+def test_a_request_that_comes_as_the_verifier_ends_is_not_left_to_the_next_step(
+    ingest: Ingest, commitments: Commitments, committing: Committing, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = put_in(ingest, 1)
+    verify_next, step, stepped = committing._verify_next, committing.step, threading.Event()
+    late = ["1.2.4"]
+
+    def stepping(now: float) -> None:
+        step(now)
+        stepped.set()
+
+    def verifying() -> bool:
+        found = verify_next()
+        if not found and late:
+            stepped.clear()
+            commitments.accept(late.pop(), pairs, peer="CT2", principal=MODALITY)
+            assert stepped.wait(DEADLINE_S)
+        return found
+
+    monkeypatch.setattr(committing, "step", stepping)
+    monkeypatch.setattr(committing, "_verify_next", verifying)
+    commitments.accept("1.2.3", pairs, peer="CT1", principal=MODALITY)
+    until(lambda: len(diary.told) == 2)
+    assert all(told.complete for told in diary.told)
+
+
 def test_refusals(commitments: Commitments) -> None:
     with pytest.raises(Forbidden):
         commitments.accept("1.2", [(CT, "1.2")], peer="X", principal=Principal("X", "ae", frozenset({Right.QUERY})))

@@ -7,9 +7,9 @@ import numpy as np
 from conformance.check import Level, NotSupported, check
 from conformance.checks.retrieve import stored
 from conformance.checks.syntaxes import OCTETS, frame_syntax, native, parts, pixels_of
-from conformance.codecs import ELE
+from conformance.codecs import ELE, RLE
 from conformance.context import Context
-from conformance.data import Sample
+from conformance.data import MF_WORD, Sample, ramp
 
 SERVICE = "WADO-RS"
 ANY = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -146,3 +146,23 @@ def decoded(c: Context) -> None:
 def floats(c: Context) -> None:
     for name in ("float", "double", "signed12"):
         expect_frames(c, c.sample("images", name))
+
+
+@check("D54", "PS3.18 8.5", "a codestream that cannot be decoded: 4xx, and the frame beside it is given",
+       Level.ROBUSTNESS, service=SERVICE, last=1)  # fmt: skip
+def undecodable(c: Context) -> None:
+    ds = c.maker.dataset("undecodable", "s", 1, MF_WORD)
+    sample = c.maker.image("undecodable", ds, ramp(24, 20, 2, top=4000, dtype="u2"), RLE, bits_stored=12)
+    frame = sample.frames[0]
+    sample.file = sample.file.replace(frame, b"\xff" * len(frame), 1)  # an RLE header of 4294967295 segments
+    c.store([sample])
+    if sample.refused:
+        raise NotSupported(f"it is refused when it is stored: {sample.refused}")
+    if c.web.get(f"{sample.path}/frames/2", accept=OCTETS).status != 200:
+        raise NotSupported("no compressed object can be had as native frames")
+    answer = c.web.get(f"{sample.path}/frames/1", accept=OCTETS)
+    c.expect("status 4xx", 400 <= answer.status < 500, about=answer)
+    answer = c.web.get(f"{sample.path}/frames/1/rendered", accept="image/jpeg")
+    c.expect("status 4xx (501: frames are not rendered)", 400 <= answer.status < 500 or answer.status == 501,
+             about=answer)  # fmt: skip
+    expect_frames(c, sample, "2", [native(sample)[1]])

@@ -239,6 +239,8 @@ RETRIEVES = (
     Fault("windows are moved", "D47w", asking(lambda r: r.rewrite(
         "window", lambda v: re.sub(r"^-?\d+", lambda m: str(int(m[0]) + 20), v)), "/rendered")),
     Fault("states are turned round", "D48", contents(_picture, "/rendered")),
+    Fault("broken pixels are a server error", "D54", status(406, 500, "/frames/1")),
+    Fault("broken pixels are guessed", "D54", status(406, 200, "/frames/1/rendered$")),
     Fault("a mixed study is a server error", "D51", status(406, 500, "/studies/")),
     Fault("a file that is said to be a picture", "E04", header("content-type", "image/jpeg", "/wado$")),
     Fault("Big Endian by URI", "E05", contents(_other_syntax, "/wado$")),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import io
 import json
+import pkgutil
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -12,11 +15,16 @@ import broken_results
 import pytest
 import result_objects
 from broken_results import BROKEN, Broken
-from pydicom import DataElement, Dataset, config
+from pydicom import DataElement, Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
+from pydicom.uid import Comprehensive3DSRStorage
 from result_objects import PRIORS
 
+import analysis
+from analysis import verdict_document
+from analysis.api import Code
 from analysis.results import checks, provenance, segmentation
+from analysis.results.checks import attributes, concepts, trees
 from analysis.results.checks.modules import IODS, Attribute
 
 Sets = dict[bool, tuple[list[Dataset], list[Dataset], list[bytes]]]
@@ -65,6 +73,34 @@ def test_a_broken_copy_is_found(sets: Sets, each: Broken) -> None:
     told = " ".join(defect.words for defect in found)
     assert str(sources[0].PatientName) not in told
     assert "SOMEBODY ELSE" not in told
+
+
+def test_a_verdict_on_a_report_has_lawful_attributes_and_codes(sets: Sets) -> None:
+    """It goes into the archive by another door than results, and says the same by the same codes."""
+    read = [dcmread(io.BytesIO(file)) for file in sets[False][2]]
+    report = next(ds for ds in read if ds.SOPClassUID == Comprehensive3DSRStorage)
+    [measured] = trees.children(report, "126010")
+    group = trees.children(measured, "125007")[-1]
+    for verdict in verdict_document.VALUES:
+        made = verdict_document.encode(
+            report, group, uid="1.2.3", verdict=verdict, comment="seen", reader="eve", number=1, when=1767348900.0
+        )
+        ds = dcmread(io.BytesIO(provenance.part10(made)))
+        assert list(attributes.defects(ds, attributes.Inherited(()))) == []
+        assert list(concepts.defects(ds)) == []
+
+
+def test_every_code_that_is_written_means_what_ps316_says() -> None:
+    """Also those of documents that are not results: batches, verdicts."""
+    written = {
+        value
+        for module in pkgutil.walk_packages(analysis.__path__, "analysis.")
+        if module.name.startswith(("analysis.results.", "analysis.plugins.", "analysis.verdict", "analysis.batch"))
+        for value in vars(importlib.import_module(module.name)).values()
+        if isinstance(value, Code)
+    }
+    assert len(written) > 50
+    assert [code for code in written if concepts.unknown(provenance.code(code))] == []
 
 
 def test_bytes_that_are_no_dicom_are_found(sets: Sets) -> None:
@@ -130,13 +166,13 @@ def test_the_tables_ask_for_what_the_standard_asks_for() -> None:
         json.loads(resources.files("highdicom").joinpath("_standard", name).read_text())
         for name in ("module_attribute_map.json", "iod_module_map.json", "sop_class_iod_map.json")
     ]
-    for sop_class, attributes in IODS.items():
+    for sop_class, table in IODS.items():
         wanted: dict[tuple[str, ...], set[str]] = {}
         for module in iods[classes[sop_class]]:
             for entry in modules.get(module["key"], ()):
                 wanted.setdefault((*entry["path"], entry["keyword"]), set()).add(entry["type"])
         checked: dict[tuple[str, ...], list[str]] = {}
-        for path, attribute in flat(attributes):
+        for path, attribute in flat(table):
             checked.setdefault(path, []).append(attribute.type)
         for path, types in checked.items():
             if path[0] not in OURS and path in wanted:

@@ -33,6 +33,7 @@ _OURS = (
     *("111026", "111066", "111034", "111056", "111059", "111010", "111041", "111009"),
     *("111008", "111038", "111064", "111063", "111025", "111022", "111065"),
     "113012",  # key objects
+    *("121008", "121106"),  # verdicts: who, and a comment
 )
 NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {code: ("DCM", _DCM[code][0]) for code in _OURS}

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from pacs.buffers import Buffers, Memory
 from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
-from pacs.memory import Buffers, Memory
 
 IN_MEMORY_BYTES = 1 << 20
 MOST_LEAD_BYTES = mmap.PAGESIZE

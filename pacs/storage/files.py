@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacs import spool as spooling
+from pacs.buffers import Buffers
 from pacs.errors import NotFound, OutOfResources, Unavailable
-from pacs.memory import Buffers
 from pacs.spool import Backing, Spool
 from pacs.storage import records, segments
 from pacs.storage.base import CHUNK, Locator, Placed, Recorded, Unproven, small_name, span

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pacs.buffers import Buffers
 from pacs.errors import NotFound
-from pacs.memory import Buffers
 from pacs.spool import MEMORY_BYTES, Spool
 from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
 

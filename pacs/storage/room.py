@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from pacs.memory import HUGE_PAGE, Memory
+from pacs.buffers import HUGE_PAGE, Memory
 from pacs.storage import kernel
 from pacs.storage.records import BLOCK, aligned
 

@@ -22,8 +22,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pacs import spool as spooling
+from pacs.buffers import Buffers
 from pacs.errors import ArchiveError, NotFound, OutOfResources, Unavailable
-from pacs.memory import Buffers
 from pacs.spool import MEMORY_BYTES, Spool
 from pacs.storage.base import CHUNK, SMALL_PREFIX, Locator, Placed, Unproven, small_name, span
 

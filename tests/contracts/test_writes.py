@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pacs import native
-from pacs.memory import Memory
+from pacs.buffers import Memory
 from pacs.storage.underway import Writes
 
 BLOCK = 4096

@@ -19,8 +19,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pacs.settings": ("pacs.errors",),
     "pacs.native": (),  # knows bytes only
     "pacs.dicom": ("pacs.errors", "pacs.uids", "pacs.native"),
-    "pacs.spool": ("pacs.errors", "pacs.digest", "pacs.dicom"),
-    "pacs.storage": ("pacs.errors", "pacs.uids", "pacs.digest", "pacs.dicom", "pacs.spool"),
+    "pacs.buffers": (),  # memory only
+    "pacs.spool": ("pacs.errors", "pacs.digest", "pacs.dicom", "pacs.buffers"),
+    "pacs.storage": (
+        "pacs.errors",
+        "pacs.uids",
+        "pacs.digest",
+        "pacs.dicom",
+        "pacs.spool",
+        "pacs.buffers",
+        "pacs.native",
+    ),
     "pacs.index": ("pacs.errors", "pacs.uids", "pacs.dicom", "pacs.events"),
     "pacs.known_aes": ("pacs.errors", "pacs.settings"),
     "pacs.auth": ("pacs.errors", "pacs.index", "pacs.settings", "pacs.known_aes"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pacs import spool as spooling
+from pacs.buffers import Buffers
 from pacs.digest import Digest
 from pacs.errors import OutOfResources, TooLarge, Unavailable
-from pacs.memory import Buffers
 from pacs.spool import IN_MEMORY_BYTES, MEMORY_BYTES, Spool, TemporaryFile
 
 

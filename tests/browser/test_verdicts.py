@@ -12,6 +12,8 @@ from playwright.sync_api import expect
 from test_viewer import MG_STUDY, marked_mammogram
 from visitor import Visit, store
 
+from pacs import uids
+
 pytestmark = pytest.mark.browser
 
 
@@ -94,6 +96,22 @@ def test_a_reader_corrects_whatever_a_finding_says(visit: Visit, read: None, ser
     (corrected,) = (each["corrected"] for each in said if each["verdict"] == "corrected")
     assert {each["meaning"] for each in corrected["codes"]} == {"Finding", "Assessment Category"}
     assert [each["value"] for each in corrected["measurements"]] == [40.5]
+
+
+def test_what_only_a_reader_has_seen_is_marked(visit: Visit, read: None, server: RunningServer) -> None:
+    missed = {
+        "report": uids.derived("sr"), "verdict": "missed", "image": uids.derived("mg"), "shape": "circle",
+        "points": [[60, 60], [66, 60]], "finding": {"value": "129793001", "scheme": "SCT", "meaning": "Mass"},
+    }  # fmt: skip
+    token = {"Authorization": f"Bearer {server.token}"}
+    httpx.post(f"{server.http}/api/verdicts", json=missed, headers=token, timeout=60).raise_for_status()
+    page = visit().study(MG_STUDY)
+    row = page.locator('.finding[data-id="Missed: Mass"]')
+    row.click()
+    expect(page.locator('[data-mark="Missed: Mass"]').first).to_be_attached()
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Missed")
+    page.keyboard.press("x")  # withdrawn
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Rejected")
 
 
 def test_batches(visit: Visit, read: None) -> None:

@@ -2,11 +2,12 @@
 import { supersededTasks, workitem } from './api';
 import { type Dataset, date, items, text } from './dicom';
 import type { ReportOf } from './findings';
-import { nest, REPORT_CLASSES, readReport } from './sr';
+import { type Finding, nest, REPORT_CLASSES, readReport } from './sr';
 import { readTask } from './workitem';
 
 const KEY_OBJECT = '.88.59';
 const CAD_REPORT = '.88.50';
+const MISSED = 'Missed:';
 const PREDECESSORS = '0040A360';
 const VERDICT = "Reader's verdict";
 
@@ -25,6 +26,14 @@ interface ReportSeries {
   ds: Dataset;
 }
 
+/** The documents that this one succeeds (PS3.3 C.17.2.3). */
+function predecessors(ds: Dataset): string[] {
+  return items(ds, PREDECESSORS)
+    .flatMap((study) => items(study, '00081115'))
+    .flatMap((series) => items(series, '00081199'))
+    .map((each) => text(each, '00081155'));
+}
+
 /** What the series say; `outdated` tells of a series whether newer results have replaced it. */
 export async function readReports(
   series: readonly ReportSeries[],
@@ -33,18 +42,24 @@ export async function readReports(
 ): Promise<ReportOf[]> {
   const found: (ReportOf & { rank: number })[] = [];
   const succeeded = new Set<string>();
+  const added = new Map<string, Finding[]>();
   for (const each of series) {
     const metadata = await metadataOf(each).catch(() => []);
     for (const ds of metadata) {
       const sopClass = text(ds, '00080016');
       if (!REPORT_CLASSES.test(sopClass) || sopClass.endsWith(KEY_OBJECT)) continue;
       const report = readReport(ds);
-      // What a reader has said stands at the finding itself.
-      if (report.findings.some((finding) => finding.evaluations.some(({ name }) => name === VERDICT))) continue;
+      // What a reader has said stands at the finding itself; a finding that only a reader has seen, in the report.
+      const judged = report.findings.find((finding) => finding.evaluations.some(({ name }) => name === VERDICT));
+      if (judged) {
+        const evaluations = judged.evaluations.filter(({ name }) => name !== VERDICT);
+        const missed = judged.evaluations.some(({ value }) => value.startsWith(MISSED));
+        for (const sop of missed ? predecessors(ds) : [])
+          added.set(sop, [...(added.get(sop) ?? []), { ...judged, evaluations }]);
+        continue;
+      }
       report.findings = nest(report.findings);
-      for (const study of items(ds, PREDECESSORS))
-        for (const series of items(study, '00081115'))
-          for (const each of items(series, '00081199')) succeeded.add(text(each, '00081155'));
+      for (const sop of predecessors(ds)) succeeded.add(sop);
       const when = [
         date(text(ds, '00080023') || text(ds, '00080021')),
         text(ds, '00080033')
@@ -65,6 +80,10 @@ export async function readReports(
       });
     }
   }
+  for (const { sopInstance, report } of found)
+    for (const finding of added.get(sopInstance) ?? [])
+      if (report.findings.every(({ trackingUID }) => trackingUID !== finding.trackingUID))
+        report.findings.push({ ...finding, key: `${report.findings.length + 1}` });
   for (const each of found)
     if (succeeded.has(each.sopInstance) && !each.outdated) {
       each.outdated = true;

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 UNREADABLE = "the input cannot be read"
 
 
@@ -172,8 +172,13 @@ def places(error: BaseException) -> list[str]:
 
 
 def _guard(parent: int) -> None:
-    """Die with the parent, leave no core, print nothing, and be the first to go when memory runs out."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Die with the parent, leave no core, print nothing, and be the first to go when memory runs out.
+
+    What the plug-in starts stays below this process, whatever it does to get away, so that the parent finds it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:
         os._exit(0)  # it died before we asked
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.api import NotAnalysable
+from analysis.command_guard import descendants
 from analysis.devices import Device
 from pacs.errors import Unavailable
 
@@ -138,12 +139,16 @@ class Child:
         """Whether it is alive and worth keeping: not too old, and not holding on to memory."""
         return self._process.poll() is None and self.tasks < MAX_TASKS and self.memory_bytes() < MAX_IDLE_BYTES
 
-    def memory_bytes(self) -> int:
-        """Its resident memory, 0 once it is gone."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
-        except (OSError, IndexError, ValueError):
-            return 0
+    def memory_bytes(self, most: int = MAX_IDLE_BYTES) -> int:
+        """Its resident memory and that of all that it has started, 0 once it is gone.
+
+        What they share, as after a fork, counts once where the sum would else be more than `most`.
+        """
+        everybody = [self.pid, *descendants(self.pid)]
+        resident = sum(_resident_bytes(pid) for pid in everybody)
+        if len(everybody) == 1 or resident <= most:
+            return resident
+        return sum(_proportional_bytes(pid) for pid in everybody)
 
     def run(self, task: dict[str, Any], limits: Limits, check: Check) -> list[dict[str, Any]]:
         """The result files of a task. The process is killed on any way out but a result or a plug-in's own end.
@@ -156,7 +161,10 @@ class Child:
                 self._await_ready(check)
             self.tasks += 1
             self._say({"task": task | {"gpu_memory_mb": limits.gpu_memory_mb}})
-            return self._watch(limits, check)
+            done = self._watch(limits, check)
+            if descendants(self.pid):
+                self.close()  # what a plug-in leaves running ends with its task
+            return done
         except (NotAnalysable, _PluginError):
             raise
         except BaseException:
@@ -202,7 +210,8 @@ class Child:
                 if now > stopping:
                     raise TaskStopped
                 continue
-            if self.memory_bytes() > limits.memory_mb << 20:
+            most = limits.memory_mb << 20
+            if self.memory_bytes(most) > most:
                 raise TaskFailed(f"The analysis needed more than {limits.memory_mb} MB of memory and was stopped.")
             if now > deadline:
                 raise TaskFailed(f"The analysis took longer than {limits.seconds:g} s and was stopped.")
@@ -260,9 +269,17 @@ class Child:
         return _PluginError(f"The analysis failed because of an internal error ({failed['type']}).")
 
     def close(self) -> None:
-        """Kill it and wait for its end."""
+        """Kill it with all that it has started, and wait for its end."""
         if self._in < 0:
             return
+        _signal(self.pid, signal.SIGSTOP)  # what stands still starts nothing more
+        below: set[int] = set()
+        while more := set(descendants(self.pid)) - below:
+            below |= more
+            for pid in more:
+                _signal(pid, signal.SIGSTOP)
+        for pid in below:
+            _signal(pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -270,6 +287,28 @@ class Child:
         os.close(self._out)
         self._crash.close()
         self._in = -1
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _proportional_bytes(pid: int) -> int:
+    """Its memory, of what it shares with others its part alone."""
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Pss:\s+([0-9]+) kB", told, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
 
 
 class _PluginError(TaskFailed):

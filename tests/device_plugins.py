@@ -67,11 +67,13 @@ class Greedy(Labels):
 
 
 class Parent(Labels):
-    """Starts a process that would live for ever, and heeds nobody."""
+    """Starts a process that would live for ever in a session of its own, with as much memory as is asked for."""
 
     def run(self, ctx: Context, params: NoParams) -> None:
         """Never end."""
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        size = int(os.environ["MEMORY_MB"])
+        code = f"import time; held = b'x' * ({size} << 20); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         Path(os.environ["PID_FILE"]).write_text(f"{child.pid}\n")
         time.sleep(600)
 

@@ -193,7 +193,9 @@ class Endless:
         """Never return."""
         ctx.emit("labels", LabelMap(ctx.inputs["series"], np.ones(ctx.inputs["series"].data.shape, np.uint8), (DENSE,)))
         if params.how == "family":
-            subprocess.Popen([sys.executable, "-c", "while True: pass", params.mark])
+            # It runs away: into a session of its own, from a parent that ends at once.
+            away = "import os\nif not os.fork():\n    while True: pass"
+            subprocess.Popen([sys.executable, "-c", away, params.mark], start_new_session=True)
         ctx.progress(0.5, "busy")
         if params.how == "c":
             re.match(r"(a+)+$", "a" * 64 + "b")

@@ -253,18 +253,19 @@ def test_the_memory_pool_of_a_device_gets_the_declared_limit() -> None:
     device.choose("cpu").free()
 
 
-def test_what_a_plug_in_started_ends_with_it(tmp_path: Path) -> None:
-    child = Child("device_plugins:parent", "cpu", 1, {"PID_FILE": str(tmp_path / "pid")})
+@pytest.mark.parametrize(("size_mb", "end"), [(1, TaskStopped), (1200, TaskFailed)], ids=["stopped", "memory"])
+def test_what_a_plug_in_started_ends_with_it(tmp_path: Path, size_mb: int, end: type[Exception]) -> None:
+    child = Child("device_plugins:parent", "cpu", 1, {"PID_FILE": str(tmp_path / "pid"), "MEMORY_MB": str(size_mb)})
     task = task_in(tmp_path)
     stop = threading.Event()
 
     def check(progress: float, words: str) -> str:
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"):
             stop.set()
-        return "stop" if stop.is_set() else "continue"
+        return "stop" if stop.is_set() and end is TaskStopped else "continue"
 
-    with pytest.raises(TaskStopped):
-        child.run(task, Limits(60, 2_000), check)  # type: ignore[arg-type]
+    with pytest.raises(end, match="more than 1000 MB of memory" if end is TaskFailed else None):
+        child.run(task, Limits(60, 1_000), check)  # type: ignore[arg-type]
     grandchild = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 60
     while _alive(grandchild):

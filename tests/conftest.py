@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ class RunningServer:
         """A fresh one-time login link."""
         return self.command("login-link").strip().splitlines()[-1]
 
-    @property
+    @cached_property
     def token(self) -> str:
-        """A fresh bearer token with every right of a clinician and of an administrator."""
+        """A bearer token with every right of a clinician and of an administrator."""
         rights = "query,read,store,delete,process,admin"
         out = self.command("token", "create", "--name", "tests", "--rights", rights)
         return out.strip().splitlines()[-1]
@@ -104,7 +105,7 @@ class RunningServer:
                 assert time.monotonic() < until, f"tasks after {timeout_s} s: {states}"
                 time.sleep(0.25)
 
-    def stop(self, number: int = signal.SIGINT, timeout_s: float = 30) -> int:
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = 60) -> int:
         """Stop it; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -116,7 +117,7 @@ def start_server(
     *,
     settings: dict[str, str] | None = None,
     arguments: Sequence[str] = (),
-    timeout_s: float = 60,
+    timeout_s: float = 120,
     command: Sequence[str] = (COMMAND,),
 ) -> RunningServer:
     """A server on free loopback ports, ready to be asked; `command` may be another one with the same arguments."""

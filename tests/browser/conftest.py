@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import RunningServer, start_server
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, StorageState, sync_playwright
 
 import viewer
 
@@ -66,16 +66,31 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def session(browser: Browser, server: RunningServer) -> StorageState:
+    """The cookies of somebody who followed a login link."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.login_link)
+    page.wait_for_selector("header.top")
+    kept = context.storage_state()
+    page.goto("about:blank")  # ends the event stream
+    context.close()
+    assert kept["cookies"]
+    return kept
+
+
 @pytest.fixture
-def visit(browser: Browser, server: RunningServer) -> Iterator[Visit]:
-    """Make visitors, logged in by a login link unless told otherwise; no script may have failed on any page."""
+def visit(browser: Browser, server: RunningServer, session: StorageState) -> Iterator[Visit]:
+    """Make visitors, logged in unless told otherwise; no script may have failed on any page."""
     contexts: list[BrowserContext] = []
     visitors: list[Visitor] = []
 
     def make(*, width: int = 1280, height: int = 800, logged_in: bool = True, phone: bool = False) -> Visitor:
         context = browser.new_context(
-            viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, locale="en-GB"
-        )
+            viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, locale="en-GB",
+            storage_state=session if logged_in else None,
+        )  # fmt: skip
         contexts.append(context)
         visitor = Visitor(context.new_page(), server.http)
         visitors.append(visitor)
@@ -88,7 +103,7 @@ def visit(browser: Browser, server: RunningServer) -> Iterator[Visit]:
         visitor.page.on("console", heard)
         visitor.page.on("dialog", lambda dialog: visitor.problems.append(f"a dialog: {dialog.message}"))
         if logged_in:
-            visitor.page.goto(server.login_link)
+            visitor.page.goto(server.http)
             visitor.page.wait_for_selector("header.top")
         return visitor
 

@@ -23,7 +23,10 @@ WAIT_S = 30.0
 
 def receiver(c: Context) -> str:
     """The AE title under which the suite subscribes."""
-    return c.dimse_or_none.calling if c.dimse_or_none else "CONFORMANCE"
+    title = c.dimse_or_none.calling if c.dimse_or_none else "CONFORMANCE"
+    if title == c.options.listen.partition("@")[0]:  # there the server may tell its events over DIMSE instead
+        return f"{title[:12]}.WEB"
+    return title
 
 
 def subscribe(c: Context, uid: str, query: str = "") -> Answer:

@@ -182,16 +182,8 @@ class HttpProxy:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def setup(self) -> None:
-                super().setup()
-                self.upstream = http.client.HTTPConnection(*proxy._place, timeout=60)
-
-            def finish(self) -> None:
-                self.upstream.close()
-                super().finish()
-
             def _handle(self) -> None:
-                proxy._handle(self, self.upstream)
+                proxy._handle(self)
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_OPTIONS = do_PATCH = _handle
 
@@ -210,7 +202,7 @@ class HttpProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handle(self, handler: BaseHTTPRequestHandler, upstream: http.client.HTTPConnection) -> None:
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         if handler.headers.get("Upgrade", "").lower() == "websocket":
             self._tunnel(handler)
             return
@@ -223,7 +215,7 @@ class HttpProxy:
             target = request.path + (
                 "?" + (parts.query if plain else urlencode(request.query)) if request.query else ""
             )
-            reply = self._forward(upstream, request, target)
+            reply = self._forward(request, target)
             self.breaking.reply(request, reply)
         handler.send_response_only(reply.status)
         for name, value in reply.headers.items():
@@ -235,23 +227,24 @@ class HttpProxy:
         if request.method != "HEAD" and reply.status not in (204, 304):
             handler.wfile.write(reply.body)
 
-    def _forward(self, upstream: http.client.HTTPConnection, request: Request, target: str) -> Reply:
+    def _forward(self, request: Request, target: str) -> Reply:
+        # A connection of its own for each: one that is kept may be closed by the server while we begin to use it.
+        connection = http.client.HTTPConnection(*self._place, timeout=60)
         try:
-            upstream.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 if name.lower() not in _HOP | {"expect"}:
-                    upstream.putheader(name, value)
+                    connection.putheader(name, value)
             if request.body or request.method in ("POST", "PUT"):
-                upstream.putheader("Content-Length", str(len(request.body)))
-            upstream.endheaders(request.body or None)
-            answer = upstream.getresponse()
+                connection.putheader("Content-Length", str(len(request.body)))
+            connection.endheaders(request.body or None)
+            answer = connection.getresponse()
             headers: dict[str, str] = {}
             for name, value in answer.getheaders():
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
             return Reply(answer.status, headers, answer.read())
-        except BaseException:
-            upstream.close()
-            raise
+        finally:
+            connection.close()
 
     def _tunnel(self, handler: BaseHTTPRequestHandler) -> None:
         with socket.create_connection(self._place, 60) as upstream:

@@ -339,8 +339,9 @@ UPS = (
     Fault("N-GET gives everything", "M06", asking(lambda m: m.fields.pop("AttributeIdentifierList", None), "N-GET-RQ")),
     Fault("the Transaction UID is found", "M07", matches(sets(TransactionUID="2.25.42"))),
     Fault("states are not matched", "M07", keys(where("ProcedureStepState", lambda _: ""))),
-    Fault("events without the state", "M08",
-          back=asking(lambda m: m.edit(without("ProcedureStepState")), "N-EVENT-REPORT-RQ")),
+    Fault("events without the state", "M08",  # over the client's association or over one of the server's
+          answering(lambda m: m.edit(without("ProcedureStepState")), EVENT),
+          back=asking(lambda m: m.edit(without("ProcedureStepState")), EVENT)),
 )  # fmt: skip
 
 

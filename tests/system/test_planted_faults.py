@@ -172,7 +172,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         )  # fmt: skip
         context = Context(None, target, Maker("planted0"), options)
         context._facts["dimse listener"] = listener
-        made, encoded = study_with_results()
+        made, encoded = study_with_results(size=24)
         images, results = [dicom_data.part10(ds) for ds in made], [provenance.part10(ds) for ds in encoded]
         context.options = replace(options, results=(str(made[0].StudyInstanceUID),))
         whole = [read(each) for each in images]

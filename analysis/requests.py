@@ -39,7 +39,9 @@ class Requests:
         except NotAnalysable as error:
             raise InvalidInput(str(error), about=ups.PARAMETERS_SEQUENCE) from None
         study = _lacks_prior(installed, attributes)
-        return study and Hold(REQUESTS + installed.id, study, "earlier studies are looked for")
+        if not study:
+            return None
+        return Hold(REQUESTS + installed.id, study, "earlier studies are looked for")
 
 
 def _lacks_prior(installed: Installed, attributes: Mapping[str, Any]) -> str | None:

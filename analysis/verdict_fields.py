@@ -95,7 +95,7 @@ def form(group: Item, own: Item | None, choices: Any) -> list[Correctable]:
             value=told(each.value),
             now=told(now.get(each.key, each.value)),
             unit=each.unit,
-            choices=[told(code) for code in choices(each.name, each.value)] if isinstance(each.value, Code) else [],
+            choices=[_coded(code) for code in choices(each.name, each.value)] if isinstance(each.value, Code) else [],
         )
         for each in everything
     ]
@@ -143,9 +143,11 @@ def same(one: float | str | Code | None, other: float | str | Code | None) -> bo
 
 def told(value: float | str | Code) -> float | str | CodedValue:
     """A value as the API tells it."""
-    if isinstance(value, Code):
-        return CodedValue(value=value.value, scheme=value.scheme, meaning=value.meaning)
-    return value
+    return _coded(value) if isinstance(value, Code) else value
+
+
+def _coded(code: Code) -> CodedValue:
+    return CodedValue(value=code.value, scheme=code.scheme, meaning=code.meaning)
 
 
 def plain(value: float | str | Code | None) -> Any:

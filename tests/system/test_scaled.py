@@ -72,8 +72,8 @@ def test_two_workers_turn_a_mammogram_into_marks(
         assert item["00741000"]["Value"] == ["COMPLETED"], item
         study = str(breasts[0].StudyInstanceUID)
         modalities = [s["00080060"]["Value"][0] for s in client.get(f"/studies/{study}/series").json()]
-        # Beside the two views: marked pictures, each and all in one, two reports, a presentation state of each side, key
-        # images.
+        # Beside the two views: marked pictures, each and all in one, two reports, a presentation state of each side,
+        # key images.
         assert sorted(modalities) == ["KO", "MG", "MG", "MG", "MG", "PR", "PR", "SR", "SR"]
         # The bytes come back from S3 as they went in.
         ds = breasts[0]

@@ -120,9 +120,6 @@ class Making:
         references = ups_task.references_of(row.attributes)
         if not references:
             return False
-        first = inputs[0].instances[0]
-        if first.result_of is not None:
-            return _made_by_older(conn, references, first.result_of)
         match inputs[0].level:
             case "study":
                 target: str | None = references[0].study_instance_uid
@@ -130,7 +127,9 @@ class Making:
                 target = references[0].series_instance_uid
             case _:
                 target = references[0].instances[0][1] if references[0].instances else None
-        return target == inputs[0].target
+        same = target == inputs[0].target
+        first = inputs[0].instances[0]
+        return same if first.result_of is None else _made_by_older(conn, references, first.result_of, same)
 
 
 def _waits_for_another(row: WorkitemRow, version: str) -> bool:
@@ -138,11 +137,14 @@ def _waits_for_another(row: WorkitemRow, version: str) -> bool:
     return not row.state.final and row.lease_token is None and row.needs_version not in ("", version)
 
 
-def _made_by_older(conn: Connection, references: Sequence[ups_task.References], uid: str) -> bool:
-    """Whether the instances are results of a Workitem that the one with this UID replaces, or of itself."""
+def _made_by_older(conn: Connection, references: Sequence[ups_task.References], uid: str, same: bool) -> bool:
+    """Whether the instances are results of a Workitem that the one with this UID replaces.
+
+    Or, where they are its own, the `same` of them: of several results of one task each may be what a task is about.
+    """
     named = [sop for each in references for _, sop in each.instances][:1]
     owners = workitems.owners(conn, named)
-    return any(owner == uid or _superseded_by(conn, owner) == uid for owner in owners)
+    return any((same and owner == uid) or _superseded_by(conn, owner) == uid for owner in owners)
 
 
 def _superseded_by(conn: Connection, uid: str) -> str | None:

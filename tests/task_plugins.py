@@ -264,6 +264,22 @@ class Review:
         ctx.emit("report", VolumeReport(volume, measured, f"read TID {read}"))
 
 
+class Each:
+    """Takes every result of "count" alone, and makes nothing of it."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        id="each",
+        version="1.0",
+        title="Each",
+        inputs=(Input(name="result", level="instance", load="datasets", results_of="count"),),
+        outputs=(Output(name="labels", kind="SEG", optional=True),),
+    )
+    params: ClassVar[type[Params]] = Nothing
+
+    def run(self, ctx: Context, params: Nothing) -> None:
+        """Nothing."""
+
+
 ENDLESS = {"endless": "task_plugins:Endless"}
 
 BUILDING = {"compare": "task_plugins:Compare", "review": "task_plugins:Review"}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -568,6 +569,26 @@ def test_results_start_what_asks_for_them_once_and_nothing_else(opened: Opened) 
         place.settle()
         chain = place.done(4)
         assert [task.superseded_by for task in chain] == [chain[2].uid, chain[3].uid, None, None]
+
+
+def test_each_result_of_a_task_is_built_on_and_none_takes_the_place_of_another(opened: Opened) -> None:
+    with opened(Rule("no views", plugin="views", run=False), work=True) as place:
+        place.trigger = Trigger(place.archive, Registry.load({**TARGETS, "each": "task_plugins:Each"}))
+
+        def all_are_made(count: int) -> bool:
+            place.settle()
+            return len(place.all()) == count
+
+        for number, more in enumerate((slices(3), slices(4, first=3)), 1):
+            place.store(more)
+            place.settle()
+            last = [task for task in place.done(number) if task.plugin == "count"][-1]
+            until_true(partial(all_are_made, 3 * number))
+            built = [task for task in place.all() if task.plugin == "each" and task.superseded_by is None]
+            assert len(built) == 2
+            assert {place.given(task)[0].instances[0][1] for task in built} == {
+                str(ds.SOPInstanceUID) for ds in place.results(last.uid)
+            }
 
 
 # Earlier studies -----------------------------------------------------------------------------------------------------

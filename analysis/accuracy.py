@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -122,10 +122,18 @@ def _correction(key: tuple[str, ...], made: list[Mapping[str, Any]]) -> Correcti
     words, often = next(iter(sorted(changed.items(), key=lambda item: (-item[1], item[0]))), ("", 0))
     return Correction(
         plugin=plugin, version=version, kind=kind, name=name, unit=unit, corrections=len(made),
-        mean_difference=math.fsum(differences) / len(differences) if differences else None,
-        mean_absolute_difference=math.fsum(map(abs, differences)) / len(differences) if differences else None,
+        mean_difference=_mean(differences), mean_absolute_difference=_mean([abs(each) for each in differences]),
         most_often=f"{words} ({often})" if words else "",
     )  # fmt: skip
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    """Their mean; None of nothing, and where it is more than a number can hold: readers may write 1e308."""
+    try:
+        mean = math.fsum(numbers) / len(numbers)
+    except (ZeroDivisionError, OverflowError, ValueError):  # ValueError: of infinities of both signs
+        return None
+    return mean if math.isfinite(mean) else None
 
 
 def _line(plugin: str, version: str, everything: list[tuple[str, Any]]) -> Accuracy:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
-from analysis.accuracy import as_table, table, wilson
+from analysis.accuracy import as_table, corrections, table, wilson
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,14 @@ def test_the_latest_verdict_of_each_reader_counts() -> None:
     assert first.sensitivity.value == pytest.approx(2 / 3)
     assert (second.version, second.judged) == ("2.0", 1)
     assert len(as_table([first, second]).rows[0]) == len(as_table([]).columns)
+
+
+@pytest.mark.parametrize("values", [(1.7e308, 1.7e308), (1.7e308, -1.7e308, -1e308), (1.7e308, 1e308, 1e308)])
+def test_numbers_that_nobody_can_mean_cost_only_their_mean(values: tuple[float, ...]) -> None:
+    rows = [
+        said("a", "corrected", f"reader {number}", corrected=orjson.dumps({"measurements": [
+            {"code": "c", "meaning": "Volume", "value": value, "was": -value, "unit": "mm3"}]}))
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    (found,) = corrections(rows)
+    assert (found.corrections, found.mean_difference, found.mean_absolute_difference) == (len(values), None, None)

@@ -131,6 +131,8 @@ class Row:
             raise InvalidInput(f"unknown query parameter {min(unknown)[:40]!r}")
         for each in self.query:
             _check(each, query.get(each.name))
+        if _has_nul(list(path.values())):
+            raise NotFound("nothing has such a name")
         return self.handler(Asked(principal, path, query, self._read(raw)))
 
     def _read(self, raw: bytes) -> Any:
@@ -144,6 +146,8 @@ class Row:
             raise InvalidInput("the body is no JSON") from None
         if not isinstance(given, dict):
             raise InvalidInput("the body is no JSON object")
+        if _has_nul(given):
+            raise InvalidInput("the body has a character NUL")
         if isinstance(self.body, Mapping):
             return given
         try:
@@ -159,11 +163,20 @@ def in_words(error: ValidationError) -> str:
     return "; ".join(faults)
 
 
+def _has_nul(value: Any) -> bool:
+    """Whether a text in it has the one character that no text of PostgreSQL, and no value of DICOM, can have."""
+    if isinstance(value, Mapping):
+        return _has_nul(list(value)) or _has_nul(list(value.values()))
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
+
+
 def _check(wanted: Field, given: str | None) -> None:
     if given is None:
         if wanted.required:
             raise InvalidInput(f'the query parameter "{wanted.name}" is needed')
         return
+    if _has_nul(given):
+        raise InvalidInput(f'"{wanted.name}" has a character NUL')
     among = wanted.schema.get("enum")
     if among is not None and given not in among:
         raise InvalidInput(f'"{wanted.name}" is one of {", ".join(map(str, among))}')

@@ -148,6 +148,8 @@ def row(**more: Any) -> Row:
         (b"{}", "number: Field required"),
         (b'{"number": "secret"}', "number: Input should be a valid integer"),
         (b'{"number": 1, "numbr": 2}', "numbr: Extra inputs are not permitted"),
+        (b'{"number": [{"a": "\\u0000"}]}', "a character NUL"),
+        (b'{"\\u0000": 1}', "a character NUL"),
     ],
 )
 def test_a_wrong_body_is_refused_in_words(raw: bytes, words: str) -> None:
@@ -170,6 +172,10 @@ def test_rights_sizes_and_parameters_are_checked_first() -> None:
         row(query=chosen).call(ANN, {"id": "1"}, {"state": "c"}, b'{"number": 1}')
     with pytest.raises(InvalidInput, match="is needed"):
         row(query=chosen).call(ANN, {"id": "1"}, {}, b'{"number": 1}')
+    with pytest.raises(InvalidInput, match='"name" has a character NUL'):  # which PostgreSQL cannot be asked for
+        row(query=(Field("name", "A name."),)).call(ANN, {"id": "1"}, {"name": "a\0"}, b'{"number": 1}')
+    with pytest.raises(NotFound):
+        row().call(ANN, {"id": "\0"}, {}, b'{"number": 1}')
     assert row().call(ANN, {"id": "1"}, {}, b'{"number": 4}') == Told(twice=8)
     with pytest.raises(NotFound):
         Asked(ANN, {"id": "x1"}).number()

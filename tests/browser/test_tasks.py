@@ -81,7 +81,7 @@ def test_marks_of_a_mammogram(visit: Visit, phantoms: tuple[str, str]) -> None:
     page.locator("[data-id=CL1]").first.click()
     page.wait_for_selector(".mark-chosen")
     # The marked copy stands beside its original, and both move together.
-    page.locator(".series-card.kind-capture").click()
+    page.locator(".series-card.kind-capture", has_text="marked images").click()
     expect(page.locator(".pane")).to_have_count(2)
     expect(page.locator(".hud-br").nth(1)).to_contain_text("Zoom")
     reader.settle()

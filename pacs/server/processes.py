@@ -297,7 +297,11 @@ def work(settings: Settings, plugins: tuple[str, ...]) -> int:
         parts = compose.Parts(archive, plugins=plugins, slots=max(1, settings.workers))
         door = _metrics_door(archive, parts)
         try:
-            log.info("worker: plug-ins %s", ", ".join(parts.plugin_ids) or "none")
+            if not parts.plugin_ids:
+                raise InvalidInput(
+                    f"no plug-in that is installed here can run with device {settings.device} on this machine"
+                )
+            log.info("worker: plug-ins %s", ", ".join(parts.plugin_ids))
             while not asked.wait(SCHEDULER_PERIOD_S):
                 if parts.problems():
                     log.error("worker: a thread has stopped")

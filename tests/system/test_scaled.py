@@ -177,6 +177,16 @@ def test_a_second_server_shares_everything(server: RunningServer, settings: dict
         assert second.stop() == 0
 
 
+def test_a_worker_that_can_do_nothing_says_so(settings: dict[str, str], tmp_path: Path) -> None:
+    run = subprocess.run(
+        [COMMAND, "worker", "--data", str(tmp_path), "--device", "gpu"],
+        env={k: v for k, v in os.environ.items() if not k.startswith("M3DICOM_")} | settings | {"M3DICOM_GPUS": "none"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "no plug-in that is installed here can run with device gpu" in run.stderr
+
+
 def test_a_worker_on_local_files_is_refused_in_words(tmp_path: Path) -> None:
     run = subprocess.run(
         [COMMAND, "worker", "--data", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False

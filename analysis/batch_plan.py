@@ -97,14 +97,15 @@ def planned(
         standing: Standing = "new"
         if same is not None and same.state is not ups.State.CANCELED:
             standing = "there" if same.state is ups.State.COMPLETED else "open"
+        # Results with other parameters stand beside each other: what comes after the same ones is theirs to replace.
+        alike = [row for row in done if _parameters(installed, row) == written]
         if only_changed and (
-            standing == "there" or any(_is_alike(archive, installed, written, row) for row in done[-1:])
+            standing == "there" or any(_is_version(archive, installed, row) for row in alike if not row.superseded_by)
         ):
             standing = "unchanged"
         uid = same.uid if same is not None and standing in ("there", "open", "unchanged") else None
-        previous = done[-1] if done else None
-        outdated = previous is not None and _parameters(installed, previous) == written
-        yield Planned(inputs, key, standing, uid, previous.uid if previous is not None else None, outdated)
+        previous = next(reversed(alike or done), None)
+        yield Planned(inputs, key, standing, uid, previous.uid if previous is not None else None, bool(alike))
 
 
 def _inputs(archive: Archive, installed: Installed, study: str, principal: Principal) -> Iterator[tuple[Match, ...]]:
@@ -160,10 +161,8 @@ def _parameters(installed: Installed, row: WorkitemRow) -> dict[str, Any] | None
         return None
 
 
-def _is_alike(archive: Archive, installed: Installed, written: dict[str, Any], row: WorkitemRow) -> bool:
-    """Whether a finished Workitem was of this version with these parameters."""
-    if _parameters(installed, row) != written:
-        return False
+def _is_version(archive: Archive, installed: Installed, row: WorkitemRow) -> bool:
+    """Whether a finished Workitem was done by the version that is installed."""
     made = [sop for each in ups_task.outputs_of(row.attributes) for _, sop in each.instances]
     return (row.version or version_of(archive.index, made)) == installed.manifest.version
 
@@ -173,7 +172,9 @@ def _is_same(
 ) -> bool:
     named = {sop for each in ups_task.references_of(row.attributes) for _, sop in each.instances}
     taken = {each.sop_instance_uid for match in inputs for each in match.instances}
-    return named == taken and _is_alike(archive, installed, written, row)
+    if named != taken or _parameters(installed, row) != written:
+        return False
+    return _is_version(archive, installed, row)
 
 
 def create(

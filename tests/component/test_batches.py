@@ -124,6 +124,33 @@ def test_all_studies_of_a_query_once(host: Host) -> None:
     assert not any(ups.REPLACED_PROCEDURE_STEP_SEQUENCE in each for each in host.workitems())
 
 
+def test_results_with_other_parameters_are_in_nobodys_way(host: Host) -> None:
+    first = host.batches.create(ANN, new()).id
+    host.steps()
+    host.work()
+    host.finish(first)
+    made = {item.target: item.workitem_uid for item in host.batches.items(ANN, first)}
+    other = host.batches.create(ANN, new(parameters={"threshold": 500})).id
+    host.steps()
+    host.work()
+    host.finish(other)
+    *_, late = dicom_data.series(4)
+    late.StudyInstanceUID, late.SeriesInstanceUID = uids.derived("b", 0), uids.derived("b series", 0)
+    late.SOPInstanceUID, late.PatientID = uids.derived("b", 0, "late"), "B0"
+    receiving = host.archive.ingest.receive_part10()
+    receiving.write(dicom_data.part10(late))
+    host.archive.ingest.store(receiving, principal=ANN)
+    assert host.batches.preview(ANN, new()).to_run == 1
+    assert host.batches.preview(ANN, new(only_changed=True)).unchanged == STUDIES
+    newer = Registry([_with_version(host, "1.1")])
+    host.loop.close()
+    host.loop = BatchLoop(host.archive, newer, study_query, clock=lambda: host.now, step_s=300)
+    anew = Batches(host.archive, newer, study_query, clock=lambda: host.now).create(ANN, new(only_changed=True)).id
+    host.steps()
+    assert {item.target: item.previous_uid for item in host.batches.items(ANN, anew)} == made
+    assert sum(ups.REPLACED_PROCEDURE_STEP_SEQUENCE in each for each in host.workitems()) == STUDIES
+
+
 def test_a_rate_is_kept_and_lost_time_is_not_made_up_for(host: Host) -> None:
     batch = host.batches.create(ANN, new(rate_per_minute=60)).id
     host.steps(20)

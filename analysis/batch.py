@@ -148,9 +148,13 @@ class Batches:
             return left
 
         for uid in self._index.transact(noted):
-            cancel_task(self._archive, uid)
+            if not self._handed_over(number, uid, now):
+                cancel_task(self._archive, uid)
         self._archive.events.publish()
         return self.one(principal, number)
+
+    def _handed_over(self, number: int, workitem_uid: str, now: float) -> bool:
+        return self._index.transact(lambda conn: sql.handed_over(conn, number, workitem_uid, now))
 
     def _version(self, row: Row[Any], version: str | None) -> str:
         """The version to go on with. Raises InvalidInput and Conflict, in words."""
@@ -192,7 +196,7 @@ class Batches:
         with self._index.read() as conn:
             open_items = sql.items(conn, number, "open")
         for item in open_items:
-            if item.made and item.workitem_uid:
+            if item.made and item.workitem_uid and not self._handed_over(number, item.workitem_uid, now):
                 cancel_task(self._archive, item.workitem_uid)
 
         def work(conn: Connection) -> None:

@@ -208,6 +208,17 @@ def set_item(conn: Connection, key: int, now: float, **values: Any) -> None:
     conn.execute(update(batch_item).where(i.id == key).values(updated_at=now, **values))
 
 
+def handed_over(conn: Connection, number: int, workitem_uid: str, now: float) -> bool:
+    """Whether another batch waits for that Workitem, too: it is that one's from now on, to be ended with it."""
+    live = select(b.id).where(b.state.in_((*LIVE, "paused")))
+    wanted = (
+        update(batch_item)
+        .where(i.workitem_uid == workitem_uid, i.state == "open", i.batch_id != number, i.batch_id.in_(live))
+        .values(made=1, updated_at=now)
+    )
+    return conn.execute(wanted).rowcount > 0
+
+
 def count(conn: Connection, number: int, state: str) -> int:
     """How many items of the batch are in that state."""
     wanted = select(func.count()).select_from(batch_item).where(i.batch_id == number, i.state == state)

@@ -151,6 +151,18 @@ def test_results_with_other_parameters_are_in_nobodys_way(host: Host) -> None:
     assert sum(ups.REPLACED_PROCEDURE_STEP_SEQUENCE in each for each in host.workitems()) == STUDIES
 
 
+def test_a_task_that_two_batches_wait_for_ends_with_the_second(host: Host) -> None:
+    first, second = (host.batches.create(ANN, new()).id for _ in range(2))
+    host.steps(4)
+    assert len(host.workitems()) == STUDIES
+    host.batches.cancel(ANN, first)
+    host.steps()
+    assert host.batches.one(ANN, second).items == {"open": STUDIES}
+    assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"SCHEDULED"}
+    host.batches.cancel(ANN, second)
+    assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"CANCELED"}
+
+
 def test_a_rate_is_kept_and_lost_time_is_not_made_up_for(host: Host) -> None:
     batch = host.batches.create(ANN, new(rate_per_minute=60)).id
     host.steps(20)

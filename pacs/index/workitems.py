@@ -33,6 +33,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -59,6 +60,7 @@ workitem_gone = Table("workitem_gone", schema.metadata, Column("uid", _TEXT, pri
 """UIDs of Workitems that were removed."""
 
 t = schema.workitem.c
+_SAME = 0x6D33  # of advisory locks: those by request keys
 _v = workitem_value.c
 
 _SUMMARY = (
@@ -175,7 +177,13 @@ def of_plugin(conn: Connection, plugin: str, study_instance_uid: str, *, request
 
 
 def same_request(conn: Connection, request_key: str, scope: str, state: State) -> list[WorkitemRow]:
-    """Workitems in that state that ask for the same: plug-in, parameters, and inputs as they are named."""
+    """Workitems in that state that ask for the same: plug-in, parameters, and inputs as they are named.
+
+    For those that wait nobody else may look until the transaction ends: of requests that come at once each sees those
+    before it.
+    """
+    if conn.dialect.name == "postgresql" and state is State.SCHEDULED:
+        conn.execute(text("SELECT pg_advisory_xact_lock(:kind, hashtext(:key))"), {"kind": _SAME, "key": request_key})
     wanted = select(schema.workitem).where(t.request_key == request_key, t.scope == scope, t.state == state)
     return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid).with_for_update())]
 

@@ -170,6 +170,21 @@ def test_nothing_waits_for_the_clock_after_it_was_put_back(worklist: Worklist, t
 # Superseding ---------------------------------------------------------------------------------------------------------
 
 
+def test_of_requests_for_the_same_that_come_at_once_one_waits(worklist: Worklist, tasks: Tasks) -> None:
+    together = threading.Barrier(6, timeout=60)
+
+    def request(_: int) -> str:
+        together.wait()
+        return worklist.create(asked(), None, USER)
+
+    with ThreadPoolExecutor(6) as threads:
+        made = set(threads.map(request, range(6)))
+    assert len(made) == 6
+    (left,) = tasks.listed(SYSTEM, state="SCHEDULED")
+    assert left.uid in made
+    assert [task.ended for task in tasks.listed(SYSTEM, state="CANCELED")] == ["superseded"] * 5
+
+
 def test_a_newer_request_for_the_same_replaces_the_one_that_waits(worklist: Worklist, tasks: Tasks) -> None:
     old = worklist.create(asked(), None, USER)
     other = [worklist.create(asked(threshold=301), None, USER), worklist.create(asked("1.2.3.5"), None, USER)]

@@ -98,11 +98,11 @@ def _reading(line: Line) -> Any:
 def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> list[dict[str, Any]]:
     """Run one task; the results as Part 10 files in `task["out"]`: path, UIDs and defects (words) of each.
 
-    Raises Cancelled, NotAnalysable, and whatever the plug-in raises.
+    Raises Cancelled, NotAnalysable, BrokenContract, and whatever the plug-in raises.
     """
     from analysis import inputs as loading
     from analysis.package import package_of
-    from analysis.results import checks, provenance
+    from analysis.results import checks, contract, provenance
     from analysis.results.encode import encode
 
     manifest = plugin.manifest
@@ -144,6 +144,7 @@ def perform(task: Mapping[str, Any], plugin: Any, backend: Any, line: Line) -> l
         package=str(package_of(plugin)),
     )
     results = encode(run, ctx.emitted, task.get("forms", ()))
+    contract.complete(manifest.outputs, results)
     files = [provenance.part10(ds) for ds in results]
     defects: dict[int, list[str]] = {}
     for found in checks.examine(files, run.sources):

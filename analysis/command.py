@@ -18,6 +18,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,9 +146,16 @@ class CommandPlugin:
             made.mkdir()
             _write_inputs(ctx, params, given)
             self._call(ctx, given, made)
-            for output in self.manifest.outputs:
-                for value in self._read(output.name, output.kind, output.optional, ctx, made):
-                    ctx.emit(output.name, value)
+            read = [
+                (output.name, value)
+                for output in self.manifest.outputs
+                for value in self._read(output.name, output.kind, output.optional, ctx, made)
+            ]
+            # A Segmentation counts its segments from 1 without a gap; what was not found has none.
+            found = [segment for _, value in read if isinstance(value, LabelMap) for segment in value.segments]
+            numbers = {segment.number: number for number, segment in enumerate(found, 1)}
+            for name, value in read:
+                ctx.emit(name, _renumbered(value, numbers) if numbers else value)
 
     # The call
 
@@ -225,6 +233,25 @@ class CommandPlugin:
             groups.setdefault(int(each["segment"]), []).append(measured)
         made = tuple(SegmentMeasurements(self._segments[number], tuple(of)) for number, of in sorted(groups.items()))
         return VolumeReport(_the(ctx, Volume), made, str(written.get("conclusion", "")))
+
+
+def _renumbered(value: Any, numbers: Mapping[int, int]) -> Any:
+    """A label map, or a report on one, with its segments under their new numbers. Raises CommandFailed."""
+    if isinstance(value, LabelMap):
+        table = np.zeros(256, np.uint8)
+        table[list(numbers)] = list(numbers.values())
+        segments = tuple(replace(segment, number=numbers[segment.number]) for segment in value.segments)
+        return replace(value, labels=table[value.labels], segments=segments)
+    if isinstance(value, VolumeReport):
+        lacking = [group.segment.number for group in value.groups if group.segment.number not in numbers]
+        if lacking:
+            raise CommandFailed(f"The report measures segment {lacking[0]}, of which the labels have no voxel.")
+        groups = (
+            replace(group, segment=replace(group.segment, number=numbers[group.segment.number]))
+            for group in value.groups
+        )
+        return replace(value, groups=tuple(groups))
+    return value
 
 
 def _params(written: _Written) -> type[Params]:

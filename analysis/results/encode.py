@@ -16,7 +16,7 @@ from analysis.api import (
     VolumeRendering,
     VolumeReport,
 )
-from analysis.results import relations
+from analysis.results import contract, relations
 from analysis.results.provenance import RunInfo
 from pacs.settings import RESULT_FORMS
 
@@ -30,7 +30,7 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
 
     Labels become one Segmentation, each surface an Encapsulated STL, volumes and turntables multi-frame Secondary
     Captures, reports SRs, image findings what `findings_report` makes of them. `forms`: those of FORMS that are made
-    too. ValueError when a report on segments comes without their labels.
+    too. BrokenContract where what was emitted cannot become results.
     """
     from analysis.results import (
         encapsulated_obj,
@@ -40,6 +40,7 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
         segmentation,
     )
 
+    contract.examine(emitted)
     values = [value for _, value in emitted]
     results: list[Dataset] = []
     maps = [value for value in values if isinstance(value, LabelMap)]

@@ -181,6 +181,34 @@ def test_files_in_and_progress(tmp_path: Path, files: list[Path]) -> None:
     assert ctx.emitted == []
 
 
+TWOS = "import numpy, sys; numpy.save(sys.argv[1], numpy.full((3, 16, 12), 2, numpy.uint8))"
+SEGMENTS = "segments = [{}, {}]".format(
+    *(f'{{ number = {n}, label = "{name}", type = ["272673000", "SCT", "Bone"] }}' for n, name in ((1, "A"), (2, "B")))
+)
+
+
+def test_segments_that_were_not_found_leave_no_gap_in_the_numbers(tmp_path: Path, files: list[Path]) -> None:
+    folder = written(tmp_path / "shell", f"""{sys.executable} -c '{TWOS}' "$2/labels.npy"; cp *.json "$2" """, SEGMENTS)
+    text = (folder / "plugin.toml").read_text()
+    (folder / "plugin.toml").write_text(text.replace("outputs = [", 'outputs = [{ name = "volumes", kind = "SR" }, '))
+    volume, _ = inputs.volume([inputs.read(path) for path in files], lambda fraction: None)
+
+    def measured(segment: int) -> Cancelling:
+        one = {"segment": segment, "name": ["118565006", "SCT", "Volume"], "value": 1.5, "unit": ["mL", "UCUM", "mL"]}
+        (folder / "volumes.json").write_text(json.dumps({"measurements": [one]}))
+        ctx = Cancelling(volume, files)
+        plugin = CommandPlugin(folder)
+        plugin.run(ctx, plugin.params())
+        return ctx
+
+    ctx = measured(2)
+    assert [(each.number, each.label) for each in ctx["labels"].segments] == [(1, "B")]
+    assert np.unique(ctx["labels"].labels).tolist() == [1]
+    assert [group.segment for group in ctx["volumes"].groups] == list(ctx["labels"].segments)
+    with pytest.raises(CommandFailed, match="segment 1, of which the labels have no voxel"):
+        measured(1)
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

@@ -11,7 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from pydicom import Dataset
 
-from analysis.api import BrokenContract, Emitted, ImageFindings, LabelMap, Mark, Output, Surface, VolumeReport
+from analysis.api import (
+    Array,
+    BrokenContract,
+    Emitted,
+    ImageFindings,
+    LabelMap,
+    Mark,
+    Output,
+    Surface,
+    Turntable,
+    VolumeRendering,
+    VolumeReport,
+)
 
 _KINDS = frozenset(("SEG", "M3D", "SR", "PR", "KO"))
 _POINTS: Mapping[str, tuple[int, float]] = {"point": (1, 1), "circle": (2, 2), "polygon": (3, math.inf)}
@@ -26,6 +38,12 @@ def examine(emitted: Sequence[tuple[str, Emitted]]) -> None:
             _labels(value)
         elif isinstance(value, ImageFindings):
             _marks(value.marks)
+        elif isinstance(value, Turntable):
+            _picture(value.frames, 4, value.pitch)
+        elif isinstance(value, VolumeRendering):
+            _picture(value.data, 3, value.pitch)
+            if not value.low < value.high:
+                raise BrokenContract("A volume to look at spans no values: low is not below high.")
     maps = [value for _, value in emitted if isinstance(value, LabelMap)]
     known = {segment.number for value in maps for segment in value.segments}
     for _, value in emitted if maps else ():  # `encode` says what lacks where there is none
@@ -69,6 +87,15 @@ def _numbers(value: VolumeReport) -> None:
         for measured in group.measurements:
             if not math.isfinite(float(measured.value)):
                 raise BrokenContract(f"A measurement is no number: {measured.name.meaning}.")
+
+
+def _picture(data: Array, dimensions: int, pitch: float) -> None:
+    if data.dtype != np.uint8 or data.ndim != dimensions or (dimensions == 4 and data.shape[-1] != 3):
+        raise BrokenContract(f"Pictures are uint8, not {data.dtype} of the shape {data.shape}.")
+    if not data.size or (dimensions == 4 and not data.any()):
+        raise BrokenContract("There is nothing to be seen on the pictures.")
+    if not 0 < pitch < math.inf:
+        raise BrokenContract("Pictures have a pitch above 0 mm.")
 
 
 def _marks(marks: Sequence[Mark]) -> None:

@@ -21,7 +21,9 @@ from analysis.api import (
     Segment,
     SegmentMeasurements,
     Surface,
+    Turntable,
     Volume,
+    VolumeRendering,
     VolumeReport,
 )
 from analysis.results import contract
@@ -40,6 +42,10 @@ IMAGE = Image(np.zeros((9, 9), np.uint16), None, False, "1.4")
 MARK = Mark("A1", BONE, "point", np.array([[1.0, 2.0]]), 0.5)
 
 
+FILM = Turntable(VOLUME, np.ones((2, 4, 4, 3), np.uint8), 1.0)
+GREY = VolumeRendering(VOLUME, np.zeros((2, 4, 4), np.uint8), np.zeros(3), 1.0, -1000.0, 1000.0, 300.0)
+
+
 def report(value: float, segment: Segment = ONE) -> VolumeReport:
     return VolumeReport(VOLUME, (SegmentMeasurements(segment, (Measurement(BONE, value, ML),)),))
 
@@ -50,7 +56,9 @@ def findings(*marks: Mark) -> ImageFindings:
 
 def test_what_is_in_order_passes() -> None:
     two = replace(MARK, identifier="A2", parent="A1", shape="circle", points=np.array([[1.0, 2.0], [2.0, 2.0]]))
-    contract.examine([("l", MAP), ("r", report(1.0)), ("f", findings()), ("f", findings(MARK, two))])
+    contract.examine(
+        [("l", MAP), ("r", report(1.0)), ("f", findings()), ("f", findings(MARK, two)), ("t", FILM), ("v", GREY)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,6 +75,11 @@ def test_what_is_in_order_passes() -> None:
         ([MAP, VolumeReport(VOLUME, ())], "without a segment"),
         ([MAP, report(1.0, replace(ONE, number=2))], "Segment 2 is none of those"),
         ([MAP, Surface(VOLUME, replace(ONE, number=2), np.zeros((3, 3)), np.zeros((1, 3)), 0.1)], "Segment 2 is none"),
+        ([replace(FILM, frames=FILM.frames * 0)], "nothing to be seen"),
+        ([replace(FILM, frames=FILM.frames[..., 0])], "not uint8 of the shape (2, 4, 4)"),
+        ([replace(GREY, data=GREY.data.astype(float))], "uint8, not float64"),
+        ([replace(GREY, pitch=0.0)], "a pitch above 0 mm"),
+        ([replace(GREY, high=-1000.0)], "low is not below high"),
         ([findings(MARK, MARK)], "an identifier of its own"),
         ([findings(replace(MARK, identifier=""))], "an identifier of its own"),
         ([findings(replace(MARK, parent="B"))], "The parent of mark A1"),

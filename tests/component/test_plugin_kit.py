@@ -75,7 +75,10 @@ def test_the_example_keeps_its_word(tmp_path: Path) -> None:
     assert tests.returncode == 0, tests.stdout
     judged = python("-m", "pacs.server.cli", "plugin", "check", "air-spaces", path=site)
     assert judged.returncode == 0, judged.stdout + judged.stderr
-    assert "air-spaces: 0 failed, 0 to think about" in judged.stdout
+    assert "air-spaces: 0 failed, " in judged.stdout
+    # How soon it stops is also a matter of what else the machine has to do.
+    advice = [line for line in judged.stdout.splitlines() if line.startswith("advice")]
+    assert all("cancelled in the middle: killed after" in line for line in advice), advice
     assert "SEG, SR in" in judged.stdout
 
 

@@ -170,7 +170,7 @@ class Batches:
         return here
 
     def _afresh(self, conn: Connection, row: Row[Any], version: str, now: float) -> list[str]:
-        """Forget what was planned, to do it with another version; the Workitems of ours that nobody waits for now."""
+        """Plan all of it again, with another version; UIDs of Workitems of ours for which nobody waits now."""
         installed = self._registry.get(row.plugin)
         assert installed is not None
         try:

@@ -278,12 +278,10 @@ def _pump(source: socket.socket, target: socket.socket, change: Callable[[bytes]
             each.shutdown(socket.SHUT_RDWR)
 
 
-class DimseProxy:
-    """A breaking proxy in front of an application entity on loopback; `to` may be set late."""
+class _Door:
+    """A port on loopback; what connects there is served on a thread of its own."""
 
-    def __init__(self, to: tuple[str, int] | None = None) -> None:
-        self.to = to
-        self.breaking = NOTHING
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -301,6 +299,18 @@ class DimseProxy:
             while True:
                 client, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class DimseProxy(_Door):
+    """A breaking proxy in front of an application entity on loopback; `to` may be set late."""
+
+    def __init__(self, to: tuple[str, int] | None = None) -> None:
+        self.to = to
+        self.breaking = NOTHING
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         assert self.to is not None
@@ -429,7 +439,7 @@ def _agreed(body: bytes) -> dict[int, str]:
     return {number: syntax for number, (result, syntax) in pdu.read_accept(body).results.items() if result == 0}
 
 
-class TlsDoor:
+class TlsDoor(_Door):
     """TLS in front of a port on loopback: 1.2 and 1.3 alone, until a fault lets in more."""
 
     def __init__(self, to: int, certificate: str, key: str) -> None:
@@ -443,23 +453,7 @@ class TlsDoor:
             warnings.simplefilter("ignore")  # that it is old is the point
             self._old.minimum_version = ssl.TLSVersion.TLSv1
         self._old.set_ciphers("ALL:@SECLEVEL=0")
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         breaking = self.breaking

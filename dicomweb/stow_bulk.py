@@ -112,7 +112,8 @@ class _Window(io.RawIOBase):
             buffer[:count] = bytes(count)
         else:
             wanted = min(len(buffer), self._length - self._at)
-            count = os.preadv(self._heap.fd, [buffer[:wanted]], self._start + self._at)
+            # A slice of a view is the memory itself, a slice of a bytearray (`io.RawIOBase.readall`) would be a copy.
+            count = os.preadv(self._heap.fd, [memoryview(buffer)[:wanted]], self._start + self._at)
         self._at += count
         return count
 

@@ -27,6 +27,7 @@ PIXEL_DATA, NUMBER_OF_FRAMES, DOCUMENT, DOCUMENT_LENGTH = "7FE00010", "00280008"
 # Not of the data set: where it was found (PS3.18 Table 10.6.3-5), and what the encoding makes anew.
 NOT_STORED = ("00080056", "00081190", "00083002")
 MAX_INLINE = 16 << 20  # of a value that is text or numbers
+MAX_UNKNOWN = 256 << 20  # of a value of VR UN, which is held in memory
 PIECE_BYTES = 1 << 20
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
@@ -138,6 +139,8 @@ def _with_values(dataset: Mapping[str, Any], bulk: Values) -> dict[str, Any]:
             out[tag] = {"vr": "SQ", "Value": [_with_values(item, bulk) for item in entry["Value"]]}
         elif "BulkDataURI" in entry and entry["vr"] not in _BINARY:
             out[tag] = {"vr": entry["vr"], "Value": _values(tag, entry["vr"], _one(bulk, entry["BulkDataURI"]))}
+        elif entry["vr"] == "UN" and "BulkDataURI" in entry and _one(bulk, entry["BulkDataURI"]).length > MAX_UNKNOWN:
+            raise TooLarge(f"a value of VR UN of more than {MAX_UNKNOWN} bytes")
     return out
 
 

@@ -43,6 +43,8 @@ def to_dataset(metadata: Mapping[str, Any], bulk: Callable[[Any], Any] | None = 
                 if bulk is None:
                     continue
                 value = bulk(entry["BulkDataURI"])
+                if vr == "UN" and not isinstance(value, bytes):
+                    value = value.read()  # pydicom writes files of every binary VR but this
             elif "InlineBinary" in entry:
                 value = a2b_base64(entry["InlineBinary"])
             else:

@@ -234,17 +234,21 @@ def test_text_and_numbers_as_bulk_data(web: Web) -> None:
         "00282000": {"vr": "OB", "BulkDataURI": "profile"},
         "00720078": {"vr": "UL", "BulkDataURI": "numbers"},
         "0040A730": {"vr": "SQ", "Value": [{"0040A160": {"vr": "UT", "BulkDataURI": "text"}}]},
+        "00110010": {"vr": "LO", "Value": ["SYNTHETIC"]},
+        "00111001": {"vr": "UN", "BulkDataURI": "unknown"},
     }
     ds = stored(
         web,
         send(
             web, metadata, (OCTETS, "pixels", WORDS.tobytes()), (OCTETS, "text", "lang…\\und breit ".encode()),
             (OCTETS, "profile", b"odd"), (OCTETS, "numbers", np.array([1, 1 << 31], "<u4").tobytes()),
+            (OCTETS, "unknown", bytes(5001)),
         ),
     )  # fmt: skip
     assert ds.PatientComments == "lang…\\und breit"
     assert ds.ContentSequence[0].TextValue == "lang…\\und breit"
     assert (ds[0x00282000].value, ds[0x00720078].value) == (b"odd\0", [1, 1 << 31])
+    assert (ds[0x00111001].VR, ds[0x00111001].value) == ("UN", bytes(5002))
 
 
 def test_video_in_one_part(web: Web) -> None:

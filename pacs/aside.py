@@ -6,6 +6,7 @@ instance or aside, never both; the bytes stay where they are.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -46,6 +47,9 @@ def other_content(conn: Connection, entry: filing.Entry, principal: Principal, p
     if policy not in ("quarantine", "replace"):
         raise DuplicateInstance("other content is held under this UID; the first stays", about=uid)
     if policy == "replace" and held.result_of is None and entry.arrival.result_of is None:
+        kept = tables.of_content(conn, uid, entry.digest)
+        if kept is not None and tables.drop(conn, uid, entry.digest):  # else it is being removed, and its bytes with it
+            entry = _as_kept(entry, kept)
         replace(conn, entry, held, principal, now, f"replaced by what {principal.name} sent")
         return "replaced"
     if tables.of_content(conn, uid, entry.digest) is None:
@@ -163,15 +167,24 @@ def entry_of(store: ObjectStore, row: Found) -> filing.Entry:
     data = memoryview(store.read(locator))[row.dataset_offset :]
     if content_digest(data, row.transfer_syntax_uid) != row.digest:
         raise Corrupt("the stored bytes do not match their digest", about=row.sop_instance_uid)
-    arrival = Arrival(row.principal, row.scope, row.source_ae, row.result_of, row.received_at)
     scan = scanner.scan(data, row.transfer_syntax_uid)
-    return filing.Entry(scan, row.transfer_syntax_uid, row.digest, locator, row.dataset_offset, arrival)
+    return filing.Entry(scan, row.transfer_syntax_uid, row.digest, locator, row.dataset_offset, _arrival(row))
+
+
+def _arrival(row: Found) -> Arrival:
+    return Arrival(row.principal, row.scope, row.source_ae, row.result_of, row.received_at)
+
+
+def _as_kept(entry: filing.Entry, row: Found) -> filing.Entry:
+    """An entry with the bytes and the arrival of the first copy of its content: the one that a rebuild finds."""
+    where = Locator(row.object_key, row.object_offset, row.object_length)
+    return dataclasses.replace(entry, locator=where, dataset_offset=row.dataset_offset, arrival=_arrival(row))
 
 
 def bring_in(conn: Connection, row: Found, entry: filing.Entry, principal: Principal, now: float, reason: str) -> None:
     """Make what is aside the instance again, whatever is held under its UID an old version. Raises NotFound."""
     held = _held(conn, row.sop_instance_uid)
-    if tables.of_content(conn, row.sop_instance_uid, row.digest) is None:
+    if not tables.drop(conn, row.sop_instance_uid, row.digest):
         raise NotFound("it is not aside any more", about=row.sop_instance_uid)
     allow(conn, [row.sop_instance_uid])
     kind = "replaced" if row.state == QUARANTINED else "restored"

@@ -422,7 +422,7 @@ class Ingest:
             self._young.came(outcome.series_instance_uid, outcome.sop_instance_uid)
             if outcome.outcome != "stored":
                 self._young.forget(outcome.series_instance_uid)
-            if outcome.outcome in ("same", "quarantined") and each.placed is not None:
+            if outcome.outcome != "stored" and each.placed is not None:  # all the others may be here already
                 self._yield_to_the_first(each, each.placed)
         if recorded:
             self._index.make_durable()  # what a person or policy decided cannot be told from the objects alone

@@ -85,7 +85,9 @@ _FOUND = Statement(
     select(aside).where(aside.c.sop_instance_uid == bindparam("uid"), aside.c.digest == bindparam("digest"))
 )
 _DROP = Statement(
-    delete(aside).where(aside.c.sop_instance_uid == bindparam("uid"), aside.c.digest == bindparam("digest"))
+    delete(aside)
+    .where(aside.c.sop_instance_uid == bindparam("uid"), aside.c.digest == bindparam("digest"))
+    .returning(aside.c.id)
 )
 
 
@@ -96,9 +98,9 @@ def add(conn: Connection, row: dict[str, Any]) -> int:
     return int(found)
 
 
-def drop(conn: Connection, sop_instance_uid: str, digest: str) -> None:
-    """Forget that this content is aside, if it is; its bytes stay."""
-    _DROP.all(conn, {"uid": sop_instance_uid, "digest": digest})
+def drop(conn: Connection, sop_instance_uid: str, digest: str) -> bool:
+    """Forget that this content is aside; its bytes stay. Whether it was, once nobody else is about to drop it."""
+    return bool(_DROP.all(conn, {"uid": sop_instance_uid, "digest": digest}))
 
 
 def of_content(conn: Connection, sop_instance_uid: str, digest: str) -> Found | None:

@@ -80,6 +80,9 @@ def test_decisions_survive_a_rebuild(tmp_path: Path) -> None:
             store(archive, ds)
     for version in ("a", "b"):
         store(archive, one(0, StudyDescription=version, PatientID="P0"), principal=NEWER)
+    for version in ("a", "Synthetic study"):  # the second came before: what it is shown as is its first arrival
+        ds = one(0, 2, StudyDescription=version, PatientID="P0", PatientName="Name^0")
+        store(archive, ds, principal=NEWER)
     store(archive, one(1, 1, StudyDescription="kept aside", PatientID="P1"), principal=KEEPER)
     store(archive, one(1, 2, StudyDescription="accepted", PatientID="P1"), principal=KEEPER)
     store(archive, one(2, 0, StudyDescription="turned down", PatientID="P2"), principal=KEEPER)
@@ -107,12 +110,12 @@ def test_decisions_survive_a_rebuild(tmp_path: Path) -> None:
     archive.close()
     old, was = contents(settings.index_url), decided(settings.index_url)
     assert {name: len(rows) for name, rows in was.items()} == {
-        "aside": 5, "correction": 3, "study": 4, "base": 3, "keep": 1,
+        "aside": 6, "correction": 3, "study": 4, "base": 3, "keep": 1,
     }  # fmt: skip
     for path in settings.data.glob("index.db*"):
         path.unlink()
     report = make_again(settings)
-    assert (report.refused, report.strange) == ([], [])
+    assert (report.refused, report.strange, report.copies) == ([], [], 0)
     assert_same(contents(settings.index_url), old)
     made = decided(settings.index_url)
     for name, rows in was.items():

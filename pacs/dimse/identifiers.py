@@ -141,6 +141,7 @@ def understand(
         if int(tag[:4], 16) & 1 or tag in _ABOUT_THE_QUERY:
             if tag in (INSTANCE_AVAILABILITY, TIMEZONE_OFFSET):
                 asked.append(Wanted(tag, entry["vr"]))
+            complete &= tag in _ABOUT_THE_QUERY  # private keys are optional ones, and neither matched nor returned
             continue
         lower = LEVELS.index(level_of(tag)) > LEVELS.index(level)
         if tag < CHARACTER_SET or tag in _NOT_SERVED or lower or (tag in _COUNTS and level is not Level.PATIENT):

@@ -148,11 +148,13 @@ def test_keys_that_are_not_supported_are_left_out_and_said() -> None:
 
 
 def test_private_keys_group_lengths_and_query_data_are_no_keys() -> None:
-    raw = implicit(
-        {0x00080000: b"\4\0\0\0", 0x00080052: "STUDY", 0x00080054: "AE", 0x00091001: "x", 0x00100000: b"\4\0\0\0"}
-    )
-    request = identifiers.understand(identifiers.decode(raw, IMPLICIT), STUDY_FIND, relational=False)
-    assert (request.keys, request.wanted, request.complete) == ((), (), True)
+    elements: dict[int, Any] = {
+        0x00080000: b"\4\0\0\0", 0x00080052: "STUDY", 0x00080054: "AE", 0x00100000: b"\4\0\0\0"
+    }  # fmt: skip
+    for private in ({}, {0x00091001: "x"}):
+        raw = implicit(dict(sorted((elements | private).items())))
+        request = identifiers.understand(identifiers.decode(raw, IMPLICIT), STUDY_FIND, relational=False)
+        assert (request.keys, request.wanted, request.complete) == ((), (), not private)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row
 
 from analysis import batch_plan
 from analysis.api import NotAnalysable, Params
-from analysis.batch_loop import Parse, audited, cancel_task, other_version
+from analysis.batch_loop import WITHDRAWN, Parse, audited, other_version
 from analysis.batch_models import Batch, Item, NewBatch, Preview
 from pacs import uids
 from pacs.auth import Principal, Right
@@ -149,7 +149,7 @@ class Batches:
 
         for uid in self._index.transact(noted):
             if not self._handed_over(number, uid, now):
-                cancel_task(self._archive, uid)
+                self._archive.worklist.withdraw(uid, WITHDRAWN)
         self._archive.events.publish()
         return self.one(principal, number)
 
@@ -197,7 +197,7 @@ class Batches:
             open_items = sql.items(conn, number, "open")
         for item in open_items:
             if item.made and item.workitem_uid and not self._handed_over(number, item.workitem_uid, now):
-                cancel_task(self._archive, item.workitem_uid)
+                self._archive.worklist.withdraw(item.workitem_uid, WITHDRAWN)
 
         def work(conn: Connection) -> None:
             for item in sql.items(conn, number, "waiting", "open"):

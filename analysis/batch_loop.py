@@ -20,9 +20,11 @@ from analysis import batch_plan, batch_report
 from analysis.api import NotAnalysable, Params
 from analysis.reports_read import metadata, result
 from pacs import audit
-from pacs.auth import ALL_RIGHTS, SYSTEM, Principal
-from pacs.errors import ArchiveError, Conflict, Forbidden, NotFound
+from pacs.auth import ALL_RIGHTS, Principal
+from pacs.dicom import ups
+from pacs.errors import ArchiveError, Forbidden
 from pacs.index import batches as sql
+from pacs.index import workitems
 
 if TYPE_CHECKING:
     from analysis.registry import Installed, Registry
@@ -35,6 +37,8 @@ LEASE_S = 60.0
 STUDIES_AT_ONCE = 50
 WORKITEMS_A_STEP = 50
 STEP_S = 2.0  # after which a round leaves the rest to the next: others wait for the scheduler, too
+
+WITHDRAWN = "its batch was cancelled"
 
 Parse = Callable[[str], "Query"]
 """Reads "ModalitiesInStudy=CT&StudyDate=20200101-" as a search of studies. Raises InvalidQuery."""
@@ -150,6 +154,10 @@ class BatchLoop:
                 if not sql.save(conn, row.id, now, self._held("planning"), sql.b.planned < planned, **values):
                     return False
                 sql.add_items(conn, items)
+                if row.priority != ups.PRIORITIES[-1]:
+                    there = [item["workitem_uid"] for item in items if item["state"] == "open"]
+                    for each in workitems.lock(conn, there):
+                        self._archive.worklist.join(conn, each.uid, row.priority)
                 return True
 
             if not some or not self._index.transact(note_items):
@@ -218,7 +226,7 @@ class BatchLoop:
         with self._index.read() as conn:
             found = sql.get(conn, row.id)
         if uid and values.get("made") and found is not None and found.state == "cancelled":
-            cancel_task(self._archive, uid)
+            self._archive.worklist.withdraw(uid, WITHDRAWN)
         return False
 
     def _follow(self, row: Row[Any], now: float) -> None:
@@ -231,6 +239,9 @@ class BatchLoop:
         def note(conn: Connection) -> None:
             for found in ended:
                 key, state, reason = found.id, found.state, found.reason
+                if state == "CANCELED" and found.superseded_by is not None:  # what took its place does it as well
+                    sql.set_item(conn, key, now, workitem_uid=found.superseded_by, made=0)
+                    continue
                 ends = {"COMPLETED": "completed", "CANCELED": "canceled", None: "failed"}
                 words = (reason or "") if state else "its Workitem was removed"
                 sql.set_item(conn, key, now, state=ends[state], reason="" if state == "COMPLETED" else words)
@@ -292,14 +303,6 @@ class BatchLoop:
 
         self._index.transact(work)
         self._archive.events.publish()
-
-
-def cancel_task(archive: Archive, uid: str) -> None:
-    """End a Workitem that was made for a batch, unless it is finished."""
-    try:
-        archive.worklist.request_cancel(uid, "its batch was cancelled", SYSTEM)
-    except (Conflict, NotFound):
-        return
 
 
 def _item(number: int, task: batch_plan.Planned, now: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,7 @@ from analysis.rules import Rule
 from pacs import uids
 from pacs.dicom import ups, ups_task
 from pacs.dicom.matching import Query
-from pacs.errors import Conflict
 from pacs.index import batches as sql
-from pacs.index import workitems
 from pacs.index.workitems import WorkitemRow
 
 if TYPE_CHECKING:
@@ -80,14 +78,17 @@ def planned(
         known = sql.workitems_of(conn, manifest.id, study)
     written = _written(installed, params)
     by_key = {row.task_key: row for row in reversed(known) if row.task_key}
+    heirs = {row.uid: row for row in known}
     by_target: dict[str | None, list[WorkitemRow]] = {}
     for row in known:
         if row.state is ups.State.COMPLETED:
             by_target.setdefault(_target(inputs_found[0][0].level, row), []).append(row)
     for inputs in inputs_found:
         key = job_key(manifest, params, [each.identity for match in inputs for each in match.instances])
-        same = by_key.get(key)
-        done = [row for row in by_target.get(inputs[0].target, ()) if row.task_key != key]
+        same = _heir(heirs, by_key[key]) if key in by_key else None
+        if same is not None and same.state is ups.State.COMPLETED and not _is_version(archive, installed, same):
+            same = None
+        done = [row for row in by_target.get(inputs[0].target, ()) if row is not same]
         # A request has no task key: it is the same task when version, parameters and instances are.
         if same is None or same.state is ups.State.CANCELED:
             asked = next((row for row in reversed(done) if _is_same(archive, installed, written, row, inputs)), None)
@@ -106,6 +107,16 @@ def planned(
         uid = same.uid if same is not None and standing in ("there", "open", "unchanged") else None
         previous = next(reversed(alike or done), None)
         yield Planned(inputs, key, standing, uid, previous.uid if previous is not None else None, bool(alike))
+
+
+def _heir(known: Mapping[str, WorkitemRow], row: WorkitemRow) -> WorkitemRow:
+    """The request for the very same that has taken the place of a Workitem, or the Workitem."""
+    while row.state is ups.State.CANCELED:
+        heir = known.get(row.superseded_by or "")
+        if heir is None or heir.request_key != row.request_key:
+            break
+        row = heir
+    return row
 
 
 def _inputs(archive: Archive, installed: Installed, study: str, principal: Principal) -> Iterator[tuple[Match, ...]]:
@@ -185,7 +196,7 @@ def create(
 
     A task that ended CANCELED gets another Workitem; `round_` names the attempt. Raises ArchiveError.
     """
-    worklist, manifest = archive.worklist, installed.manifest
+    manifest = installed.manifest
     attributes = ups_task.build(
         plugin=manifest.id,
         title=manifest.title,
@@ -197,17 +208,14 @@ def create(
         priority=priority,
         replaces=task.previous_uid if task.replaces else None,
     )
-    version = manifest.version
-    uid = worklist.create(attributes, uids.derived("workitem", task.key), principal, task=task.key, version=version)
-    with archive.index.read() as conn:
-        ended = workitems.get(conn, uid)
-    if ended is None or ended.state is not ups.State.CANCELED:
-        return uid
-    other = uids.derived("workitem", task.key, round_)
-    try:
-        return worklist.create(attributes, other, principal, version=version)
-    except Conflict:
-        return other
+    return archive.worklist.create(
+        attributes,
+        uids.derived("workitem", task.key),
+        principal,
+        task=task.key,
+        version=manifest.version,
+        again=uids.derived("workitem", task.key, round_),
+    )
 
 
 def seconds_each(archive: Archive, plugin: str) -> float | None:

@@ -54,6 +54,8 @@ class Making:
     ) -> str | None:
         """The UID of a new Workitem, None where there is one already. Raises Moved where what was read has changed.
 
+        One that a batch has made for the very same is the rule's from then on, too, and as urgent as the rule wants it.
+
         Looking, making and superseding is one transaction: of servers that look at once one makes it, and one that
         stood still between reading and making finds that others went on.
         """
@@ -64,7 +66,6 @@ class Making:
         principal = replace(SYSTEM, scope=about.scope)
         label, patient = f"{manifest.title}: {inputs[0].label}", inputs[0].instances[0].corrected
         references = [reference for match in inputs for reference in match.references]
-        uid = uids.derived("workitem", key)
 
         def work(conn: Connection) -> str | None:
             if not about.unchanged(conn) or (built_on and not chains.holds(conn, built_on)):
@@ -72,10 +73,14 @@ class Making:
             known = workitems.of_plugin(conn, manifest.id, about.study_instance_uid)
             current = next((row for row in known if row.task_key == key), None)
             if current is not None:
+                does = worklist.join(conn, current.uid, rule.priority, rule.name)
+                if does is None and workitems.of_task(conn, key) is None:
+                    raise Moved  # its batch withdrew it at this very moment
                 return None
             older = [row for row in known if self._replaces(conn, rule, row, inputs, written)]
             if not rule.late and not all(_waits_for_another(row, manifest.version) for row in older):
                 return None
+            uid = _free_uid(conn, key)
             attributes = ups_task.build(
                 plugin=manifest.id,
                 title=manifest.title,
@@ -89,6 +94,7 @@ class Making:
                 comments=comments,
             )
             kept = ups.created(attributes, uid, time.time())
+            worklist.lock(conn, kept, [row.uid for row in older])
             worklist.add(conn, uid, kept, principal, task=key, version=manifest.version, rule=rule.name)
             for row in older:
                 worklist.supersede_within(conn, row.uid, uid)
@@ -97,7 +103,7 @@ class Making:
         made = self._archive.index.transact(work)
         if made is not None:
             worklist.wake()
-            log.info("Workitem %s made by rule %s for plug-in %s %s", uid, rule.name, manifest.id, manifest.version)
+            log.info("Workitem %s made by rule %s for plug-in %s %s", made, rule.name, manifest.id, manifest.version)
         return made
 
     def _replaces(
@@ -130,6 +136,16 @@ class Making:
         same = target == inputs[0].target
         first = inputs[0].instances[0]
         return same if first.result_of is None else _made_by_older(conn, references, first.result_of, same)
+
+
+def _free_uid(conn: Connection, key: str) -> str:
+    """The UID that derives from a task key, and where one with that was withdrawn, another that does."""
+    again = 0
+    uid = uids.derived("workitem", key)
+    while workitems.get(conn, uid) is not None or workitems.is_gone(conn, uid):
+        again += 1
+        uid = uids.derived("workitem", key, again)
+    return uid
 
 
 def _waits_for_another(row: WorkitemRow, version: str) -> bool:

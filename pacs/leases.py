@@ -175,7 +175,11 @@ class Leases(Subscriptions):
         lost or cancelling was asked for.
         """
 
+        request_key = ups_task.request_key(claim.attributes)
+
         def also(conn: Connection) -> None:
+            if request_key is not None:
+                workitems.alone_with(conn, request_key)  # of two that end at once the second sees the first
             row = workitems.get(conn, claim.uid, lock=True)
             if row is None or row.lease_token != claim.token or row.state is not State.IN_PROGRESS:
                 raise StateConflict("the lease was lost: another worker has the Workitem", about=claim.uid)
@@ -239,9 +243,9 @@ class Leases(Subscriptions):
 
         def work(conn: Connection) -> int:
             reaped = 0
-            for seen in workitems.expired(conn, now):
-                row = workitems.get(conn, seen.uid, lock=True)
-                if row is None or row.lease_token != seen.lease_token or (row.lease_until or now) >= now:
+            found = {row.uid: row.lease_token for row in workitems.expired(conn, now)}
+            for row in workitems.lock(conn, list(found)):
+                if row.lease_token != found[row.uid] or (row.lease_until or now) >= now:
                     continue  # its worker was heard of in between
                 reaped += 1
                 if row.cancel_requested:
@@ -276,9 +280,8 @@ class Leases(Subscriptions):
 
         def work(conn: Connection) -> int:
             ended = 0
-            for uid in found:
-                row = workitems.get(conn, uid, lock=True)
-                if row is not None and row.state is State.SCHEDULED:
+            for row in workitems.lock(conn, found):
+                if row.state is State.SCHEDULED:
                     moment = ups.value(row.attributes, ups.EXPIRATION_DATETIME)
                     self._end_canceled(conn, row, f"expired: not begun by {moment}", now, SYSTEM, ended="expired")
                     ended += 1
@@ -296,7 +299,7 @@ class Leases(Subscriptions):
             found = workitems.ahead(conn, now)
 
         def work(conn: Connection) -> None:
-            for uid in found:
+            for uid in sorted(found):
                 workitems.put_back(conn, uid, now)
 
         if found:

@@ -139,8 +139,9 @@ class Tasks:
         found = self._letters(named, principal, plugin)
 
         def work(conn: Connection) -> None:
+            workitems.lock(conn, found)
             for uid in found:
-                row = self._dead(conn, uid, principal, lock=True)
+                row = self._dead(conn, uid, principal)
                 workitems.save(conn, uid, {"ended": "discarded"})
                 self._note(conn, "dead letter discarded", uid, row, principal)
 

@@ -1,36 +1,31 @@
 """The worklist: Unified Procedure Steps for anybody (PS3.4 annex CC, PS3.18 section 11).
 
-What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pacs.leases`, which this builds on.
+What a worker of ours does with a Workitem (claim, heartbeat, completion) is `pacs.leases`, how one ends before it is
+done `pacs.ending`; this builds on both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from pacs import uids
-from pacs.audit import row as audit_row
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.dicom import ups, ups_events, ups_match, ups_task
 from pacs.dicom.matching import PLAIN, Options
 from pacs.dicom.ups import Attributes, State
-from pacs.errors import AlreadyCompleted, Conflict, PerformerUnreachable
-from pacs.index import rule_waits, schema, subscriptions, workitems
+from pacs.ending import Ending
+from pacs.errors import Conflict
+from pacs.index import rule_waits, subscriptions, workitems
 from pacs.index.engine import Index
 from pacs.index.workitems import WorkitemRow
-from pacs.leases import Leases
 
 NOT_READY = 1e15
 """`not_before` of a Workitem whose inputs are not all there (Input Readiness State): no worker takes it."""
-
-ALREADY_COMPLETED = "The UPS is already COMPLETED."
-ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Hold:
     why: str
 
 
-class Worklist(Leases):
+class Worklist(Ending):
     """The worklist of one archive. Safe from any thread; every change is durable when a method returns."""
 
     judge: Callable[[Attributes], Hold | None] | None = None
@@ -58,11 +53,14 @@ class Worklist(Leases):
         *,
         version: str | None = None,
         rule: str | None = None,
+        again: str | None = None,
     ) -> str:
         """The Workitem UID of a new Workitem (N-CREATE, PS3.18 11.4).
 
-        With `task`, a task key, creating it again returns the UID of the one that is there. A Workitem that waits and
-        asks a plug-in of ours for the same, no more urgently, no sooner and for no longer, is replaced by the new one.
+        With `task`, a task key, creating it again returns the UID of the one that is there, as urgent as both. Where
+        that one ended CANCELED and there is `again`, a new one with that UID is made in its place. A Workitem that
+        waits and asks a plug-in of ours for the same, no more urgently, no sooner and for no longer, is replaced by the
+        new one, unless a batch alone wants that.
         `version` is that of the plug-in it is made for, and only workers that have it take it; without, any does.
         `rule` is noted beside it. Raises InvalidInput, InvalidUID, Forbidden, and Conflict where the UID is taken
         (0111H).
@@ -75,13 +73,24 @@ class Worklist(Leases):
 
         def work(conn: Connection) -> tuple[str, bool]:
             known = workitems.of_task(conn, task) if task is not None else None
-            if known is not None:
-                return known, False
+            heir = None if known is None else self.join(conn, known, str(ups.value(kept, ups.PRIORITY)))
+            if known is not None and (heir is not None or again is None):
+                return heir or known, False
+            new = uid
             if workitems.get(conn, uid) is not None:
-                raise Conflict("a Workitem with this UID exists already", about=uid)
-            self.add(conn, uid, kept, principal, task=task, version=version, rule=rule)
-            self._hold(conn, uid, hold, principal.scope)
-            return uid, True
+                if again is None:
+                    raise Conflict("a Workitem with this UID exists already", about=uid)
+                if workitems.get(conn, again) is not None:
+                    return again, False
+                new = again
+            if known is not None:
+                workitems.save(conn, known, {"task_key": None})
+            named = kept | {ups.SOP_INSTANCE_UID: ups.element("UI", new)}
+            self.add(conn, new, named, principal, task=task, version=version, rule=rule)
+            if known is not None:
+                self.supersede_within(conn, known, new)  # no dead letter any more
+            self._hold(conn, new, hold, principal.scope)
+            return new, True
 
         made, is_new = self._index.transact(work)
         if is_new:
@@ -101,6 +110,7 @@ class Worklist(Leases):
     ) -> None:
         """The second half of `create`, in a transaction of the caller's: `kept` is what `ups.created` has made."""
         now = self._clock()
+        self.lock(conn, kept)
         values = {
             "uid": uid, "state": State.SCHEDULED, "task_key": task, "attributes": orjson.dumps(kept),
             "attempt": 0, "progress": 0.0, "message": "", "reason": "", "cancel_requested": 0, "revision": 0,
@@ -258,114 +268,10 @@ class Worklist(Leases):
         self._events.publish()
         return warned
 
-    def request_cancel(
-        self,
-        uid: str,
-        reason: str,
-        principal: Principal,
-        *,
-        requesting_ae: str = "",
-        request: Mapping[str, Any] | None = None,
-        ended: str = "cancelled",
-        superseded_by: str | None = None,
-    ) -> str | None:
-        """None, or the warning that it is CANCELED already (N-ACTION, PS3.4 CC.2.2, PS3.18 11.8).
-
-        SCHEDULED ends at once; IN PROGRESS is asked of whoever performs it: a worker of ours, or everybody who is
-        subscribed to the Workitem. `request` is the action information, of which reason code and contact are passed
-        on; `ended` is one of `leases.ENDS`, `superseded_by` the Workitem that takes its place. Raises AlreadyCompleted,
-        and PerformerUnreachable where nobody could be asked.
-        """
-        principal.require(Right.PROCESS)
-
-        def work(conn: Connection) -> str | None:
-            row = self._visible(conn, uid, principal, lock=True)
-            return self._cancel(
-                conn, row, reason, principal, requesting_ae=requesting_ae, request=request, ended=ended,
-                superseded_by=superseded_by,
-            )  # fmt: skip
-
-        warned = self._index.transact(work)
-        self._events.publish()
-        return warned
-
-    def _cancel(
-        self,
-        conn: Connection,
-        row: WorkitemRow,
-        reason: str,
-        principal: Principal,
-        *,
-        requesting_ae: str = "",
-        request: Mapping[str, Any] | None = None,
-        ended: str = "cancelled",
-        superseded_by: str | None = None,
-    ) -> str | None:
-        uid, now = row.uid, self._clock()
-        said = reason.strip()[:1024] or "cancelled on request"
-        if row.state is State.CANCELED:
-            return ALREADY_CANCELED
-        if row.state is State.COMPLETED:
-            raise AlreadyCompleted(ALREADY_COMPLETED, about=uid)
-        if row.state is State.IN_PROGRESS and row.worker is None and not subscriptions.watchers(conn, uid):
-            raise PerformerUnreachable("the performer cannot be contacted: nobody watches the Workitem", about=uid)
-        self._audit(conn, "workitem cancel requested", principal, uid, row.study_instance_uid)
-        free = row.worker is not None and row.lease_token is None
-        if row.state is State.SCHEDULED or free:
-            self._end_canceled(conn, row, said, now, principal, request, ended, superseded_by)
-        else:
-            asked = {"cancel_requested": 1, "reason": said, "updated_at": now, "superseded_by": superseded_by}
-            workitems.save(conn, uid, asked)
-            given = {ups.REASON_FOR_CANCELLATION: ups.element("LT", said)} if reason.strip() else {}
-            reports = [ups_events.cancel_requested(requesting_ae or principal.name[:16], {**(request or {}), **given})]
-            self._news(conn, uid, row.study_instance_uid, principal.name, row.scope, now, reports)
-        return None
-
     def of_plugin(self, plugin: str, study_instance_uid: str, *, requested: bool = False) -> list[WorkitemRow]:
         """Workitems that a rule made for that plug-in and study, oldest first; with `requested` all others as well."""
         with self._index.read() as conn:
             return workitems.of_plugin(conn, plugin, study_instance_uid, requested=requested)
-
-    def supersede(self, uid: str, by: str) -> None:
-        """Cancel a Workitem that is not finished, since another one works on a newer set of the same input.
-
-        One that had failed is no dead letter any more; the results of one that is COMPLETED stay as they are, and are
-        marked once the newer one has its own.
-        """
-        self._index.transact(partial(self.supersede_within, uid=uid, by=by))
-        self._events.publish()
-
-    def supersede_within(self, conn: Connection, uid: str, by: str) -> None:
-        """`supersede` in a transaction of the caller's: nobody sees the newer one without what it means for others."""
-        row, now = workitems.get(conn, uid, lock=True), self._clock()
-        if row is None:
-            return
-        if row.state is State.COMPLETED:
-            newer = workitems.get(conn, by, lock=True)
-            if newer is not None and newer.state is State.COMPLETED:  # else the newer one marks it itself
-                for old in workitems.mark_superseded(conn, [uid], by, now):
-                    self._news(conn, uid, old.study_instance_uid, SYSTEM.name, old.scope, now)
-        elif row.state is State.CANCELED:
-            values = {"ended": "superseded", "superseded_by": by, "updated_at": now}
-            workitems.save(conn, uid, values, workitems.t.ended == "failed")
-        else:
-            with suppress(PerformerUnreachable):
-                said = f"superseded by {by}"
-                self._cancel(conn, row, said, SYSTEM, ended="superseded", superseded_by=by)
-
-    def _replace_waiting(
-        self, conn: Connection, uid: str, values: Mapping[str, Any], principal: Principal, now: float
-    ) -> None:
-        """End what waits for the same as the new Workitem `uid`, unless that is more urgent, due sooner or lasts."""
-        if values["request_key"] is None:
-            return
-        for row in workitems.same_request(conn, values["request_key"], principal.scope, State.SCHEDULED):
-            sooner = values["not_before"] <= max(now, row.not_before or 0.0)
-            expires, theirs = values["expires_at"], ups.moment(row.attributes, ups.EXPIRATION_DATETIME)
-            lasting = expires is None or (theirs is not None and theirs <= expires)
-            if row.uid != uid and values["priority"] <= row.priority and sooner and lasting:
-                said = f"superseded by {uid}"
-                self._end_canceled(conn, row, said, now, principal, ended="superseded", superseded_by=uid)
 
     def forget(self, now: float, days: float) -> int:
         """How many Workitems were removed: in their final state for that long, and under no deletion lock."""
@@ -385,10 +291,6 @@ class Worklist(Leases):
             return removed
 
         return self._index.transact(work) if found else 0
-
-    def _audit(self, conn: Connection, event: str, principal: Principal, uid: str, study: str | None) -> None:
-        made = audit_row(event, principal, "success", self._clock(), workitem_uid=uid, study_instance_uid=study)
-        conn.execute(insert(schema.audit), [made])
 
 
 def _held(kept: Attributes) -> Attributes:

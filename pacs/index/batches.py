@@ -226,10 +226,10 @@ def count(conn: Connection, number: int, state: str) -> int:
 
 
 def ended(conn: Connection, number: int) -> list[Row[Any]]:
-    """(id, state, reason) of the open items whose Workitems are finished, or gone."""
+    """(id, state, reason, superseded_by) of the open items whose Workitems are finished, or gone."""
     w = schema.workitem.c
     wanted = (
-        select(i.id, w.state, w.reason)
+        select(i.id, w.state, w.reason, w.superseded_by)
         .select_from(batch_item.outerjoin(schema.workitem, w.uid == i.workitem_uid))
         .where(i.batch_id == number, i.state == "open", or_(w.state.in_(("COMPLETED", "CANCELED")), w.uid.is_(None)))
     )

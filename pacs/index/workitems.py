@@ -176,14 +176,30 @@ def of_plugin(conn: Connection, plugin: str, study_instance_uid: str, *, request
     return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid))]
 
 
+def alone_with(conn: Connection, request_key: str) -> None:
+    """Let nobody else come or end with the same request until the transaction ends: each sees those before it.
+
+    SQLite has one writer; on PostgreSQL it is an advisory lock. Before any lock on a Workitem, or two transactions may
+    wait for each other.
+    """
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:kind, hashtext(:key))"), {"kind": _SAME, "key": request_key})
+
+
+def lock(conn: Connection, uids: Sequence[str]) -> list[WorkitemRow]:
+    """The rows of these Workitems, in the order of their UIDs; nobody else can change them until the transaction ends.
+
+    For what changes several: once there is news of one, no lock may be waited for (`pacs.index.order`).
+    """
+    wanted = select(schema.workitem).where(t.uid.in_(uids)).order_by(t.uid)
+    return [row(found) for found in conn.execute(wanted.with_for_update())] if uids else []
+
+
 def same_request(conn: Connection, request_key: str, scope: str, state: State) -> list[WorkitemRow]:
     """Workitems in that state that ask for the same: plug-in, parameters, and inputs as they are named.
 
-    For those that wait nobody else may look until the transaction ends: of requests that come at once each sees those
-    before it.
+    Whoever changes what others see of it has to be `alone_with` the request.
     """
-    if conn.dialect.name == "postgresql" and state is State.SCHEDULED:
-        conn.execute(text("SELECT pg_advisory_xact_lock(:kind, hashtext(:key))"), {"kind": _SAME, "key": request_key})
     wanted = select(schema.workitem).where(t.request_key == request_key, t.scope == scope, t.state == state)
     return [row(found) for found in conn.execute(wanted.order_by(t.created_at, t.uid).with_for_update())]
 

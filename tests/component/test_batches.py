@@ -21,6 +21,7 @@ from analysis.batch_models import NewBatch
 from analysis.batch_report import as_csv, changes, reduced
 from analysis.registry import Installed, Registry
 from analysis.reports_read import metadata
+from analysis.trigger import Trigger
 from pacs import uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import ALL_RIGHTS, Principal, Right
@@ -30,6 +31,7 @@ from pacs.index import batches as sql
 from pacs.index import schema
 from pacs.server.compose import study_query
 from pacs.settings import Settings
+from pacs.tasks import Tasks
 from pacs.worklist import Worklist
 
 ANN = Principal("ann", "token", ALL_RIGHTS)
@@ -54,6 +56,8 @@ class Host:
                 self.archive.ingest.store(receiving, principal=ANN)
         self.batches = Batches(self.archive, self.registry, study_query, clock=lambda: self.now)
         self.loop = self.new_loop()
+        self.trigger = Trigger(self.archive, self.registry)
+        self.tasks = Tasks(self.archive.worklist)
 
     def new_loop(self) -> BatchLoop:
         return BatchLoop(self.archive, self.registry, study_query, clock=lambda: self.now, step_s=300)
@@ -61,6 +65,11 @@ class Host:
     def steps(self, number: int = 3, loop: BatchLoop | None = None) -> None:
         for _ in range(number):
             (loop or self.loop).step(self.now)
+
+    def rules_look(self) -> int:
+        """Let the studies come to rest and the rules of the plug-in look; how many Workitems they made."""
+        self.archive.settle.claim_stable(self.now)
+        return self.trigger.step(self.now)
 
     def workitems(self) -> list[dict[str, Any]]:
         return self.archive.worklist.search({}, None, 0, ANN)[0]
@@ -90,6 +99,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     made = Host(tmp_path)
     yield made
     made.loop.close()
+    made.trigger.close()
     made.archive.close()
 
 
@@ -161,6 +171,96 @@ def test_a_task_that_two_batches_wait_for_ends_with_the_second(host: Host) -> No
     assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"SCHEDULED"}
     host.batches.cancel(ANN, second)
     assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"CANCELED"}
+
+
+def states(host: Host) -> dict[str, list[str]]:
+    """The Workitems in each state, the first first."""
+    found: dict[str, list[str]] = {}
+    for each in sorted(host.archive.worklist.of_plugin("count", uids.derived("b", 0)), key=lambda row: row.created_at):
+        found.setdefault(each.state.value, []).append(each.uid)
+    return found
+
+
+def test_what_a_rule_wants_as_well_has_its_priority_and_outlives_the_batch(host: Host) -> None:
+    batch = host.batches.create(ANN, new(query=f"StudyInstanceUID={uids.derived('b', 0)}")).id
+    host.steps()
+    (uid,) = states(host)["SCHEDULED"]
+    assert host.rules_look() == STUDIES - 1  # of the first the task is there
+    held = host.archive.worklist.retrieve(uid, ANN)
+    assert ups.value(held, ups.PRIORITY) == "MEDIUM"
+    task = host.tasks.get(uid, ANN)
+    assert (task.priority, task.rule) == ("MEDIUM", "count")
+    assert host.archive.worklist.search({ups.PRIORITY: "LOW"}, None, 0, ANN)[0] == []
+    host.batches.cancel(ANN, batch)
+    assert host.batches.one(ANN, batch).items == {"cancelled": 1}
+    assert states(host) == {"SCHEDULED": [uid]}
+    assert host.work() == STUDIES
+    host.batches.resume(ANN, batch)
+    host.finish(batch)
+    assert host.batches.one(ANN, batch).items == {"completed": 1}
+    assert states(host) == {"COMPLETED": [uid]}
+
+
+def test_what_a_rule_has_made_is_no_batch_s_to_end_but_to_hasten(host: Host) -> None:
+    assert host.rules_look() == STUDIES
+    batch = host.batches.create(ANN, new(priority="HIGH")).id
+    host.steps()
+    assert host.batches.one(ANN, batch).items == {"open": STUDIES}
+    assert {ups.value(each, ups.PRIORITY) for each in host.workitems()} == {"HIGH"}
+    assert len(host.workitems()) == STUDIES
+    host.batches.cancel(ANN, batch)
+    assert {ups.value(each, ups.PROCEDURE_STEP_STATE) for each in host.workitems()} == {"SCHEDULED"}
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_batch_that_was_cancelled_before_the_rule_looked_leaves_nothing_in_its_way(host: Host, running: bool) -> None:
+    batch = host.batches.create(ANN, new(query=f"StudyInstanceUID={uids.derived('b', 0)}")).id
+    host.steps()
+    claim = host.archive.worklist.claim(["count"], "w", host.now, 30) if running else None
+    host.batches.cancel(ANN, batch)
+    assert host.rules_look() == STUDIES
+    (made,) = states(host)["SCHEDULED"]
+    assert host.tasks.get(made, ANN).priority == "MEDIUM"
+    if claim is not None:
+        with pytest.raises(Conflict):
+            host.archive.worklist.complete(claim, (), host.now)
+        host.archive.worklist.fail(claim, "stopped", host.now)
+    assert len(states(host)["SCHEDULED"]) == 1
+    assert host.rules_look() == 0
+    host.batches.resume(ANN, batch)
+    host.steps()
+    assert [item.workitem_uid for item in host.batches.items(ANN, batch)] == [made]
+    host.batches.cancel(ANN, batch)
+    assert states(host)["SCHEDULED"] == [made]
+
+
+def test_what_somebody_cancelled_himself_no_rule_makes_again(host: Host) -> None:
+    host.batches.create(ANN, new())
+    host.steps()
+    (uid,) = states(host)["SCHEDULED"]
+    host.archive.worklist.request_cancel(uid, "not this one", ANN)
+    assert host.rules_look() == 0
+    assert states(host) == {"CANCELED": [uid]}
+
+
+def test_a_batch_ends_no_request_and_follows_one_that_takes_its_place(host: Host) -> None:
+    """A person's request is not to be lost with a batch that somebody else cancels."""
+    worklist = host.archive.worklist
+    batch = host.batches.create(ANN, new(priority="MEDIUM")).id
+    host.steps()
+    (made,) = states(host)["SCHEDULED"]
+    held = worklist.retrieve(made, ANN)
+    request = {tag: held[tag] for tag in held if tag not in (ups.SOP_CLASS_UID, ups.SOP_INSTANCE_UID)}
+    asked = worklist.create(request, None, EVE)
+    assert host.tasks.get(made, ANN).superseded_by == asked
+    host.steps()
+    assert asked in [item.workitem_uid for item in host.batches.items(ANN, batch, "open")]
+    other = host.batches.create(ANN, new(priority="HIGH")).id
+    host.steps()
+    assert host.tasks.get(asked, ANN).state == "SCHEDULED"
+    for each in (batch, other):
+        host.batches.cancel(ANN, each)
+    assert [each.uid for each in host.tasks.listed(ANN, state="SCHEDULED")] == [asked]
 
 
 def test_a_rate_is_kept_and_lost_time_is_not_made_up_for(host: Host) -> None:

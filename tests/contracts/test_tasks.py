@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select, text
 
 from pacs.auth import SYSTEM, Principal, Right
 from pacs.dicom import ups, ups_task
@@ -244,6 +246,75 @@ def test_who_began_earlier_and_took_longer_supersedes_nothing(worklist: Worklist
     worklist.complete(of_quick, output(2), T0 + 6)
     worklist.complete(of_slow, output(1), T0 + 9)
     assert [tasks.get(uid, SYSTEM).superseded_by for uid in (slow, quick)] == [quick, None]
+
+
+def test_what_is_wanted_twice_is_done_once_and_stays_while_one_wants_it(
+    worklist: Worklist, tasks: Tasks, index: Index
+) -> None:
+    def joined(uid: str, priority: str, rule: str | None = None) -> str | None:
+        return index.transact(lambda conn: worklist.join(conn, uid, priority, rule))
+
+    batch = {"task": "key", "version": "1", "again": "2.25.2"}
+    made = worklist.create(asked(priority="LOW"), "2.25.1", USER, **batch)
+    other = worklist.create(asked("1.9"), None, USER)
+    assert joined(made, "HIGH") == made
+    assert [tasks.get(made, SYSTEM).priority, tasks.get(made, SYSTEM).rule] == ["HIGH", None]
+    assert worklist.withdraw(made, "its batch was cancelled")
+    assert not worklist.withdraw(other, "it is somebody's request")
+    assert ended(tasks, made) == ("CANCELED", "cancelled", "its batch was cancelled")
+    assert worklist.create(asked(), "2.25.1", USER, **batch) == "2.25.2"
+    assert joined("2.25.2", "LOW", "a rule") == "2.25.2"
+    assert not worklist.withdraw("2.25.2", "its batch was cancelled")
+    claims = {claim.uid: claim for claim in (claimed(worklist), claimed(worklist))}
+    assert claims.keys() == {other, "2.25.2"}
+    worklist.fail(claims["2.25.2"], "it broke", T0)
+    assert joined("2.25.2", "HIGH") is None
+    assert worklist.create(asked(), "2.25.1", USER, **{**batch, "again": "2.25.3"}) == "2.25.3"
+    assert tasks.get("2.25.2", SYSTEM).superseded_by == "2.25.3"  # no dead letter any more
+    request = worklist.create(asked(), None, USER)
+    assert joined("2.25.3", "HIGH") == request
+    assert tasks.get(request, SYSTEM).priority == "HIGH"
+    urgent = {ups.PRIORITY: "HIGH", ups.PROCEDURE_STEP_STATE: "SCHEDULED"}
+    assert worklist.search(urgent, None, 0, USER)[0] == [worklist.retrieve(request, USER)]
+
+
+def test_two_that_end_at_the_same_moment_see_each_other(worklist: Worklist, tasks: Tasks, index: Index) -> None:
+    """One has marked what it saw and not committed yet when the other one looks."""
+
+    def waiting(conn: Connection) -> int:
+        here = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        locks = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND {here}"
+        return int(conn.execute(text(locks)).scalar_one())
+
+    for number, (slow, quick) in enumerate(((1.0, 2.0), (4.0, 3.0))):
+        series = f"1.2.3.{number}"
+        first = worklist.create(asked(series), None, USER)
+        of_first = claimed(worklist, T0 + slow)
+        second = worklist.create(asked(series), None, USER)
+        of_second = claimed(worklist, T0 + quick)
+        looked = threading.Event()
+
+        def late(also: Callable[[Connection], None], looked: threading.Event = looked) -> None:
+            def work(conn: Connection) -> None:
+                also(conn)
+                looked.set()
+                until = time.monotonic() + 60
+                while index.dialect == "postgresql":  # of which many write at a time
+                    with index.read() as other:
+                        if waiting(other):
+                            return
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
+
+            index.transact(work)
+
+        with ThreadPoolExecutor(1) as beside:
+            ending = beside.submit(worklist.complete, of_first, output(number), T0 + 9, late)
+            assert looked.wait(60)
+            worklist.complete(of_second, output(number + 10), T0 + 9)
+            ending.result(60)
+        marked = [tasks.get(uid, SYSTEM).superseded_by for uid in (first, second)]
+        assert marked == ([second, None] if slow < quick else [None, first])
 
 
 def test_who_may_wait_longer_is_not_replaced_by_who_may_expire(worklist: Worklist, tasks: Tasks) -> None:

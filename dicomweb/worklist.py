@@ -90,8 +90,8 @@ async def search(call: Call) -> Answer:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
     for name in ("limit", "offset", *FLAGS):
         call.parameter(name)
-    fuzzy, empty_values, _ = (flag(flags, name) for name in FLAGS)
-    options = Options(fuzzy=fuzzy, empty_values=empty_values)
+    fuzzy, empty_values, multiple_values = (flag(flags, name) for name in FLAGS)
+    options = Options(fuzzy=fuzzy, empty_values=empty_values, multiple_values=multiple_values)
     capped = MAX_RESULTS if limit is None else min(limit, MAX_RESULTS)
     items, remaining = await call.io(call.archive.worklist.search, keys, capped, offset, principal, options)
     headers = [call.warning(text) for text in ignored[: params.MAX_WARNINGS]]

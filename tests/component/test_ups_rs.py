@@ -341,7 +341,8 @@ def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
     with serving(tmp_path_factory.mktemp("search")) as web:
         assert web.get("/workitems").status_code == 204
         name = {"vr": "PN", "Value": [{"Alphabetic": "Synthetic^Sam"}]}
-        uid = [created(web, label=f"Label {n}", t00100010=name) for n in range(4)]
+        others = [{"vr": "LO", "Value": ["A", "B"][: n + 1]} for n in range(4)]
+        uid = [created(web, label=f"Label {n}", t00100010=name, t00101000=others[n]) for n in range(4)]
         state(uid[0], web, "IN PROGRESS", uids.new())
 
         def found(**query: Any) -> set[str]:
@@ -361,6 +362,7 @@ def test_search(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert found(includefield="all", foo="bar", limit=10) == {"0", "1", "2", "3"}
         assert found(PatientName="sam synthetick", fuzzymatching="true") == {"0", "1", "2", "3"}
         assert found(ProcedureStepLabel="Label 1\\Label 3", multiplevaluematching="true") == {"1", "3"}
+        assert found(OtherPatientIDs="A\\B", multiplevaluematching="true") == {"1", "2", "3"}  # both of them
         assert found(PatientBirthDate='""', emptyvaluematching="true") == {"0", "1", "2", "3"}
         for misspelt in ("00404018", "ProcedureStepLabe"):
             said = web.get("/workitems", params={misspelt: "x", "includefield": "all"}).headers.get_list("warning")

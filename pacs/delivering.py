@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row
 
 from pacs import audit
 from pacs.auth import SYSTEM
+from pacs.commitment import Failure
 from pacs.destinations import Couriers, Destination, Outcome, pause_s
 from pacs.errors import ArchiveError, NotFound
 from pacs.index import deliveries as sql
@@ -241,10 +242,11 @@ class Deliverer:
         if outcome.verdict == "taken":
             state = "sent" if row.commitment else "delivered"
             return {"state": state, "reason": outcome.reason, "not_before": now, "transaction_uid": None}
-        too_often = outcome.verdict == "refused" and row.attempt >= MAX_REFUSALS
-        if dead or too_often or now - row.created_at > self._give_up_s:
-            return {"state": "dead", "reason": outcome.reason}
-        return {"state": "pending", "reason": outcome.reason, "not_before": now + pause_s(row.attempt - 1)}
+        refusals = row.refusals + (outcome.verdict == "refused")
+        if dead or refusals >= MAX_REFUSALS or now - row.created_at > self._give_up_s:
+            return {"state": "dead", "reason": outcome.reason, "refusals": refusals}
+        not_before = now + pause_s(row.attempt - 1)
+        return {"state": "pending", "reason": outcome.reason, "refusals": refusals, "not_before": not_before}
 
     # --- storage commitment, asked of the destination ---
 
@@ -303,8 +305,9 @@ class Deliverer:
                     self._put([row.id], state="delivered", reason="committed")
                     continue
                 reason = f"not committed: {failure or 'left out of the report'}"
-                state = "dead" if row.attempt >= MAX_REFUSALS else "pending"
-                self._put([row.id], state=state, reason=reason, transaction_uid=None,
+                refusals = row.refusals + (failure != Failure.RESOURCES)  # a lack of resources passes
+                state = "dead" if refusals >= MAX_REFUSALS or now - row.created_at > self._give_up_s else "pending"
+                self._put([row.id], state=state, refusals=refusals, reason=reason, transaction_uid=None,
                           not_before=now + pause_s(row.attempt))  # fmt: skip
             self._archive.events.publish()
             return

@@ -154,7 +154,9 @@ def judged(uids: Sequence[str], status: int, raw: bytes, where: str) -> Iterator
     taken, failed = _listed(told, REFERENCED), _listed(told, FAILED)
     for uid in uids:
         if uid in failed:
-            yield Outcome(uid, "refused", f"{where} did not store it: failure reason {failed[uid]}")
+            passing = failed[uid].startswith("A7")  # a lack of resources, as in PS3.4 B.2.3
+            reason = f"{where} did not store it: failure reason {failed[uid]}"
+            yield Outcome(uid, "later" if passing else "refused", reason)
         elif uid in taken or status == 200:
             yield Outcome(uid, "taken")
         elif status < 300:

@@ -46,6 +46,7 @@ delivery = Table(
     Column("commitment", Integer, nullable=False, default=0),  # 1 = delivered only once committed
     Column("transaction_uid", _TEXT, index=True),
     Column("attempt", Integer, nullable=False, default=0),
+    Column("refusals", Integer, nullable=False, default=0),  # how many of the attempts the destination refused
     Column("not_before", Double, nullable=False),
     Column("lease_token", _TEXT, index=True),
     Column("lease_until", Double),
@@ -92,7 +93,13 @@ def add(conn: Connection, rows: Sequence[Mapping[str, Any]], *, again: bool = Fa
         target = [d.destination, d.sop_instance_uid, d.digest]
         if again:
             fresh = {name: row[name] for name in ("rule", "principal", "state", "commitment", "created_at")}
-            anew = {**fresh, "not_before": row["not_before"], "updated_at": row["updated_at"], "attempt": 0}
+            anew = {
+                **fresh,
+                "not_before": row["not_before"],
+                "updated_at": row["updated_at"],
+                "attempt": 0,
+                "refusals": 0,
+            }
             new = new.on_conflict_do_update(
                 index_elements=target,
                 set_={**anew, "reason": "", "transaction_uid": None, "lease_token": None, "lease_until": None},
@@ -184,8 +191,9 @@ def revive(conn: Connection, now: float, keys: Sequence[int] | None = None, dest
         conditions.append(d.id.in_(list(keys)))
     if destination is not None:
         conditions.append(or_(d.destination == destination, d.rule == destination))
-    anew = {"state": "pending", "attempt": 0, "not_before": now, "created_at": now, "updated_at": now, "reason": ""}
-    return conn.execute(update(delivery).where(*conditions).values(**anew)).rowcount
+    anew = {"state": "pending", "attempt": 0, "refusals": 0, "reason": ""}
+    times = dict.fromkeys(("not_before", "created_at", "updated_at"), now)
+    return conn.execute(update(delivery).where(*conditions).values(**anew, **times)).rowcount
 
 
 def pending_studies(conn: Connection, study_instance_uids: Sequence[str]) -> set[str]:

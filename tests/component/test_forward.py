@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pacs.index import deliveries
 from pacs.server import compose
 from pacs.settings import AE, Settings
 from pacs.settings import Forward as Rule
+from pacs.stow_client import judged
 
 OPERATOR = Principal("operator", "session", ALL_RIGHTS)
 
@@ -98,13 +100,13 @@ def home(tmp_path: Path, remote: Site) -> Iterator[Home]:
         nobody = unused.getsockname()[1]
         opened: list[tuple[Site, Forward]] = []
 
-        def opener(*rules: Rule, known: AE | None = None) -> tuple[Site, Forward, Clock]:
+        def opener(*rules: Rule, known: AE | None = None, hours: float = 168) -> tuple[Site, Forward, Clock]:
             aes = (
                 AE(title="PACS", host="127.0.0.1", port=remote.port),
                 AE(title="NOBODY", host="127.0.0.1", port=nobody),
                 *((known,) if known else ()),
             )
-            site = Site(tmp_path / "home", "M3DICOM", aes=aes, forward=rules)
+            site = Site(tmp_path / "home", "M3DICOM", aes=aes, forward=rules, forward_give_up_hours=hours)
             clock = Clock()
             forward = Forward(site.archive, partial(compose.courier, site.archive), clock=clock)
             opened.append((site, forward))
@@ -262,7 +264,8 @@ def test_what_stays_undeliverable_ends_as_a_dead_letter_that_can_be_tried_again(
 def test_what_is_refused_is_tried_a_few_times_and_says_why(home: Home, tmp_path: Path) -> None:
     strict = Site(tmp_path / "strict", "STRICT", aes=(AE(title="M3DICOM", rights=("query",)),))
     strict.open_door()
-    site, forward, clock = home(known=AE(title="STRICT", host="127.0.0.1", port=strict.port))
+    site, forward, clock = home(known=AE(title="STRICT", host="127.0.0.1", port=strict.port), hours=1e9)
+    strict.close_door()  # that it was away for long is no refusal
     ds = dicom_data.image(1)
     site.store(ds)
     forward.request(OPERATOR, "STRICT", ds.StudyInstanceUID)
@@ -270,9 +273,16 @@ def test_what_is_refused_is_tried_a_few_times_and_says_why(home: Home, tmp_path:
     def later() -> None:
         clock.ahead += 4000
 
+    def tried(often: int) -> bool:
+        (found,) = forward.listed(OPERATOR, limit=9)
+        return found["attempt"] >= often and found["state"] == "pending"
+
+    run(forward, clock, lambda: tried(9), later)
+    (away,) = forward.listed(OPERATOR, limit=9)
+    strict.open_door()
     run(forward, clock, lambda: all_are(forward, "dead", 1), later)
     (letter,) = forward.listed(OPERATOR, state="dead", limit=9)
-    assert letter["attempt"] == 8
+    assert letter["attempt"] == away["attempt"] + 8
     assert "0124H" in letter["reason"]
     strict.close()
 
@@ -354,6 +364,17 @@ def test_a_dicomweb_root_is_a_destination_too(home: Home, tmp_path: Path) -> Non
         for ds in images:
             (location,) = web.archive.retrieve.locate(SYSTEM, ds.StudyInstanceUID, None, ds.SOPInstanceUID)
             assert web.archive.retrieve.dataset(location) == site.bytes_of(ds)
+
+
+def test_a_dicomweb_root_without_room_is_asked_again_later() -> None:
+    failed = {"A": 0xA700, "B": 0xA7FF, "C": 0xC000, "D": 0x0110}
+    items = [
+        {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [reason]}}
+        for uid, reason in failed.items()
+    ]
+    raw = json.dumps({"00081198": {"vr": "SQ", "Value": items}}).encode()
+    verdicts = [outcome.verdict for outcome in judged([*failed, "E"], 202, raw, "https://pacs.example")]
+    assert verdicts == ["later", "later", "refused", "refused", "later"]
 
 
 def test_rules_that_cannot_be_are_refused_in_words(home: Home) -> None:

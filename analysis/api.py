@@ -21,6 +21,10 @@ CODE_SCHEME = "99M3DICOM"
 """Coding Scheme Designator of our own codes: plug-in ids and parameter names."""
 
 
+_NAME = r"^[^\\\x00-\x1f\x7f]*[^\\\x00-\x20\x7f]$"
+"""What LO can hold (PS3.5 6.2): something, without backslashes and controls."""
+
+
 # What a plug-in declares ---------------------------------------------------------------------------------------------
 
 
@@ -97,8 +101,8 @@ class Manifest(BaseModel):
 
     api: Literal[1] = 1
     id: str = Field(pattern=r"^[a-z][a-z0-9_.-]{2,63}$")
-    version: str
-    title: str
+    version: str = Field(pattern=_NAME, max_length=64)
+    title: str = Field(pattern=_NAME, max_length=64)  # of the device, the algorithm, and of code meanings: LO
     description: str = ""
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]

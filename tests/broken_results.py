@@ -252,6 +252,7 @@ BROKEN: tuple[Broken, ...] = (
     Broken("STL inside out", STL, _mesh(lambda corners: corners[:, ::-1])),
     Broken("STL without triangles", STL, _mesh(lambda corners: corners[:0])),
     Broken("STL in metres beyond any patient", STL, _mesh(lambda corners: corners * np.float32(1e4))),
+    Broken("STL with a hole", STL, _mesh(lambda corners: corners[len(corners) // 20 :])),
     Broken("a model without its unit", STL, _delete("MeasurementUnitsCodeSequence")),
     Broken("the MIME type of another format", STL, _set("MIMETypeOfEncapsulatedDocument", "model/obj")),
     Broken("no frame of reference", STL, _delete("FrameOfReferenceUID")),

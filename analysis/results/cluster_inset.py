@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis.api import Mark
 from analysis.results.drawing import AMBER, CYAN, WHITE, Box, Canvas
+from analysis.results.places import centre
 
 Array = np.ndarray[Any, Any]
 Place = tuple[float, float, float, float]
@@ -41,7 +42,7 @@ def draw(
     corner = np.array(middle) - reach / 2
     inset = canvas.inset(square, (corner[0], corner[1], corner[0] + reach, corner[1] + reach), AMBER, grey)
     zoom = inset.zoom
-    spots = [((each.points[0] / factor - inset.corner) * zoom + square[:2], each) for each in members]
+    spots = [((centre(each) / factor - inset.corner) * zoom + square[:2], each) for each in members]
     radius = _RING * canvas.unit
     places = _beside(canvas, square, spots, radius, size)
     lines = places is None

@@ -5,55 +5,56 @@ What would be lost without a word, or would say what is not so, ends the task he
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from pydicom import Dataset
 
 from analysis.api import (
-    Array,
     BrokenContract,
     Emitted,
     ImageFindings,
     LabelMap,
-    Mark,
     Output,
+    Segment,
     Surface,
     Turntable,
     VolumeRendering,
     VolumeReport,
 )
+from analysis.results import contract_images, contract_volumes
+from analysis.results.contract_inputs import Inputs
 
 _KINDS = frozenset(("SEG", "M3D", "SR", "PR", "KO"))
-_POINTS: Mapping[str, tuple[int, float]] = {"point": (1, 1), "circle": (2, 2), "polygon": (3, math.inf)}
+_CHECKS: Mapping[type, Callable[[Any, Inputs], None]] = {
+    LabelMap: contract_volumes.labels,
+    Surface: contract_volumes.surface,
+    VolumeRendering: contract_volumes.rendering,
+    Turntable: contract_volumes.turntable,
+    VolumeReport: contract_volumes.report,
+    ImageFindings: contract_images.examine,
+}
 
 
-def examine(emitted: Sequence[tuple[str, Emitted]]) -> None:
-    """Raise BrokenContract where something that was emitted as (output name, value) cannot become a result."""
+def examine(emitted: Sequence[tuple[str, Emitted]], sources: Sequence[Dataset]) -> None:
+    """Raise BrokenContract where something that was emitted as (output name, value) cannot become a result.
+
+    sources: the inputs of the task, without pixel data; the first is of the study that the results will lie in.
+    """
+    inputs = Inputs(sources)
     for name, value in emitted:
-        if not isinstance(value, Emitted):
+        check = next((check for kind, check in _CHECKS.items() if isinstance(value, kind)), None)
+        if check is None:
             raise BrokenContract(f"The plug-in emitted as {name!r} what is no result: {type(value).__name__}.")
-        if isinstance(value, LabelMap):
-            _labels(value)
-        elif isinstance(value, ImageFindings):
-            _marks(value.marks)
-        elif isinstance(value, Turntable):
-            _picture(value.frames, 4, value.pitch)
-        elif isinstance(value, VolumeRendering):
-            _picture(value.data, 3, value.pitch)
-            if not value.low < value.high:
-                raise BrokenContract("A volume to look at spans no values: low is not below high.")
-    maps = [value for _, value in emitted if isinstance(value, LabelMap)]
-    known = {segment.number for value in maps for segment in value.segments}
-    for _, value in emitted if maps else ():  # `encode` says what lacks where there is none
-        if isinstance(value, VolumeReport):
-            _numbers(value)
-        used = [value.segment] if isinstance(value, Surface) else []
-        used += [group.segment for group in value.groups] if isinstance(value, VolumeReport) else []
-        for segment in used:
-            if segment.number not in known:
-                raise BrokenContract(f"Segment {segment.number} is none of those of the label map.")
+        try:
+            check(value, inputs)
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise BrokenContract(
+                f"What the plug-in emitted as {name!r} does not have the types of analysis.api: {type(error).__name__}."
+            ) from error
+    values = [value for _, value in emitted]
+    _once(values)
+    _of_one_label_map(values)
 
 
 def complete(declared: Iterable[Output], results: Iterable[Dataset]) -> None:
@@ -66,48 +67,40 @@ def complete(declared: Iterable[Output], results: Iterable[Dataset]) -> None:
         )
 
 
-def _labels(value: LabelMap) -> None:
-    labels, slices = np.asarray(value.labels), len(value.volume.sop_instance_uids)
-    if labels.shape != value.volume.data.shape or len(labels) != slices:
-        raise BrokenContract(f"The labels are {labels.shape}, and their volume {value.volume.data.shape}.")
-    used = {value for plane in labels for value in np.unique(plane).tolist()} - {0}
-    if not used:
-        raise BrokenContract("A label map without a voxel is no result: refuse with NotAnalysable, in words.")
-    numbers = [segment.number for segment in value.segments]
-    if not numbers or numbers != list(range(1, len(numbers) + 1)):
-        raise BrokenContract(f"Segments are numbered 1, 2, 3 … without a gap, not {numbers[:8]}.")
-    if not used <= set(numbers):
-        raise BrokenContract(f"The labels have values that are no segment: {sorted(used - set(numbers))[:5]}.")
+def _once(values: Sequence[Emitted]) -> None:
+    """Each of these becomes objects whose UIDs derive from what it is: a second would be the same ones again."""
+    seen: set[tuple[str, Hashable]] = set()
+    for value in values:
+        which: Hashable = ()
+        if isinstance(value, Surface):
+            which = value.segment.number
+        elif isinstance(value, ImageFindings):
+            which = (value.image.sop_instance_uid, value.image.frame_number)
+        key = (type(value).__name__, which)
+        if key in seen:
+            of = {"Surface": f"surface of segment {which}", "ImageFindings": "findings on one image"}
+            raise BrokenContract(f"The plug-in emitted more than one {of.get(key[0], key[0])}.")
+        seen.add(key)
 
 
-def _numbers(value: VolumeReport) -> None:
-    if not value.groups:
-        raise BrokenContract("A report on segments without a segment says nothing.")
-    for group in value.groups:
-        for measured in group.measurements:
-            if not math.isfinite(float(measured.value)):
-                raise BrokenContract(f"A measurement is no number: {measured.name.meaning}.")
-
-
-def _picture(data: Array, dimensions: int, pitch: float) -> None:
-    if data.dtype != np.uint8 or data.ndim != dimensions or (dimensions == 4 and data.shape[-1] != 3):
-        raise BrokenContract(f"Pictures are uint8, not {data.dtype} of the shape {data.shape}.")
-    if not data.size or (dimensions == 4 and not data.any()):
-        raise BrokenContract("There is nothing to be seen on the pictures.")
-    if not 0 < pitch < math.inf:
-        raise BrokenContract("Pictures have a pitch above 0 mm.")
-
-
-def _marks(marks: Sequence[Mark]) -> None:
-    known = [mark.identifier for mark in marks]
-    if len(set(known)) < len(known) or not all(known):
-        raise BrokenContract("Each mark of an image has an identifier of its own.")
-    for mark in marks:
-        if mark.parent is not None and (mark.parent not in known or mark.parent == mark.identifier):
-            raise BrokenContract(f"The parent of mark {mark.identifier} is no other mark of its image.")
-        points = np.asarray(mark.points, np.float64)
-        fewest, most = _POINTS[mark.shape]
-        if points.ndim != 2 or not fewest <= len(points) <= most or not np.isfinite(points).all():
-            raise BrokenContract(f"Mark {mark.identifier} has not the points of a {mark.shape}.")
-        if not 0 <= mark.score <= 1:
-            raise BrokenContract(f"The score of mark {mark.identifier} is not from 0 to 1.")
+def _of_one_label_map(values: Sequence[Emitted]) -> None:
+    """Surfaces and reports are of the segments that the label map has, where there is one; a report needs it."""
+    known: dict[int, Segment] = {}
+    for value in values:
+        if isinstance(value, LabelMap):
+            known = {segment.number: segment for segment in value.segments}
+    for value in values:
+        used: list[Segment] = []
+        if isinstance(value, VolumeReport):
+            if not known:
+                raise BrokenContract(
+                    "The plug-in emitted a report on segments (VolumeReport) without the label map that holds them."
+                )
+            used = [group.segment for group in value.groups]
+        elif isinstance(value, Surface) and known:
+            used = [value.segment]
+        for segment in used:
+            if segment.number not in known:
+                raise BrokenContract(f"Segment {segment.number} is none of those of the label map.")
+            if segment != known[segment.number]:
+                raise BrokenContract(f"Segment {segment.number} is another here than in the label map.")

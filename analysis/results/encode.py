@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from pydicom import Dataset
 
 from analysis.api import (
-    BrokenContract,
     Emitted,
     ImageFindings,
     LabelMap,
@@ -40,12 +39,10 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
         segmentation,
     )
 
-    contract.examine(emitted)
+    contract.examine(emitted, run.sources)
     values = [value for _, value in emitted]
     results: list[Dataset] = []
     maps = [value for value in values if isinstance(value, LabelMap)]
-    if len(maps) > 1:
-        raise BrokenContract("The plug-in emitted more than one label map.")
     labels = [segmentation.encode(run, value) for value in maps]
     results += labels
     if LABELMAP in forms:
@@ -59,10 +56,6 @@ def encode(run: RunInfo, emitted: Sequence[tuple[str, Emitted]], forms: Collecti
     results += [multiframe_capture.encode_turntable(run, value) for value in values if isinstance(value, Turntable)]
     for value in values:
         if isinstance(value, VolumeReport):
-            if not labels:
-                raise BrokenContract(
-                    "The plug-in emitted a report on segments (VolumeReport) without the label map that holds them."
-                )
             results.append(measurement_report.encode(run, value, labels[0], models))
     findings = [value for value in values if isinstance(value, ImageFindings)]
     if findings:

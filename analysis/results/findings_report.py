@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from highdicom import sr
 from pydicom import Dataset
 
@@ -15,6 +14,7 @@ from analysis.results import (
     mammography_cad_sr,
     marked_frames,
     measurement_report,
+    places,
     presentation_state,
     secondary_capture,
 )
@@ -47,7 +47,7 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
         pictures = [picture for each, picture in zip(findings, captures, strict=True) if each.marks]
         made.append(marked_frames.encode(run, marked, pictures))
         images = [run.source(each.image.sop_instance_uid) for each in marked]
-        made.append(key_object.encode(run, images, conclusion(marked, images), made))
+        made.append(key_object.encode(run, _each_once(images), conclusion(marked, images), made))
     return made
 
 
@@ -68,7 +68,7 @@ def report(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[D
         run,
         groups,
         evidence=[_named(ds) for ds in (*images, *captures)],
-        images=images,
+        images=_each_once(images),
         conclusion=conclusion(findings, images),
         description=f"{run.plugin_title}: findings",
     )
@@ -91,6 +91,11 @@ def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> 
     return " ".join([*lines, f"{DISCLAIMER}."])
 
 
+def _each_once(images: Sequence[Dataset]) -> list[Dataset]:
+    """Of an instance with findings on several frames there is one."""
+    return list({str(ds.SOPInstanceUID): ds for ds in images}.values())
+
+
 def _named(ds: Dataset) -> Dataset:
     """The UIDs of an instance and nothing else: highdicom parses all dates of its evidence and real ones may be wrong;
     patient and study are copied from the source as they are when the report is finished."""
@@ -106,7 +111,7 @@ def _whole_image(run: RunInfo, findings: ImageFindings, number: int) -> Any:
     outcome = WITH_FINDINGS if findings.marks else WITHOUT_FINDINGS if findings.analysed else NOT_ANALYSED
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=run.uid("track", findings.image.sop_instance_uid, findings.image.frame_number or 0),
+            uid=run.uid("track whole", findings.image.sop_instance_uid, findings.image.frame_number or 0),
             identifier=f"Image {number}",
         ),
         algorithm_id=measurement_report.algorithm_identification(run),
@@ -120,13 +125,13 @@ def _group(run: RunInfo, findings: ImageFindings, mark: Mark) -> Any:
     frames = [findings.image.frame_number] if findings.image.frame_number is not None else None
     region = sr.ImageRegion(
         graphic_type=_GRAPHIC_TYPES[mark.shape],
-        graphic_data=_within(np.asarray(mark.points, np.float64), findings.image.data.shape),
+        graphic_data=places.on_image(mark, findings.image.data.shape),
         source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
     )
     certainty = Measurement(CERTAINTY, round(100 * mark.score, 1), PERCENT)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=run.uid("track", findings.image.sop_instance_uid, mark.identifier), identifier=mark.identifier
+            uid=mammography_cad_sr.tracking_uid(run, findings, mark), identifier=mark.identifier
         ),
         referenced_region=region,
         finding_type=concept(mark.finding),
@@ -140,8 +145,3 @@ _GRAPHIC_TYPES = {
     "circle": sr.GraphicTypeValues.CIRCLE,
     "polygon": sr.GraphicTypeValues.POLYLINE,
 }
-
-
-def _within(points: Any, shape: tuple[int, ...]) -> Any:
-    """SCOORD points stay on the image (PS3.3 C.18.6.1.2): an outline that crosses the border follows it."""
-    return np.clip(points, 0.0, np.array([shape[1], shape[0]], np.float64))

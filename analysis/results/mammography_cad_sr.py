@@ -7,15 +7,15 @@ references count from 1 at the root; no findings still needs the whole document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 from pydicom import Dataset
 from pydicom.uid import MammographyCADSRStorage
 
-from analysis.api import NO_UNIT, Code, ImageFindings, Mark, Measurement
-from analysis.results import content, provenance
+from analysis.api import NO_UNIT, Array, Code, ImageFindings, Mark, Measurement
+from analysis.results import content, places, provenance
 from analysis.results.content import ACQUISITION, CONTAINS, INFERRED, MODIFIER, OBSERVATION, PROPERTY
 from analysis.results.provenance import RunInfo
 
@@ -55,6 +55,7 @@ _NONE = Code("111245", "DCM", "No algorithms succeeded; without findings")
 _IMPRESSION = Code("111034", "DCM", "Individual Impression/Recommendation")
 _INTENT = Code("111056", "DCM", "Rendering Intent")
 _REQUIRED = Code("111150", "DCM", "Presentation Required: Rendering device is expected to present")
+_OPTIONAL = Code("111151", "DCM", "Presentation Optional: Rendering device may present")
 _FINDING = Code("111059", "DCM", "Single Image Finding")
 _CLUSTER = Code("129769006", "SCT", "Calcification Cluster")
 _CALCIFICATION = Code("129770007", "SCT", "Individual Calcification")
@@ -85,22 +86,31 @@ _AT_LIBRARY = (1, 2)  # the root's second item; image n of it is (1, 2, n)
 def possible(run: RunInfo, findings: Sequence[ImageFindings]) -> bool:
     """Whether the images are mammograms of which side and view are known, as TID 4020 requires of each.
 
-    Marks other than clusters and calcifications have no place in this writer.
+    Marks other than clusters with their calcifications and single calcifications have no place in this writer, nor
+    have the frames of a tomosynthesis.
     """
+    if any(each.image.frame_number is not None for each in findings):
+        return False
     sources = [run.source(each.image.sop_instance_uid) for each in findings]
-    known = {(_CLUSTER.value, _CLUSTER.scheme), (_CALCIFICATION.value, _CALCIFICATION.scheme)}
     return all(
         ds.get("Modality") == "MG" and _side(ds) is not None and _view(ds) is not None for ds in sources
-    ) and all((mark.finding.value, mark.finding.scheme) in known for each in findings for mark in each.marks)
+    ) and all(_has_place(mark, each) for each in findings for mark in each.marks)
+
+
+def _has_place(mark: Mark, findings: ImageFindings) -> bool:
+    is_cluster = mark.parent is None and any(each.parent == mark.identifier for each in findings.marks)
+    return _is(mark, _CLUSTER if is_cluster else _CALCIFICATION)
+
+
+def _is(mark: Mark, finding: Code) -> bool:
+    return (mark.finding.value, mark.finding.scheme) == (finding.value, finding.scheme)
 
 
 def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> Dataset:
     """The finished report on these images; only where `possible`."""
     images = [run.source(each.image.sop_instance_uid) for each in findings]
     impressions = [
-        content.container(INFERRED, _IMPRESSION, [_intent(), *(_cluster(run, each, number, mark) for mark in clusters)])
-        for number, each in enumerate(findings, 1)
-        if (clusters := [mark for mark in each.marks if mark.parent is None])
+        made for number, each in enumerate(findings, 1) for made in _impressions(run, each, (*_AT_LIBRARY, number))
     ]
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = MammographyCADSRStorage, run.instance_uid(KIND)
@@ -177,8 +187,18 @@ def _view(source: Dataset) -> Code | None:
 # Findings (TID 4003, 4006, 4010) -------------------------------------------------------------------------------------
 
 
-def _intent() -> Dataset:
-    return content.code(MODIFIER, _INTENT, _REQUIRED)
+def _impressions(run: RunInfo, findings: ImageFindings, where: Sequence[int]) -> Iterator[Dataset]:
+    """The clusters of an image, which are to be shown, and apart from them what lies by itself, which may be."""
+    alone = [mark for mark in findings.marks if mark.parent is None]
+    clusters = [_cluster(run, findings, where, mark) for mark in alone if _is(mark, _CLUSTER)]
+    singles = [_calcification(run, findings, where, mark, CONTAINS) for mark in alone if _is(mark, _CALCIFICATION)]
+    for found, intent in ((clusters, _REQUIRED), (singles, _OPTIONAL)):
+        if found:
+            yield content.container(INFERRED, _IMPRESSION, [_intent(intent), *found])
+
+
+def _intent(intent: Code = _REQUIRED) -> Dataset:
+    return content.code(MODIFIER, _INTENT, intent)
 
 
 def _algorithm(run: RunInfo) -> list[Dataset]:
@@ -194,12 +214,10 @@ def _certainty(mark: Mark) -> Dataset:
     return content.number(PROPERTY, Measurement(_CERTAINTY, round(100 * mark.score, 1), PERCENT))
 
 
-def _cluster(run: RunInfo, findings: ImageFindings, number: int, mark: Mark) -> Dataset:
+def _cluster(run: RunInfo, findings: ImageFindings, where: Sequence[int], mark: Mark) -> Dataset:
     members = [each for each in findings.marks if each.parent == mark.identifier]
-    where = (*_AT_LIBRARY, number)
-    points = np.clip(np.asarray(mark.points, np.float64), 0.0, _corner(findings))
-    places = np.concatenate([each.points for each in members]) if members else points
-    centre = np.clip(places.mean(axis=0), 0.0, _corner(findings))
+    points = places.on_image(mark, findings.image.data.shape)
+    centre = np.mean([places.centre(each) for each in members], axis=0)
     items = [
         _intent(),
         *_algorithm(run),
@@ -208,7 +226,7 @@ def _cluster(run: RunInfo, findings: ImageFindings, number: int, mark: Mark) -> 
             OBSERVATION, Code("112040", "DCM", "Tracking Unique Identifier"), tracking_uid(run, findings, mark)
         ),
         _certainty(mark),
-        content.coordinates(PROPERTY, _CENTER, "POINT", centre.tolist(), where),
+        content.coordinates(PROPERTY, _CENTER, "POINT", _inside(centre, findings), where),
     ]
     if mark.shape == "polygon":
         items.append(content.coordinates(PROPERTY, _OUTLINE, "POLYLINE", points.ravel().tolist(), where))
@@ -216,35 +234,37 @@ def _cluster(run: RunInfo, findings: ImageFindings, number: int, mark: Mark) -> 
         content.code(PROPERTY, _TYPE, _MICRO),
         content.code(PROPERTY, _DISTRIBUTION, _GROUPED),
         content.number(PROPERTY, Measurement(_COUNT, len(members), NO_UNIT)),
-        *(_calcification(run, findings, where, each) for each in members),
+        *(_calcification(run, findings, where, each, INFERRED) for each in members),
     ]
     return content.code(CONTAINS, _FINDING, _CLUSTER, items)
 
 
-def _calcification(run: RunInfo, findings: ImageFindings, where: Sequence[int], mark: Mark) -> Dataset:
-    [place] = np.clip(np.asarray(mark.points, np.float64), 0.0, _corner(findings))
+def _calcification(
+    run: RunInfo, findings: ImageFindings, where: Sequence[int], mark: Mark, relationship: str
+) -> Dataset:
     items = [
-        _intent(),
+        _intent(_REQUIRED if mark.parent is not None else _OPTIONAL),
         *_algorithm(run)[:2],
         content.text(OBSERVATION, Code("112039", "DCM", "Tracking Identifier"), mark.identifier),
         content.uid(
             OBSERVATION, Code("112040", "DCM", "Tracking Unique Identifier"), tracking_uid(run, findings, mark)
         ),
         _certainty(mark),
-        content.coordinates(PROPERTY, _CENTER, "POINT", place.tolist(), where),
+        content.coordinates(PROPERTY, _CENTER, "POINT", _inside(places.centre(mark), findings), where),
         content.code(PROPERTY, _TYPE, _MICRO),
     ]
-    return content.code(INFERRED, _FINDING, _CALCIFICATION, items)
+    return content.code(relationship, _FINDING, _CALCIFICATION, items)
 
 
 def tracking_uid(run: RunInfo, findings: ImageFindings, mark: Mark) -> str:
     """The UID under which every object of the task knows this mark."""
-    return run.uid("track", findings.image.sop_instance_uid, mark.identifier)
+    frame = findings.image.frame_number
+    return run.uid("track", findings.image.sop_instance_uid, mark.identifier, *([frame] if frame is not None else []))
 
 
-def _corner(findings: ImageFindings) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _inside(place: Array, findings: ImageFindings) -> list[float]:
     rows, columns = findings.image.data.shape
-    return np.array([columns, rows], np.float64)
+    return [float(each) for each in np.clip(place, 0.0, [columns, rows])]
 
 
 # What was done (TID 4015, 4017) --------------------------------------------------------------------------------------

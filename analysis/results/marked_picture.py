@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import Dataset
 
 from analysis.api import ImageFindings, Mark, OperatingPoint
+from analysis.results import places
 from analysis.results.cluster_inset import draw, label_width
 from analysis.results.drawing import AMBER, CYAN, WHITE, Box, Canvas
 from analysis.results.provenance import RunInfo
@@ -78,10 +79,11 @@ def paint(picture: Picture) -> Array:
             margin = _MARGIN_MM / picture.pitch if mark.parent is None else 0.0
             canvas.brackets(_extent(mark, picture.factor, margin), AMBER)
         else:
-            x, y = mark.points[0] / picture.factor
-            canvas.circle(float(x), float(y), _CIRCLE_MM / 2 / picture.pitch, CYAN)
+            x, y = places.centre(mark) / picture.factor
+            radius = max(places.radius(mark) / picture.factor, _CIRCLE_MM / 2 / picture.pitch)
+            canvas.circle(float(x), float(y), radius, CYAN)
     # Circles cross one another: whatever they run over, the calcifications themselves stay as they were.
-    points = [m.points[0] / picture.factor for m in picture.findings.marks if m.shape != "polygon"]
+    points = [places.centre(m) / picture.factor for m in picture.findings.marks if m.shape != "polygon"]
     canvas.restore(points, 0.4 / picture.pitch)
     for each in captions:
         each.draw(canvas)
@@ -337,9 +339,8 @@ def _outer(mark: Mark, picture: Picture) -> Extent:
 
 def _extent(mark: Mark, factor: int, margin: float) -> Extent:
     """(left, top, right, bottom) around a mark, in pixels of the picture."""
-    points = mark.points / factor
-    low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    left, top, right, bottom = (each / factor for each in places.extent(mark))
+    return left - margin, top - margin, right + margin, bottom + margin
 
 
 def _region(mark: Mark, picture: Picture) -> tuple[tuple[float, float], float]:

@@ -12,8 +12,8 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
-from analysis.api import ImageFindings, Mark
-from analysis.results import provenance
+from analysis.api import Array, ImageFindings, Mark
+from analysis.results import places, provenance
 from analysis.results.mammography_cad_sr import tracking_uid
 from analysis.results.marked_picture import percent
 from analysis.results.provenance import RunInfo
@@ -121,15 +121,16 @@ def _members(run: RunInfo, findings: ImageFindings, group: Mark) -> list[Dataset
     rows, columns = findings.image.data.shape
     down, across = findings.spacing
     high, wide, gap = _ID_MM[1] / down, _ID_MM[0] / across, 1.0 / across
-    places = np.concatenate([group.points, *(mark.points for mark in members)])
-    left, right = float(places[:, 0].min()) - gap - wide, float(places[:, 0].max()) + gap
-    order = sorted(members, key=lambda mark: float(mark.points[0][0]))
+    points = np.concatenate([group.points, *(mark.points for mark in members)])
+    reach = np.array([places.extent(mark) for mark in (group, *members)])
+    left, right = float(reach[:, 0].min()) - gap - wide, float(reach[:, 2].max()) + gap
+    order = sorted(members, key=lambda mark: float(places.centre(mark)[0]))
     half = 0 if left < 0 else len(order) if right + wide > columns else (len(order) + 1) // 2
     texts: dict[str, Dataset] = {}
     for x, side, some in ((max(left, 0.0), "RIGHT", order[:half]), (right, "LEFT", order[half:])):
-        start = float(places[:, 1].mean()) - len(some) * high / 2
+        start = float(points[:, 1].mean()) - len(some) * high / 2
         start = min(max(start, 0.0), max(rows - len(some) * high, 0.0))
-        for row, mark in enumerate(sorted(some, key=lambda mark: float(mark.points[0][1]))):
+        for row, mark in enumerate(sorted(some, key=lambda mark: float(places.centre(mark)[1]))):
             top, end = start + row * high, start + (row + 1) * high
             text = Dataset()
             text.BoundingBoxAnnotationUnits = text.AnchorPointAnnotationUnits = "PIXEL"
@@ -137,21 +138,19 @@ def _members(run: RunInfo, findings: ImageFindings, group: Mark) -> list[Dataset
             text.BoundingBoxBottomRightHandCorner = _inside([x + wide, end], rows, columns)
             text.BoundingBoxTextHorizontalJustification = side
             text.UnformattedTextValue = mark.identifier
-            text.AnchorPoint = _inside(mark.points[0], rows, columns)
+            text.AnchorPoint = _inside(places.centre(mark), rows, columns)
             text.AnchorPointVisibility = "Y"
             texts[mark.identifier] = _tracked(text, run, findings, mark)
     return [texts[mark.identifier] for mark in members]
 
 
-def _inside(point: Sequence[float], rows: int, columns: int) -> list[float]:
+def _inside(point: Sequence[float] | Array, rows: int, columns: int) -> list[float]:
     return [float(min(max(point[0], 0.0), columns)), float(min(max(point[1], 0.0), rows))]
 
 
 def _shape(run: RunInfo, findings: ImageFindings, mark: Mark) -> Dataset:
     """One mark (PS3.3 C.10.5.1.2): PIXEL units, the corner of the first pixel is 0\\0, as in an SR."""
-    rows, columns = findings.image.data.shape
-    corner = np.array([columns, rows], np.float64)
-    points = np.clip(np.asarray(mark.points, np.float64), 0.0, corner)
+    points = places.on_image(mark, findings.image.data.shape)
     shape = Dataset()
     shape.GraphicAnnotationUnits, shape.GraphicDimensions = "PIXEL", 2
     if mark.shape == "polygon":
@@ -174,8 +173,9 @@ def _name(run: RunInfo, findings: ImageFindings, mark: Mark, tops: Sequence[floa
     """The id and score of a mark above it, and above the ids of its members, which begin at `tops`."""
     rows, columns = findings.image.data.shape
     high, wide, gap = _NAME_MM[1] / findings.spacing[0], _NAME_MM[0] / findings.spacing[1], 1.0 / findings.spacing[0]
-    bottom = max(min([float(mark.points[:, 1].min()), *tops]) - gap, high)
-    left = max(min(float(mark.points[:, 0].min()), columns - wide), 0.0)
+    start, top, _, _ = places.extent(mark)
+    bottom = max(min([top, *tops]) - gap, high)
+    left = max(min(start, columns - wide), 0.0)
     text = Dataset()
     text.BoundingBoxAnnotationUnits = "PIXEL"
     text.BoundingBoxTopLeftHandCorner = _inside([left, bottom - high], rows, columns)

@@ -142,7 +142,10 @@ def params_dict(params: Params) -> dict[str, Any]:
 def code(value: Code) -> Dataset:
     """A code as the item of a code sequence (PS3.3 section 8)."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value.value, value.scheme, value.meaning
+    urn = value.value.startswith("urn") or "://" in value.value
+    keyword = "CodeValue" if len(value.value) <= 16 else "URNCodeValue" if urn else "LongCodeValue"
+    setattr(item, keyword, value.value)
+    item.CodingSchemeDesignator, item.CodeMeaning = value.scheme, value.meaning
     return item
 
 

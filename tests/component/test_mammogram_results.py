@@ -28,7 +28,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from analysis.api import Emitted, Image, ImageFindings, NotAnalysable
+from analysis.api import Code, Emitted, Image, ImageFindings, Mark, NotAnalysable
 from analysis.evaluation import mammogram_phantom
 from analysis.plugins import microcalcification
 from analysis.plugins.microcalcification import MicrocalcificationParams, plugin
@@ -373,6 +373,57 @@ def test_the_cad_report_holds_the_same_marks(outcome: Outcome) -> None:
     assert sides == ["Right breast", "Left breast"]
     views = [named_value(item, "Image View") for item in library.ContentSequence]
     assert views == ["medio-lateral oblique", "cranio-caudal"]
+
+
+def test_a_calcification_by_itself_is_no_cluster(outcome: Outcome) -> None:
+    """It is a finding of its own that may be shown, also where a circle says how large it is."""
+    findings = outcome.findings[0]
+    rows, columns = findings.image.data.shape
+    ring = np.array([[columns - 4.0, rows / 2], [columns + 6.0, rows / 2]])
+    alone = Mark("MC99", microcalcification.CALCIFICATION, "circle", ring, 0.6)
+    members = {each.identifier: each for each in findings.marks if each.parent is not None}
+    some = next(iter(members.values()))
+    circle = dataclasses.replace(some, shape="circle", points=np.concatenate([some.points, some.points + 3.0]))
+    marks = [circle if each is some else each for each in findings.marks]
+    results = encode(outcome.run, [("marked", dataclasses.replace(findings, marks=(*marks, alone)))])
+    assert checks.examine([provenance.part10(ds) for ds in results], outcome.sources) == []
+    [cad] = [ds for ds in results if ds.SOPClassUID == MammographyCADSRStorage]
+    impressions = [item for item in walk(cad) if named(item) == "Individual Impression/Recommendation"]
+    assert [named_value(item, "Rendering Intent")[:21] for item in impressions] == [
+        "Presentation Required",
+        "Presentation Optional",
+    ]
+    [found] = [item for item in impressions[1].ContentSequence if named(item) == "Single Image Finding"]
+    assert found.ConceptCodeSequence[0].CodeMeaning == "Individual Calcification"
+    assert ("MC99", outcome.sources[0].SOPInstanceUID, tuple(ring[0])) in cad_marks(cad)
+    [report] = [ds for ds in results if ds.Modality == "SR" and ds is not cad]
+    assert identities(report) == identities(cad)
+    [circles] = [
+        [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
+        for group in walk(report)
+        if any(str(item.get("TextValue")) == "MC99" for item in group.get("ContentSequence", ()))
+    ]
+    assert list(circles[0].GraphicData) == [*ring[0], columns - 14.0, rows / 2]  # 10 pixels to the other side
+
+
+def test_a_cluster_of_which_the_calcifications_are_not_told_has_no_cad_report(outcome: Outcome) -> None:
+    findings = outcome.findings[0]
+    clusters = tuple(each for each in findings.marks if each.parent is None)
+    assert not mammography_cad_sr.possible(outcome.run, [dataclasses.replace(findings, marks=clusters)])
+
+
+def test_frames_of_one_instance_have_marks_of_their_own(outcome: Outcome) -> None:
+    source = copy.deepcopy(outcome.sources[1])
+    source.NumberOfFrames = 2
+    run = dataclasses.replace(outcome.run, sources=(source,))
+    finding = Code("4147007", "SCT", "Mass")
+    emitted = []
+    for frame in (1, 2):
+        picture = dataclasses.replace(outcome.findings[1].image, frame_number=frame)
+        mark = Mark("1", finding, "point", np.array([[40.0, 50.0]]), 0.7)
+        emitted.append(("marked", ImageFindings(picture, (mark,), "1 mass", (0.1, 0.1))))
+    results = encode(run, emitted)
+    assert checks.examine([provenance.part10(ds) for ds in results], run.sources) == []
 
 
 def named_value(item: Dataset, name: str) -> str:

@@ -1,7 +1,8 @@
 """Owns the check of codes: that a name or value means what PS3.16 says it means, in any report and anywhere else.
 
 Of the scheme DCM the standard's own table knows every code and its meaning; of other schemes the table here has the
-names and values that the templates of our reports fix. A plug-in's own codes of other schemes are its own.
+names and values that the templates of our reports fix. What a plug-in hands out is held against all that PS3.16 knows
+(`analysis.results.meanings`); codes of private schemes are its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _OURS = (
     "113012",  # key objects
     *("121008", "121106"),  # verdicts: who, and a comment
 )
+STRUCTURE = frozenset(("DCM", code) for code in _OURS) - {("DCM", "111038")}
+"""(scheme, code value) of names that the templates give their own items: no name of a plug-in's measurement."""
+
 NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {code: ("DCM", _DCM[code][0]) for code in _OURS}
     | {
@@ -93,10 +97,11 @@ def defects(ds: Dataset) -> Iterator[str]:
         code, scheme = concept(item)
         if not code:
             continue
-        if code in NAMES:
+        measured = item.get("ValueType") == "NUM"
+        if code in NAMES and not (measured and scheme.startswith("99")):
             if not _is(item.ConceptNameCodeSequence[0], NAMES[code]):
                 yield f"{where}: its name has another scheme or meaning than PS3.16 gives the code"
-        elif item.get("ValueType") != "NUM" and scheme != "99M3DICOM":
+        elif not measured and scheme != "99M3DICOM":
             yield f"{where}: its name is none of a template that is written here"
         if code in VALUES and item.get("ValueType") == "CODE":
             said = value(item)[0]
@@ -104,8 +109,8 @@ def defects(ds: Dataset) -> Iterator[str]:
                 yield f"{where}: a value that its context group does not have"
             elif not _is(item.ConceptCodeSequence[0], VALUES[code][said]):
                 yield f"{where}: its value has another scheme or meaning than PS3.16 gives the code"
-        for measured in item.get("MeasuredValueSequence") or ():
-            for unit in measured.get("MeasurementUnitsCodeSequence") or ():
+        for number in item.get("MeasuredValueSequence") or ():
+            for unit in number.get("MeasurementUnitsCodeSequence") or ():
                 if unit.get("CodingSchemeDesignator") != "UCUM":
                     yield f"{where}: a unit that is not of UCUM"
 
@@ -114,8 +119,8 @@ def unknown(item: Dataset) -> bool:
     """Whether an item of a code sequence is of the scheme DCM and not as PS3.16 has it."""
     if item.get("CodingSchemeDesignator") != "DCM":
         return False
-    meanings = _DCM.get(str(item.get("CodeValue") or ""), ())
-    return not any(_same(str(item.get("CodeMeaning") or ""), each) for each in meanings)
+    known = _DCM.get(str(item.get("CodeValue") or ""), ())
+    return not any(_same(str(item.get("CodeMeaning") or ""), each) for each in known)
 
 
 def _is(item: Dataset, wanted: tuple[str, str]) -> bool:

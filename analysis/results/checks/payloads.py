@@ -19,6 +19,7 @@ _MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
 )
 _FARTHEST_MM = 1e5
 _LEAST_AREA_MM2 = 1e-12
+_MOST_OPEN = 1e-4  # of its area: what looks one way is, in a closed surface, what looks the other way
 _MOST_SLIVERS = 0.01  # of all triangles: decimation leaves a few that have no area in float32
 
 
@@ -45,11 +46,14 @@ def defects(ds: Dataset) -> Iterator[str]:
     except (MalformedSTL, MalformedOBJ) as error:
         yield f"no model: {error}"
         return
-    yield from _mesh(corners)
+    yield from mesh(corners)
 
 
-def _mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
-    """A mesh (triangles, 3, 3) in mm: not empty, within a patient's reach, with an inside that is inside."""
+def mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
+    """What is wrong with a mesh (triangles, 3, 3) in mm, in words.
+
+    It is not empty, within a patient's reach, closed as far as its area tells, with an inside that is inside.
+    """
     if not len(corners):
         yield "a model without a triangle"
         return
@@ -58,8 +62,11 @@ def _mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
         return
     exact = corners.astype(np.float64)
     normals: npt.NDArray[Any] = np.cross(exact[:, 1] - exact[:, 0], exact[:, 2] - exact[:, 0])
-    if (np.linalg.norm(normals, axis=1) < _LEAST_AREA_MM2).mean() > _MOST_SLIVERS:
+    areas = np.linalg.norm(normals, axis=1)
+    if (areas < _LEAST_AREA_MM2).mean() > _MOST_SLIVERS:
         yield "triangles without area"
+    if float(np.linalg.norm(normals.sum(axis=0))) > _MOST_OPEN * float(areas.sum()):
+        yield "the surface is not closed"
     centred = exact - exact.reshape(-1, 3).mean(axis=0)
     if float((centred[:, 0] * normals).sum()) <= 0:
         yield "the surface is inside out: its volume is not positive"

@@ -41,7 +41,12 @@ def examine(emitted: Sequence[tuple[str, Emitted]], sources: Sequence[Dataset]) 
 
     sources: the inputs of the task, without pixel data; the first is of the study that the results will lie in.
     """
-    inputs = Inputs(sources)
+    inputs, values = Inputs(sources), [value for _, value in emitted]
+    kinds = {type(value) for value in values}
+    if VolumeReport in kinds and LabelMap not in kinds:
+        raise BrokenContract(
+            "The plug-in emitted a report on segments (VolumeReport) without the label map that holds them."
+        )
     for name, value in emitted:
         check = next((check for kind, check in _CHECKS.items() if isinstance(value, kind)), None)
         if check is None:
@@ -52,7 +57,6 @@ def examine(emitted: Sequence[tuple[str, Emitted]], sources: Sequence[Dataset]) 
             raise BrokenContract(
                 f"What the plug-in emitted as {name!r} does not have the types of analysis.api: {type(error).__name__}."
             ) from error
-    values = [value for _, value in emitted]
     _once(values)
     _of_one_label_map(values)
 
@@ -92,10 +96,6 @@ def _of_one_label_map(values: Sequence[Emitted]) -> None:
     for value in values:
         used: list[Segment] = []
         if isinstance(value, VolumeReport):
-            if not known:
-                raise BrokenContract(
-                    "The plug-in emitted a report on segments (VolumeReport) without the label map that holds them."
-                )
             used = [group.segment for group in value.groups]
         elif isinstance(value, Surface) and known:
             used = [value.segment]

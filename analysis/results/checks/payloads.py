@@ -17,7 +17,8 @@ _PREFIX = "1.2.840.10008.5.1.4.1.1.104."
 _MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {_PREFIX + "3": "model/stl", _PREFIX + "4": "model/obj", _PREFIX + "5": "model/mtl"}
 )
-_FARTHEST_MM = 1e5
+FARTHEST_MM = 1e5
+"""From the origin of a frame of reference to anything of a patient."""
 _LEAST_AREA_MM2 = 1e-12
 _MOST_OPEN = 1e-4  # of its area: what looks one way is, in a closed surface, what looks the other way
 _MOST_SLIVERS = 0.01  # of all triangles: decimation leaves a few that have no area in float32
@@ -46,10 +47,10 @@ def defects(ds: Dataset) -> Iterator[str]:
     except (MalformedSTL, MalformedOBJ) as error:
         yield f"no model: {error}"
         return
-    yield from mesh(corners)
+    yield from _mesh(corners)
 
 
-def mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
+def _mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
     """What is wrong with a mesh (triangles, 3, 3) in mm, in words.
 
     It is not empty, within a patient's reach, closed as far as its area tells, with an inside that is inside.
@@ -57,7 +58,7 @@ def mesh(corners: npt.NDArray[np.float32]) -> Iterator[str]:
     if not len(corners):
         yield "a model without a triangle"
         return
-    if float(np.abs(corners).max()) > _FARTHEST_MM:
+    if float(np.abs(corners).max()) > FARTHEST_MM:
         yield "a coordinate beyond any patient"
         return
     exact = corners.astype(np.float64)

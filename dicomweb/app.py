@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dicomweb import capabilities, errors, links
 from dicomweb.answers import Answer
-from dicomweb.calls import MADE, RECEIVING_THREADS, RECEIVING_TO_DISK, Call, Rendition, Waits, Web
+from dicomweb.calls import MADE, PREPARING_THREADS, RECEIVING_THREADS, RECEIVING_TO_DISK, Call, Rendition, Waits, Web
 from dicomweb.dispatch import Prompt, Service
 from dicomweb.media_types import NotAcceptable
 from dicomweb.routes import SOCKETS, TABLE, UNSUPPORTED, Row
@@ -36,8 +37,11 @@ def create(archive: Archive, *, root: str = DEFAULT_ROOT, renditions: Mapping[st
     root = root.rstrip("/")
     proxies = links.networks(archive.settings.trusted_proxies)
     cpu = anyio.CapacityLimiter(max(2, archive.settings.decoders))
-    receiving = anyio.CapacityLimiter(RECEIVING_TO_DISK if archive.settings.objects == "files" else RECEIVING_THREADS)
-    web = Web(archive, root, dict(renditions), proxies, cpu=cpu, receiving=receiving)
+    to_disk = archive.settings.objects == "files"
+    receiving = anyio.CapacityLimiter(RECEIVING_TO_DISK if to_disk else RECEIVING_THREADS)
+    waits_for_nobody = to_disk and archive.index.dialect == "sqlite"
+    preparing = None if waits_for_nobody else ThreadPoolExecutor(PREPARING_THREADS, "stow")
+    web = Web(archive, root, dict(renditions), proxies, cpu=cpu, receiving=receiving, preparing=preparing)
     paths: dict[str, dict[str, Row]] = {}
     for row in TABLE:
         paths.setdefault(row.path, {})[row.method] = row

@@ -13,7 +13,7 @@ class Lent(Protocol):
     """The rest of a body whose length is known. To be given back, whatever happened."""
 
     first: bytes
-    """What had come before."""
+    """What had come before; whoever takes it leaves nothing here."""
 
     left: int
     """How many bytes are still to come behind that."""

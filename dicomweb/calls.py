@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -70,7 +70,7 @@ class Web:
 
     `proxies` are believed about how they were asked. `io` bounds calls that wait for disk, network or database, `cpu`
     those that decode, transcode or render, `receiving` those that read bodies from connections. What is received is
-    checked and written by `preparing`.
+    checked and written by `preparing`, or by who received it where that waits for nobody.
     """
 
     archive: Archive
@@ -82,7 +82,7 @@ class Web:
     kept: Kept[Answer] = field(default_factory=Kept)
     located: Kept[list[InstanceLocation]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
-    preparing: Executor = field(default_factory=lambda: ThreadPoolExecutor(PREPARING_THREADS, "stow"))
+    preparing: Executor | None = None
     pace: Pace = field(default_factory=Pace)
     bases: dict[Hashable, str] = field(default_factory=dict)
     """Where the service was reached, by what requests told of it."""

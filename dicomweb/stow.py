@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -41,12 +43,14 @@ if TYPE_CHECKING:
     from dicomweb.bodies import Lent
     from pacs.archive import Archive
     from pacs.ingest import Prepared, Receiving, Stored
+    from pacs.storage.base import Placed
 
 log = logging.getLogger("m3dicom.dicomweb")
 
 STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 PREPARING_AT_ONCE = 4
+WRITING_AT_ONCE = 2  # of one body, where nobody else prepares; each holds a buffer
 BURST_BYTES, BURST_S = 32 << 20, 1.0  # after either of which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
@@ -115,13 +119,13 @@ async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | 
                 lent.give_back()
         return await call.io(taking.finish)
     finally:
-        with anyio.CancelScope(shield=True):
-            await call.io(taking.close)
+        if not taking.closed:
+            with anyio.CancelScope(shield=True):
+                await call.io(taking.close)
 
 
 async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:
     """Take in the rest of a body; a thread is held while bytes come, and let go while none do."""
-    await call.io(taking.feed, [lent.first])
     receiving = call.web.receiving
 
     def wanted() -> bool:
@@ -135,17 +139,20 @@ async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:
 class Taking:
     """One body becoming instances. Blocking; used by one thread at a time.
 
-    While one instance is checked and written, the next is received.
+    While one instance is written, the next is received: by `preparing`, which also checks it, or by the disk alone.
     """
 
-    def __init__(self, archive: Archive, intake: Intake, reader: Reader, preparing: Executor) -> None:
+    def __init__(self, archive: Archive, intake: Intake, reader: Reader, preparing: Executor | None) -> None:
+        """Without `preparing` no thread has to hand anything to another: right where writes need not be waited for."""
         self._archive = archive
         self._intake = intake
         self._reader = reader
         self._preparing = preparing
         self._places = threading.BoundedSemaphore(PREPARING_AT_ONCE)
-        self._arrived: list[Failure | Future[Prepared | Failure]] = []
+        self._arrived: list[Prepared | Failure | Future[Prepared | Failure]] = []
+        self._writing: deque[Placed] = deque()
         self._results: list[Stored | Failure] = []
+        self.closed = False
 
     def feed(self, batch: Sequence[bytes]) -> None:
         """Take these pieces of the body. Raises TooLarge, MalformedBody, OutOfResources or Unavailable."""
@@ -158,6 +165,9 @@ class Taking:
         Where the thread is `wanted` by others, it does not wait for the next bytes.
         Raises as `feed`, and InvalidInput for a client that left.
         """
+        if lent.first:
+            first, lent.first = lent.first, b""
+            self.feed([first])
         taken, until = 0, time.monotonic() + BURST_S
         while lent.left and taken < BURST_BYTES and time.monotonic() < until:
             with self._reader.room() as room:
@@ -168,25 +178,43 @@ class Taking:
             self._take(self._reader.filled(count))
 
     def finish(self) -> list[Stored | Failure]:
-        """What became of all, durable and visible. Raises MalformedBody for a body without its end, and as `feed`."""
+        """What became of all, durable and visible; closed then.
+
+        Raises MalformedBody for a body without its end, and as `feed`.
+        """
         self._take(iter(self._reader.finish() or ()))
         self._file()
+        self.close()
         return self._results
 
     def close(self) -> None:
-        """Let go of what was not filed."""
+        """Let go of what was not filed. May be called again."""
+        self.closed = True
         self._intake.abort()
         wait([each for each in self._arrived if isinstance(each, Future)])
+        while self._writing:
+            self._land()
 
     def _take(self, events: Iterator[Event]) -> None:
         for done in self._intake.take(events):
-            if isinstance(done, Failure):
-                self._arrived.append(done)
-            else:
-                self._places.acquire()
-                self._arrived.append(self._preparing.submit(self._prepare, done))
+            self._arrived.append(done if isinstance(done, Failure) else self._begin(done))
             if len(self._arrived) >= GROUP:
                 self._file()
+
+    def _begin(self, receiving: Receiving) -> Prepared | Failure | Future[Prepared | Failure]:
+        if self._preparing is not None:
+            self._places.acquire()
+            return self._preparing.submit(self._prepare, receiving)
+        made = self._intake.prepare(receiving, later=True)
+        if not isinstance(made, Failure) and made.placed is not None:
+            self._writing.append(made.placed)
+            if len(self._writing) > WRITING_AT_ONCE:
+                self._land()
+        return made
+
+    def _land(self) -> None:
+        with suppress(ArchiveError):  # whoever files it is told
+            self._writing.popleft().land()
 
     def _prepare(self, receiving: Receiving) -> Prepared | Failure:
         try:
@@ -195,7 +223,7 @@ class Taking:
             self._places.release()
 
     def _file(self) -> None:
-        arrived = [each if isinstance(each, Failure) else each.result() for each in self._arrived]
+        arrived = [each.result() if isinstance(each, Future) else each for each in self._arrived]
         self._arrived = []
         self._results.extend(file(self._archive, arrived))
 
@@ -294,14 +322,16 @@ class Intake:
         if receiving is not None:
             receiving.abort()
 
-    def prepare(self, receiving: Receiving) -> Prepared | Failure:
-        """The instance, checked and durable but visible to nobody; or why not."""
+    def prepare(self, receiving: Receiving, *, later: bool = False) -> Prepared | Failure:
+        """The instance, checked and stored but visible to nobody; or why not. `later` is that of `Ingest.prepare`."""
         try:
             if receiving.header is not None:  # PS3.10 7.1: what File Meta says of the data set has to be true of it
                 receiving.header.finish()
                 receiving.sop_class_uid = receiving.header.sop_class_uid or None
                 receiving.sop_instance_uid = receiving.header.sop_instance_uid or None
-            return self._archive.ingest.prepare(receiving, principal=self._principal, study_instance_uid=self._study)
+            return self._archive.ingest.prepare(
+                receiving, principal=self._principal, study_instance_uid=self._study, later=later
+            )
         except ArchiveError as error:
             receiving.abort()
             return failure(receiving, error)

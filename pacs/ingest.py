@@ -197,6 +197,7 @@ class Ingest:
         self._redoes = index.dialect == "sqlite" and store.redoes(index.make_durable)
         self._seen = _Seen()
         self._young = young.Series()
+        self._keys: filing.Keys = {}
         self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
 
     def receive(
@@ -224,16 +225,18 @@ class Ingest:
         study_instance_uid: str | None = None,
         result_of: str | None = None,
         redo: bool = False,
+        later: bool = False,
     ) -> Prepared:
         """The instance, its bytes checked and stored but not yet visible; uses `receiving` up.
 
         `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is; with `redo`
-        it is going to be filed at once and alone, and is filed again where a crash takes its rows. Raises
+        it is going to be filed at once and alone, and is filed again where a crash takes its rows; with `later` its
+        bytes may be on their way when this returns: the caller has `placed.land` them, or files them. Raises
         Forbidden, MalformedDataset, DatasetMismatch, InvalidUID, UnsupportedTransferSyntax, DuplicateInstance,
         TooLarge, OutOfResources or Unavailable; nothing is kept then.
         """
         try:
-            return self._prepare(receiving, principal, study_instance_uid, result_of, redo)
+            return self._prepare(receiving, principal, study_instance_uid, result_of, redo, later)
         finally:
             receiving.abort()
 
@@ -244,6 +247,7 @@ class Ingest:
         study_instance_uid: str | None,
         result_of: str | None,
         redo: bool,
+        later: bool,
     ) -> Prepared:
         principal.require(Right.STORE)
         if receiving.header is not None:
@@ -264,14 +268,16 @@ class Ingest:
         result_of = result_of or _made_by_us(scan.metadata)
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
         key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
-        looked = not (self._redoes and self._young.lacks(scan.series_instance_uid, scan.sop_instance_uid))
-        found = filing.held(self._index, scan.sop_instance_uid) if looked else None
+        found = None
+        if not (self._redoes and self._young.lacks(scan.series_instance_uid, scan.sop_instance_uid)):
+            found = filing.held(self._index, scan.sop_instance_uid)
+            (self._young.absent if found is None else self._young.forget)(scan.series_instance_uid)
         if found is not None and (found.digest == digest or self._policy(principal, result_of) == "refuse"):
             filing.is_same(found, digest, scan.sop_instance_uid)
             locator = self._sound(found, scan, spool, principal)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
-        placed = self._store.put(key, spool, redo=redo)
+        placed = self._store.put(key, spool, redo=redo, later=later)
         try:
             entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.before)
             return Prepared(entry, principal, placed)
@@ -361,7 +367,7 @@ class Ingest:
         def record(scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
             return _audit_row(prepared), _change_row(prepared, scope)
 
-        if prepared.placed is None or filing.join(conn, prepared.entry, record) is None:
+        if prepared.placed is None or filing.join(conn, prepared.entry, record, self._keys) is None:
             return None
         prepared.placed.land()  # the disk had the time of all this for it
         return [_stored(prepared, "stored")], False

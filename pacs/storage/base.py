@@ -114,12 +114,12 @@ class ObjectStore(Protocol):
         what `unproven` finds.
         """
 
-    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
+    def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Store the spooled bytes: readable on return, durable after `Placed.wait`. Uses the spool up.
 
-        Whoever puts with `redo` has to tell `Placed.filed`, unless it withdraws, and they are readable only after
-        `Placed.land`: nobody may see the instance before. Putting the same content again is
-        harmless; it may be kept twice, each time at a locator of its own.
+        Whoever puts with `redo` has to tell `Placed.filed`, unless it withdraws. With `redo` or `later` they are
+        readable only after `Placed.land`, which has to be called: nobody may see the instance before. Putting the same
+        content again is harmless; it may be kept twice, each time at a locator of its own.
         """
 
     def settle(self, locator: Locator) -> None:

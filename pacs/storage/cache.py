@@ -62,9 +62,9 @@ class CachedStore:
         """As the remote store."""
         return self._remote.redoes(make_durable)
 
-    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
+    def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Hand the bytes on."""
-        return self._remote.put(key, spool, redo=redo)
+        return self._remote.put(key, spool, redo=redo, later=later)
 
     def settle(self, locator: Locator) -> None:
         """The remote store knows."""

@@ -207,17 +207,17 @@ class FileStore:
         self._make_durable = make_durable
         return True
 
-    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
+    def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Append the bytes to a segment, or finish the one they are in already."""
         landing: Landing | int
         if isinstance(spool.backing, Lane) and spool.backing.segment.name in self._active:
             segment, (record, landing) = self._finish(spool, spool.backing, redo)
         else:
             assert spool.lead == HEADER_BYTES, "a spool of this store"
-            segment, (record, landing) = self._append(spool, redo)
+            segment, (record, landing) = self._append(spool, redo, later)
         return InSegment(Locator(segment.name, record.offset, record.length), self, segment, landing)
 
-    def _append(self, spool: Spool, redo: bool) -> tuple[Segment, tuple[Record, Landing | int]]:
+    def _append(self, spool: Spool, redo: bool, later: bool) -> tuple[Segment, tuple[Record, Landing | int]]:
         size, digest = spool.size, spool.plain_digest()
         lent = spool.lend(BLOCK)
         while True:
@@ -231,7 +231,7 @@ class FileStore:
                 if segment.wants_room:
                     self._ahead.look(segment)
             try:
-                return segment, segment.append(lent, size, spool.reserve, digest, redo=redo)
+                return segment, segment.append(lent, size, spool.reserve, digest, redo=redo, later=later)
             except SegmentClosed:
                 continue
 

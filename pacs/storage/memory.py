@@ -37,7 +37,7 @@ class MemoryStore:
         """No."""
         return False
 
-    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
+    def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Keep the bytes."""
         with spool.view() as view:
             data = bytes(view)

@@ -114,7 +114,7 @@ class S3Store:
         """No."""
         return False
 
-    def put(self, key: str, spool: Spool, *, redo: bool = False) -> Placed:
+    def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Send the bytes; the store has acknowledged them, with their checksum, on return."""
         length = spool.size
         with spool.view() as view:

@@ -154,12 +154,12 @@ class Segment:
         return self._room.write_ahead(lambda: self._tail)
 
     def append(
-        self, lent: Lent, length: int, reserve: int, digest: bytes, *, redo: bool = False
+        self, lent: Lent, length: int, reserve: int, digest: bytes, *, redo: bool = False, later: bool = False
     ) -> tuple[Record, Landing | int]:
         """The record of an object, and the ticket to `wait` for its durability with; or what gives it, once it lands.
 
         What was lent are whole blocks: room for a header, the object of that `length`, zeros. The memory is given
-        back. Who puts with `redo`, and so alone, may find it on its way to where it is durable, else it is readable
+        back. Who puts with `redo` or for `later` may find it on its way to where it is durable, else it is readable
         now. Raises SegmentClosed, with the memory still the caller's, OutOfResources or Unavailable; nothing is left
         then.
         """
@@ -173,7 +173,7 @@ class Segment:
             header = records.header(self.nonce, at, length, head, digest, redo=redo)
         blocks[:HEADER_BYTES] = header
         record, direct = Record(at, length, reserve, 0, digest), self._direct
-        if redo and direct is not None and (begun := self._writes.begin(direct, blocks, at)) is not None:
+        if (redo or later) and direct is not None and (begun := self._writes.begin(direct, blocks, at)) is not None:
             return record, Landing(self, at, length, lent, begun)
         try:
             if direct is None:

@@ -25,10 +25,11 @@ from pydicom.uid import (
 )
 
 from dicomweb.multipart import Parser
-from dicomweb.stow import PREPARING_AT_ONCE, Intake, Taking
+from dicomweb.stow import PREPARING_AT_ONCE, WRITING_AT_ONCE, Intake, Taking
 from pacs import uids
 from pacs.archive import Archive
 from pacs.errors import OutOfResources, Unavailable
+from pacs.storage.base import Placed
 
 JSON = "application/dicom+json"
 
@@ -281,7 +282,7 @@ class Failing:
         self._store = store
         self._error = error
 
-    def put(self, key: str, spool: Any, *, redo: bool = False) -> None:
+    def put(self, key: str, spool: Any, *, redo: bool = False, later: bool = False) -> None:
         raise self._error
 
     def __getattr__(self, name: str) -> Any:
@@ -362,6 +363,73 @@ def test_compressed_bulk_data(web: Web) -> None:
     unknown = (JSON, "", described(fresh(54))), ("image/jpeg", "pixels", b"no codestream of any kind")
     refused = web.client.post("/studies", **mixed(*unknown))
     assert (refused.status_code, reasons(refused)) == (409, [0xC122])
+
+
+class OnTheirWay:
+    """The object store of an archive, where bytes that may land later do so when they are waited for."""
+
+    def __init__(self, store: Any, fails: int = 0) -> None:
+        self._store = store
+        self.flying: set[int] = set()
+        self.most = self.puts = 0
+        self._fails = fails
+
+    def put(self, key: str, spool: Any, *, redo: bool = False, later: bool = False) -> Any:
+        placed = self._store.put(key, spool, redo=redo)
+        assert later
+        self.puts += 1
+        number, store = self.puts, self
+        self.flying.add(number)
+        self.most = max(self.most, len(self.flying))
+
+        class Flying(Placed):
+            def land(self) -> None:
+                store.flying.discard(number)
+                if number == store._fails:
+                    raise Unavailable("cannot be written")
+                placed.land()
+
+            def wait(self) -> None:
+                self.land()
+                placed.wait()
+
+            def filed(self) -> None:
+                placed.filed()
+
+            def withdraw(self) -> None:
+                placed.withdraw()
+
+        return Flying(placed.locator)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_what_the_disk_refuses_later_is_told_of_its_instance_alone(tmp_path: Path) -> None:
+    stores = []
+
+    def slow(archive: Archive) -> Archive:
+        stores.append(OnTheirWay(archive.store, fails=2))
+        archive.ingest._store = stores[0]  # type: ignore[assignment]
+        return replace(archive)
+
+    slices = list(dicom_data.series(9, study=41))
+    with serving(tmp_path / "data", replace=slow) as web:
+        answer = web.store(*slices)
+        assert answer.status_code == 202
+        assert [item["00081155"]["Value"] for item in answer.json()["00081198"]["Value"]] == [
+            [slices[1].SOPInstanceUID]
+        ]
+        assert len(answer.json()["00081199"]["Value"]) == len(slices) - 1
+        assert len(web.get(f"{study_of(slices[0])}/instances").json()) == len(slices) - 1
+        [store] = stores
+        assert store.puts == len(slices)
+        assert store.most == WRITING_AT_ONCE + 1, "each of them holds a buffer"
+        broken = multipart([dicom_data.part10(fresh(number)) for number in range(60, 65)], "b")[:-4]
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        assert web.client.post("/studies", content=broken, headers={"Content-Type": kind}).status_code == 400
+        assert store.puts == len(slices) + 5
+        assert not store.flying, "somebody still owns memory that the disk reads"
 
 
 class Crowd(ThreadPoolExecutor):

@@ -8,14 +8,12 @@ Speaks JSON lines over two pipes. The parent sends {"task": …} and {"cancel": 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import json
 import logging
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -26,7 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from analysis.keeper import keep
+
 UNREADABLE = "the input cannot be read"
 
 
@@ -172,20 +171,13 @@ def places(error: BaseException) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in found]
 
 
-def _guard(parent: int) -> None:
-    """Die with the parent, leave no core, print nothing, and be the first to go when memory runs out.
-
-    What the plug-in starts stays below this process, whatever it does to get away, so that the parent finds it.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != parent:
-        os._exit(0)  # it died before we asked
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _modest() -> None:
+    """Print nothing, and be the first to go when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGTERM, lambda *_: None)  # and so is the end of a service, of which all of it is told
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # for `terminate()`
     warnings.simplefilter("ignore")  # pydicom's warnings quote values
     logging.disable(logging.CRITICAL)
 
@@ -194,7 +186,8 @@ def main(arguments: list[str]) -> None:
     """Serve tasks of one plug-in until the parent closes the pipe: TARGET DEVICE IN_FD OUT_FD PARENT_PID CRASH_FD."""
     target, setting = arguments[:2]
     incoming, outgoing, parent, crash = map(int, arguments[2:6])
-    _guard(parent)
+    keep(parent, (incoming, outgoing, crash))
+    _modest()
     faulthandler.enable(crash)  # a native crash leaves the places in the code, no values
     line = Line(incoming, outgoing)
 
@@ -211,7 +204,7 @@ def main(arguments: list[str]) -> None:
     except BaseException as error:
         line.say(failed={"type": type(error).__name__, "trace": places(error)})
         return
-    line.say(ready=backend.description, version=plugin.manifest.version)
+    line.say(ready=backend.description, version=plugin.manifest.version, pid=os.getpid())
     while True:
         task = line.tasks.get()
         try:

@@ -32,11 +32,15 @@ _libc = ctypes.CDLL(None)
 
 def descendants(pid: int) -> list[int]:
     """Every process that a process has started, directly or not; what lost its parent comes to a subreaper."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def children(pid: int) -> list[int]:
+    """Every process that a process has started itself, or that came to it; none once it is gone."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *descendants(int(child))]
+            found += map(int, (task / "children").read_text().split())
     except OSError:
         pass
     return found

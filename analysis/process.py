@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from analysis.api import NotAnalysable
 from analysis.command_guard import descendants
 from analysis.devices import Device
+from analysis.keeper import END
 from pacs.errors import Unavailable
 
 log = logging.getLogger("m3dicom.child")
@@ -29,6 +29,7 @@ START_S = 120.0
 POLL_S = 0.1
 METER_S = 1.0  # how often the memory of a device is looked at
 GRACE_S = 0.5  # between asking a plug-in to stop and killing it
+END_S = 10.0  # for the kernel to take back the memory of what was killed
 MAX_TASKS = 1000  # a start takes seconds; what leaks is noticed by its memory long before
 MAX_IDLE_BYTES = 1 << 30
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -127,12 +128,13 @@ class Child:
             os.close(child_in)
             os.close(child_out)
         self._in, self._out = parent_in, parent_out
+        self._pid = self._process.pid
         self._received = b""
 
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """Its process id; that of its keeper (`analysis.keeper`) until it is ready."""
+        return self._pid
 
     @property
     def reusable(self) -> bool:
@@ -144,7 +146,7 @@ class Child:
 
         What they share, as after a fork, counts once where the sum would else be more than `most`.
         """
-        everybody = [self.pid, *descendants(self.pid)]
+        everybody = descendants(self._process.pid)
         resident = sum(_resident_bytes(pid) for pid in everybody)
         if len(everybody) == 1 or resident <= most:
             return resident
@@ -162,7 +164,7 @@ class Child:
             self.tasks += 1
             self._say({"task": task | {"gpu_memory_mb": limits.gpu_memory_mb}})
             done = self._watch(limits, check)
-            if descendants(self.pid):
+            if descendants(self._process.pid) != [self.pid]:
                 self.close()  # what a plug-in leaves running ends with its task
             return done
         except (NotAnalysable, _PluginError):
@@ -181,7 +183,7 @@ class Child:
                     if self._version and message["version"] != self._version:
                         words = f"version {message['version']} was installed over {self._version} of the plug-in"
                         raise Unavailable(f"{words} while the worker ran: it has to be started again")
-                    self.backend = str(message["ready"])
+                    self.backend, self._pid = str(message["ready"]), int(message["pid"])
                     log.info("plug-in %s computes with %s", self.target, self.backend)
                     return
                 raise self._internal_error(message["failed"])
@@ -244,7 +246,7 @@ class Child:
 
     def _crashed(self) -> TaskFailed:
         try:
-            status = self._process.wait(5)
+            status = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
@@ -272,26 +274,17 @@ class Child:
         """Kill it with all that it has started, and wait for its end."""
         if self._in < 0:
             return
-        _signal(self.pid, signal.SIGSTOP)  # what stands still starts nothing more
-        below: set[int] = set()
-        while more := set(descendants(self.pid)) - below:
-            below |= more
-            for pid in more:
-                _signal(pid, signal.SIGSTOP)
-        for pid in below:
-            _signal(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.send_signal(END)
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:  # nothing can be done of a process that the kernel does not let go
+            log.error("what plug-in %s had started does not end", self.target)
+            self._process.kill()
+            self._process.wait()
         os.close(self._in)
         os.close(self._out)
         self._crash.close()
         self._in = -1
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
 
 
 def _resident_bytes(pid: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
-import threading
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,9 @@ import pytest
 
 from analysis import device
 from analysis.api import Resources
+from analysis.command_guard import descendants
 from analysis.devices import CPU, Device, Devices, configured
-from analysis.process import Child, Limits, TaskFailed, TaskStopped
+from analysis.process import Child, Limits, TaskFailed, TaskLost, TaskStopped
 from analysis.queue import LocalQueue
 from analysis.registry import Registry
 from analysis.runner import Runner
@@ -253,22 +257,57 @@ def test_the_memory_pool_of_a_device_gets_the_declared_limit() -> None:
     device.choose("cpu").free()
 
 
-@pytest.mark.parametrize(("size_mb", "end"), [(1, TaskStopped), (1200, TaskFailed)], ids=["stopped", "memory"])
+@pytest.mark.parametrize(
+    ("size_mb", "end"), [(1, TaskStopped), (1200, TaskFailed), (1, TaskLost)], ids=["stopped", "memory", "killed"]
+)
 def test_what_a_plug_in_started_ends_with_it(tmp_path: Path, size_mb: int, end: type[Exception]) -> None:
     child = Child("device_plugins:parent", "cpu", 1, {"PID_FILE": str(tmp_path / "pid"), "MEMORY_MB": str(size_mb)})
     task = task_in(tmp_path)
-    stop = threading.Event()
+    started = 0
 
     def check(progress: float, words: str) -> str:
+        nonlocal started
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"):
-            stop.set()
-        return "stop" if stop.is_set() and end is TaskStopped else "continue"
+            started += 1
+            if end is TaskLost:
+                os.kill(child.pid, signal.SIGKILL)  # as the kernel does when memory runs out
+            if started == 1 and end is TaskStopped:
+                os.killpg(os.getpgid(child.pid), signal.SIGTERM)  # as a service is stopped: the worker sees to that
+        return "stop" if started > 3 and end is TaskStopped else "continue"
 
     with pytest.raises(end, match="more than 1000 MB of memory" if end is TaskFailed else None):
         child.run(task, Limits(60, 1_000), check)  # type: ignore[arg-type]
-    grandchild = int((tmp_path / "pid").read_text())
+    _ends(int((tmp_path / "pid").read_text()))
+
+
+WORKER = """
+import json, sys
+from analysis.process import Child, Limits
+child = Child("device_plugins:parent", "cpu", 1, {"PID_FILE": sys.argv[1], "MEMORY_MB": "1"})
+child.run(json.loads(sys.argv[2]), Limits(600, 8_000), lambda progress, words: "continue")
+"""
+
+
+def test_what_a_plug_in_started_ends_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", WORKER, str(pid), json.dumps(task_in(tmp_path))]
+    with subprocess.Popen(command, env=environment) as worker:
+        until = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text().endswith("\n")):
+            assert worker.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        started = descendants(worker.pid)
+        assert int(pid.read_text()) in started
+        worker.kill()
+    for each in started:
+        _ends(each)
+
+
+def _ends(pid: int) -> None:
     until = time.monotonic() + 60
-    while _alive(grandchild):
+    while _alive(pid):
         assert time.monotonic() < until, "what the plug-in started outlives it"
         time.sleep(0.02)
 

@@ -204,6 +204,7 @@ class Removal:
                     claimed = update(t).where(*here, t.c.state == "pending").values(state="removed")
                     if conn.execute(claimed).rowcount:
                         mine.append(locator)
+                        damage.forget(conn, locator.object_key, locator.offset)  # a case ends with its object
                 self._store.delete(*mine)
 
             self._index.transact(work)

@@ -271,8 +271,9 @@ class Scrub:
         conn.execute(insert(schema.tombstone).values(stone))
         return True
 
-    @staticmethod
-    def _list(conn: Connection, locator: Locator, reason: str, now: float) -> None:
+    def _list(self, conn: Connection, locator: Locator, reason: str, now: float) -> None:
+        if not self._store.holds(locator):
+            return  # removed since it was looked at: a damaged copy that was sent again, for one
         where = {"object_key": locator.object_key, "object_offset": locator.offset, "object_length": locator.length}
         damage.record(conn, {**where, "instance_key": None, "kind": "unusable", "reason": reason, "found_at": now})
 

@@ -15,6 +15,7 @@ from servers import S3Server
 from sqlalchemy import Connection
 
 from pacs import aside, filing, rescan, uids
+from pacs import scrub as scrub_module
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Principal
 from pacs.dicom.attributes import Level
@@ -215,6 +216,29 @@ def test_what_was_deleted_is_not_adopted(archive: Archive) -> None:
     done = Scrub(archive.store, archive.index, clock=lambda: time.time() + 90_000).orphans()
     assert (done.adopted, done.removed) == (0, 1)
     assert archive.query.search(Query(Level.STUDY), SYSTEM).rows == []
+
+
+def test_a_damaged_copy_that_came_again_is_no_case(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes go a moment after it was healed; whoever looks for orphans before or meanwhile has nothing to list."""
+    scrub, looked, real = Scrub(archive.store, archive.index), list[Locator](), rescan.entry
+    monkeypatch.setattr(scrub_module, "WRITTEN_S", 0)
+
+    def entry(store: ObjectStore, locator: Locator) -> filing.Entry:
+        looked.append(locator)
+        try:
+            return real(store, locator)
+        finally:
+            if len(looked) == 4:
+                archive.removal.sweep()  # as the server does it
+
+    monkeypatch.setattr(rescan, "entry", entry)
+    for number, ds in enumerate(dicom_data.series(2)):
+        (held,) = (each for each in locations(archive) if each.sop_instance_uid == ds.SOPInstanceUID)
+        overwrite(archive, held.locator, held.dataset_offset + held.size - 4, b"\xde\xad\xbe\xef")
+        archive.ingest.file([prepare(archive, ds)])
+        scrub.orphans(older_than_s=0)
+        assert looked[2 * number :] == [held.locator] * 2
+        assert list(scrub.cases()) == []
 
 
 def test_what_another_process_is_writing_is_no_damage(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql
 
 from pacs import identity, packing, recount
@@ -73,6 +73,12 @@ class Entry:
             object.__setattr__(self, name, made_value)
 
 
+MAX_KEYS = 1024
+"""So many series are remembered by their keys."""
+_SERIES_KEY = 11
+"""The column of `_HERE` with the key of the series."""
+
+
 class _Insert:
     """A full row in; its key comes back."""
 
@@ -93,7 +99,7 @@ _HELD = Statement(
 )
 _t = schema.tombstone.c
 _BURIED = select(_t.id).where(_t.sop_instance_uid == bindparam("sop")).limit(1)
-_HERE = Statement(
+_here = (
     select(
         _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
         _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id, _s.created_at,
@@ -108,7 +114,10 @@ _HERE = Statement(
     .outerjoin(schema.instance, _i.sop_instance_uid == bindparam("sop"))
     .where(_s.study_instance_uid == bindparam("study"))
 )  # fmt: skip
+_HERE = Statement(_here)
 """What is here of an arriving instance: its study, and with it its series and whatever is held under its UID."""
+_STILL_HERE = Statement(_here.where(_s.id == bindparam("study_key"), _r.id == bindparam("series_key")))
+"""The same by keys that were found before, without the two indexes of UIDs; nothing where they are no longer right."""
 _LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES, _INSERT_INSTANCE = map(_Insert, (schema.study, schema.series, schema.instance))
@@ -202,17 +211,21 @@ Record = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """From the access scope of a study to the rows of audit and changes that tell of an arrival in it."""
 
 
-def join(conn: Connection, entry: Entry, record: Record) -> str | None:
+Keys = dict[str, tuple[int, int]]
+"""By Series Instance UID: the keys that its study and itself had the last time. A hint, never trusted."""
+
+
+def join(conn: Connection, entry: Entry, record: Record, keys: Keys) -> str | None:
     """The access scope of the study, whose series had others before: the usual case, quick. All is as `Filing` does it.
 
-    None, with nothing written, where anything is not usual: `file_all` knows what to do then.
+    None, with nothing written, where anything is not usual: `file_all` knows what to do then. `keys` is the caller's
+    memory.
     """
     scan, arrival = entry.scan, entry.arrival
     if conn.dialect.name != "sqlite" or arrival.result_of is not None:
         return None
-    which = {"study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid}
     driver: Any = conn.connection.driver_connection
-    here = _HERE.first_on_driver(driver, conn.dialect, which)
+    here = _remembered(driver, conn.dialect, scan, keys)
     if here is None:
         return None
     (
@@ -241,6 +254,25 @@ def join(conn: Connection, entry: Entry, record: Record) -> str | None:
         change,
     )
     return str(scope)
+
+
+def _remembered(driver: Any, dialect: Dialect, scan: Scan, keys: Keys) -> tuple[Any, ...] | None:
+    """What `_HERE` finds, by the keys of the last time where they still are right."""
+    series = scan.series_instance_uid
+    which: dict[str, Any] = {"study": scan.study_instance_uid, "series": series, "sop": scan.sop_instance_uid}
+    known = keys.get(series)
+    if known is not None:
+        which["study_key"], which["series_key"] = known
+        here = _STILL_HERE.first_on_driver(driver, dialect, which)
+        if here is not None:
+            return here
+        keys.pop(series, None)
+    here = _HERE.first_on_driver(driver, dialect, which)
+    if here is not None and here[_SERIES_KEY] is not None:
+        if len(keys) >= MAX_KEYS:
+            keys.clear()
+        keys[series] = here[0], here[_SERIES_KEY]
+    return here
 
 
 @dataclass(slots=True)

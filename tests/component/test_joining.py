@@ -110,3 +110,33 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         assert [len(each) for each in rows(archive).values()] == [1, 1, 3, 3, 3, 3]
     finally:
         archive.close()
+
+
+def test_keys_that_are_no_longer_right_are_not_believed(tmp_path: Path) -> None:
+    """Study and series are removed and come again under other keys, and one's keys become another's."""
+    archive = open_archive(Settings(data=tmp_path))
+    try:
+        ours, others = list(dicom_data.series(4, number=0)), list(dicom_data.series(3, study=1))
+        assert stored(archive, ours[:2] + others[:2]) == ["stored"] * 4
+        with archive.index.read() as conn:
+            s = schema.series.c
+            found = conn.execute(select(s.series_instance_uid, s.id, s.study_key)).all()
+        keys, study_of = {row[0]: row[1] for row in found}, {row[0]: row[2] for row in found}
+        mine, theirs = ours[0].SeriesInstanceUID, others[0].SeriesInstanceUID
+        remembered = archive.ingest._keys
+        assert remembered == {uid: (study_of[uid], key) for uid, key in keys.items()}
+        remembered[mine], remembered[theirs] = remembered[theirs], remembered[mine]
+        assert stored(archive, [ours[2], others[2]]) == ["stored"] * 2
+        remembered[mine] = (9999, 9999)
+        assert stored(archive, [ours[3]]) == ["stored"]
+        assert remembered[mine] == (study_of[mine], keys[mine])
+        with archive.index.read() as conn:
+            i = schema.instance.c
+            placed = conn.execute(select(i.sop_instance_uid, i.study_key, i.series_key)).all()
+            counts = {row[0]: row[1] for row in conn.execute(select(s.series_instance_uid, s.number_of_instances))}
+        assert {uid: (study, series) for uid, study, series in placed} == {
+            ds.SOPInstanceUID: (study_of[ds.SeriesInstanceUID], keys[ds.SeriesInstanceUID]) for ds in ours + others
+        }
+        assert counts == {mine: 4, theirs: 3}
+    finally:
+        archive.close()

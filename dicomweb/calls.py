@@ -83,6 +83,8 @@ class Web:
     located: Kept[list[InstanceLocation]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
     preparing: Executor | None = None
+    undecodable: Kept[str] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
+    """Why an instance could not be decoded, by its digest."""
     pace: Pace = field(default_factory=Pace)
     bases: dict[Hashable, str] = field(default_factory=dict)
     """Where the service was reached, by what requests told of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -25,6 +26,7 @@ from pacs.dicom.encode import ENCODED, refuse
 from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
+from pacs.errors import Undecodable
 from pacs.retrieve import PIECE
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 LARGE_BATCH_BYTES = 2 << 20
 """What is made at a time of an answer while few are being sent: each step costs the same, however long it is."""
 LARGE_HELD_BYTES = 4 * LARGE_BATCH_BYTES
+
+FORESEEN_BYTES = 8 << 20
+"""What is decoded or encoded of a long answer before its headers go out, while few are being sent."""
+KNOWN_FOR_S = 600
+"""How long it is known that an instance cannot be decoded: a decoder may also have been short of time or memory."""
+LEFT_OUT_NAMED = 5
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 
@@ -47,7 +55,7 @@ async def objects(call: Call) -> Answer:
         stored = frozenset(location.transfer_syntax_uid for location in locations)
         images = all(location.frames is not None for location in locations)
         wanted = call.choose(offers.of_objects(stored, images=images, single=alone))
-        parts = Parts(call.archive, locations, wanted)
+        parts = Parts(call, locations, wanted)
         return parts.begin(call.web.io) if parts.as_they_are else parts
 
     # What is made of a few hundred kilobytes in the page cache takes less time than handing it to a thread.
@@ -57,10 +65,16 @@ async def objects(call: Call) -> Answer:
 
 
 class Parts:
-    """The parts of one answer: an instance each, in the transfer syntax that was agreed on."""
+    """The parts of one answer: an instance each, in the transfer syntax that was agreed on.
 
-    def __init__(self, archive: Archive, locations: Sequence[InstanceLocation], offer: Offer) -> None:
-        self._archive = archive
+    One of several that cannot be decoded is left out where the answer can still say so: 206 instead of 200 (PS3.18
+    10.4.3), with a Warning that names it. Where 200 has been said, the connection ends without the end of the body,
+    and who asks again is told at once.
+    """
+
+    def __init__(self, call: Call, locations: Sequence[InstanceLocation], offer: Offer) -> None:
+        self._call = call
+        self._archive = call.archive
         self._locations = locations
         wanted = offer.transfer_syntax
         self._targets = [
@@ -71,17 +85,39 @@ class Parts:
         self.as_they_are = all(location.transfer_syntax_uid == target for location, target in pairs)
         """Whether all of them leave as they are stored."""
         self._batch = BATCH_BYTES
+        self._complete = False
+        """Whether 200 has been said."""
+        self._made = 0
+        self._left_out: dict[str, Undecodable] = {}
 
     def begin(self, limiter: CapacityLimiter) -> Answer:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
         self._refuse_what_does_not_fit()
-        pieces = self._pieces()
-        first = pull(pieces, WHOLE_BYTES)
+        self._leave_out_what_is_known()
+        budget = self._archive.retrieve.haste
+        foresight = len(self._locations) > 1 and not self.as_they_are and budget.take(FORESEEN_BYTES)
+        pieces = self._pieces(FORESEEN_BYTES if foresight else 0)
+        least = FORESEEN_BYTES if foresight else WHOLE_BYTES
+        first = pull(pieces, least)
+        if self._left_out and not self._made:
+            raise next(iter(self._left_out.values()))
         content_type = self._writer.content_type if self._writer else f"{DICOM}; transfer-syntax={self._targets[0]}"
-        if sum(map(len, first)) < WHOLE_BYTES:
-            return Answer(200, content_type, [*first, *pieces])
-        length = self._length()
-        return Answer(200, content_type, first, more=pieces, length=length, limiter=limiter, batch=self._batch)
+        status = 206 if self._left_out else 200
+        self._complete = status == 200
+        if sum(map(len, first)) < least:
+            return Answer(status, content_type, [*first, *pieces], self._said())
+        return Answer(
+            status, content_type, first, self._said(), more=pieces, length=self._length(), limiter=limiter,
+            batch=self._batch,
+        )  # fmt: skip
+
+    def _said(self) -> list[tuple[str, str]]:
+        """The Warning of an answer that lacks something."""
+        if not self._left_out:
+            return []
+        named = ", ".join(list(self._left_out)[:LEFT_OUT_NAMED])
+        told = f"{len(self._left_out)} or more of {len(self._locations)} instances cannot be decoded and are left out"
+        return [self._call.warning(f"{told}, among them {named}; as they are stored, transfer-syntax=* gives them")]
 
     def _refuse_what_does_not_fit(self) -> None:
         """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
@@ -104,37 +140,70 @@ class Parts:
     def _head(self, target: str) -> bytes:
         return b"" if self._writer is None else self._writer.head(f"{DICOM}; transfer-syntax={target}")
 
-    def _pieces(self) -> Iterator[Buffer]:
-        """All that is sent: in large pieces for the first readers, in small ones for those who come while many read."""
+    def _pieces(self, held: int) -> Iterator[Buffer]:
+        """All that is sent: in large pieces for the first readers, in small ones for those who come while many read.
+
+        What has been `held` of the budget is given back in the end.
+        """
         budget = self._archive.retrieve.haste
-        long = sum(location.size for location in self._locations) > LARGE_HELD_BYTES
-        if not long or not budget.take(LARGE_HELD_BYTES):
-            yield from self._framed(PIECE)
-            return
         try:
+            long = sum(location.size for location in self._locations) > LARGE_HELD_BYTES
+            if not long or not budget.take(LARGE_HELD_BYTES):
+                yield from self._framed(PIECE)
+                return
+            held += LARGE_HELD_BYTES
             self._batch = LARGE_BATCH_BYTES
             yield from self._framed(LARGE_BATCH_BYTES)
         finally:
-            budget.give(LARGE_HELD_BYTES)
+            budget.give(held)
 
     def _framed(self, piece: int) -> Iterator[Buffer]:
         pairs = list(zip(self._locations, self._targets, strict=True))
         as_stored = [location for location, target in pairs if location.transfer_syntax_uid == target]
         with closing(self._archive.retrieve.all_part10(as_stored, piece)) as stored:
             for location, target in pairs:
-                if self._writer is not None:
-                    yield self._head(target)
                 if location.transfer_syntax_uid == target:
+                    yield self._head(target)
+                    self._made += 1
                     yield from next(stored)
                     continue
+                if location.sop_instance_uid in self._left_out:
+                    continue
                 made = _transcoded(self._archive, location, target)
-                first = next(made)  # before anything of this part goes out
+                try:
+                    first = next(made)  # before anything of this part goes out
+                except Undecodable as error:
+                    self._leave_out(location, error)
+                    continue
+                self._made += 1
+                yield self._head(target)
                 uid = retrieved_uid(location.sop_instance_uid, location.transfer_syntax_uid, target)
                 yield part10.header(location.sop_class_uid, uid, target)
                 yield first
                 yield from made
         if self._writer is not None:
             yield self._writer.close
+
+    def _leave_out_what_is_known(self) -> None:
+        """Of several instances, do without those that could not be decoded lately."""
+        if len(self._locations) > 1 and not self.as_they_are:
+            for location, target in zip(self._locations, self._targets, strict=True):
+                reason = self._call.web.undecodable.get(location.digest, _period())
+                if reason is not None and location.transfer_syntax_uid != target:
+                    self._left_out[location.sop_instance_uid] = Undecodable(reason, about=location.sop_instance_uid)
+
+    def _leave_out(self, location: InstanceLocation, error: Undecodable) -> None:
+        """Go on without this instance. Raises the error where the answer cannot say so any more, or has no others."""
+        if len(self._locations) == 1:
+            raise error
+        self._call.web.undecodable.put(location.digest, _period(), error.reason, 1000)
+        if self._complete:
+            raise error
+        self._left_out[location.sop_instance_uid] = error
+
+
+def _period() -> int:
+    return int(time.monotonic() // KNOWN_FOR_S)
 
 
 def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> Iterator[Buffer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -37,6 +37,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicomweb import wado
 from dicomweb.offers import FRAME_DEFAULTS
 from pacs import uids
 from pacs.auth import SYSTEM
@@ -532,6 +533,53 @@ def test_a_frame_that_cannot_be_decoded_is_not_to_be_had_decoded(web: Web, caplo
     [(_, other)] = parts(web.get(f"{where}/frames/2", BYTES))
     assert other == pixels_of(ds)[1].tobytes()
     assert web.get(f"{where}/frames/2/rendered").status_code == 200
+
+
+def some_undecodable(web: Web, name: str, bad: Sequence[int], count: int = 3) -> tuple[str, list[Dataset]]:
+    """A study of one series in JPEG 2000, of which these cannot be decoded."""
+    made = []
+    for number in range(count):
+        ds = multiframe(name)
+        ds.SOPInstanceUID = uids.derived(name, number)
+        ds.InstanceNumber = number + 1
+        frames = [*CODESTREAMS[:4], broken(CODESTREAMS[4])[:40] if number in bad else CODESTREAMS[4]]
+        stored(web, ds, encapsulated(ds, JPEG2000Lossless, frames))
+        made.append(ds)
+    return f"/studies/{made[0].StudyInstanceUID}", made
+
+
+def test_one_of_several_that_cannot_be_decoded_is_left_out_and_named(web: Web) -> None:
+    where, made = some_undecodable(web, "one of three", [1])
+    for below in ("", f"/series/{made[0].SeriesInstanceUID}"):
+        for syntax in ("", f"; transfer-syntax={RLELossless}"):
+            answer = web.get(where + below, OBJECTS + syntax)
+            assert answer.status_code == 206  # PS3.18 Table 8.5-1: some of the representations, but not all
+            assert answer.headers["warning"].startswith(f"299 {web.url}: ")
+            assert made[1].SOPInstanceUID in answer.headers["warning"]
+            found = [read(raw) for _, raw in parts(answer)]
+            assert [ds.SOPInstanceUID for ds in found] == [made[0].SOPInstanceUID, made[2].SOPInstanceUID]
+            assert np.array_equal(found[0].pixel_array, pixels_of(made[0]))
+    whole = web.get(where, f"{OBJECTS}; transfer-syntax=*")
+    assert (whole.status_code, len(parts(whole)), "warning" in whole.headers) == (200, 3, False)
+    alone = web.get(path(made[1]), OBJECTS)
+    assert (alone.status_code, "JPEG 2000" in alone.json()["detail"]) == (406, True)
+    nothing, _ = some_undecodable(web, "all of three", [0, 1, 2])
+    assert web.get(nothing, OBJECTS).status_code == 406
+    wait_for_haste(web)
+
+
+def test_one_that_is_found_out_too_late_is_left_out_the_next_time(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wado, "FORESEEN_BYTES", 100)
+    where, made = some_undecodable(web, "too late", [2, 3], count=5)
+    with web.client.stream("GET", where, headers={"Accept": OBJECTS}) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):  # whoever was told that all is well may not take this for all
+            answer.read()
+    again = web.get(where, OBJECTS)
+    assert (again.status_code, made[2].SOPInstanceUID in again.headers["warning"]) == (206, True)
+    left = [each.SOPInstanceUID for number, each in enumerate(made) if number not in (2, 3)]
+    assert [read(raw).SOPInstanceUID for _, raw in parts(again)] == left
+    wait_for_haste(web)
 
 
 def test_one_bit_frames(web: Web) -> None:

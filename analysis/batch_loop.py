@@ -55,13 +55,19 @@ class BatchLoop:
         *,
         clock: Callable[[], float] = time.time,
         step_s: float = STEP_S,
+        patience_s: float | None = None,
     ) -> None:
+        """A batch that needs another version of its plug-in is left for `patience_s` to servers that may have it; None
+        where there may be others: a minute, else no time at all."""
         self._archive = archive
         self._index = archive.index
         self._registry = registry
         self._parse = parse
         self._clock = clock
         self._step_s = step_s
+        alone = archive.index.dialect == "sqlite"
+        self._patience_s = patience_s if patience_s is not None else 0.0 if alone else LEASE_S
+        self._versions = {each.id: each.manifest.version for each in registry}
         self._token = secrets.token_hex(16)
         self._reporting: dict[int, threading.Thread] = {}
         self._served = 0  # the batch that had the last turn
@@ -72,7 +78,8 @@ class BatchLoop:
             if not sql.any_live(conn):
                 return
         until = time.monotonic() + self._step_s
-        rows = self._index.transact(lambda conn: sql.claim(conn, self._token, now, now + LEASE_S))
+        lease = (self._token, now, now + LEASE_S, self._versions, self._patience_s)
+        rows = self._index.transact(lambda conn: sql.claim(conn, *lease))
         rows.sort(key=lambda row: (row.id <= self._served, row.id))  # who had no turn in the last round comes first
         for turn, row in enumerate(rows):
             began = time.monotonic()
@@ -90,7 +97,7 @@ class BatchLoop:
         """Let others go on; a report that is being made is made again."""
         for thread in self._reporting.values():
             thread.join(timeout=5)
-        self._index.transact(lambda conn: sql.release(conn, self._token))
+        self._index.transact(lambda conn: sql.release(conn, self._token, self._clock()))
 
     def _go_on(self, row: Row[Any], now: float, until: float) -> None:
         installed = self._registry.get(row.plugin)

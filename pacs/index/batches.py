@@ -154,10 +154,18 @@ def counts(conn: Connection, numbers: Sequence[int]) -> dict[int, dict[str, int]
 # The loop ------------------------------------------------------------------------------------------------------------
 
 
-def claim(conn: Connection, token: str, now: float, until: float) -> list[Row[Any]]:
-    """The batches that want something done, oldest first, now leased under `token`; it may hold them already."""
-    free = or_(b.lease_until.is_(None), b.lease_until < now, b.lease_token == token)
-    taken = update(batch).where(b.state.in_(LIVE), free).values(lease_token=token, lease_until=until)
+def claim(
+    conn: Connection, token: str, now: float, until: float, versions: Mapping[str, str], patience_s: float
+) -> list[Row[Any]]:
+    """The batches that want something done, oldest first, now leased under `token`; it may hold them already.
+
+    Those that need another of the `versions` of plug-ins are left to others for `patience_s`.
+    """
+    free = or_(b.lease_token.is_(None), b.lease_until < now, b.lease_token == token)
+    ours = [and_(b.plugin == plugin, b.version == version) for plugin, version in versions.items()]
+    nobodys = func.coalesce(b.lease_until, b.updated_at) <= now - patience_s
+    taken = update(batch).where(b.state.in_(LIVE), free, or_(nobodys, *ours))
+    taken = taken.values(lease_token=token, lease_until=until)
     return sorted(conn.execute(taken.returning(batch)), key=lambda row: row.id)
 
 
@@ -166,9 +174,9 @@ def any_live(conn: Connection) -> bool:
     return conn.execute(select(b.id).where(b.state.in_(LIVE)).limit(1)).first() is not None
 
 
-def release(conn: Connection, token: str) -> None:
+def release(conn: Connection, token: str, now: float) -> None:
     """Let others go on with what this token holds."""
-    conn.execute(update(batch).where(b.lease_token == token).values(lease_token=None, lease_until=None))
+    conn.execute(update(batch).where(b.lease_token == token).values(lease_token=None, lease_until=now))
 
 
 def add_studies(conn: Connection, number: int, study_instance_uids: Sequence[str]) -> None:

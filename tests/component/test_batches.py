@@ -428,6 +428,27 @@ def _with_version(host: Host, version: str) -> Installed:
     return Installed(known.target, plugin)
 
 
+def test_a_batch_is_left_to_the_server_that_has_its_version(host: Host) -> None:
+    others = (host.archive, Registry([_with_version(host, "1.1")]), study_query)
+    other = BatchLoop(*others, clock=lambda: host.now, step_s=300, patience_s=60)
+    batch = host.batches.create(ANN, new(at_once=2)).id
+    for _ in range(4):
+        host.steps(1, other)
+        host.steps(1)
+        host.now += 20
+    assert host.batches.one(ANN, batch).items == {"open": 2, "waiting": STUDIES - 2}
+    host.now += 500
+    host.steps(1)
+    host.loop.close()  # and nobody else has it
+    host.steps(2, other)
+    assert host.batches.one(ANN, batch).state == "running"
+    host.now += 61
+    host.steps(1, other)
+    told = host.batches.one(ANN, batch)
+    assert (told.state, "1.1 is installed here" in told.reason) == ("paused", True)
+    other.close()
+
+
 def test_a_batch_that_is_resumed_has_one_report(host: Host) -> None:
     batch = host.batches.create(ANN, new()).id
     host.steps()

@@ -52,6 +52,7 @@ def query(
     keys: list[MatchKey] = []
     seen: set[str] = set()
     items: dict[str, dict[str, Criterion]] = {}
+    beside: dict[str, dict[str, Criterion]] = {}  # keys in sequences that columns answer
     include: set[str] = set()
     everything = False
     once: dict[str, str] = {}
@@ -68,7 +69,9 @@ def query(
             once[name] = value
         else:
             path, attribute = _known_key(name, level) if len(name) <= REMEMBERED_NAME else _key(name, level)
-            if attribute is None or path is None:
+            if path is not None and attribute is None and value.strip(" ") in ("", "*"):
+                include.add(path[:8])  # universal matching (PS3.4 C.2.2.2.3): of a sequence, too
+            elif attribute is None or path is None:
                 warnings += ignored(name, _tag(name) if path is None else path)
             elif path in seen:
                 raise InvalidQuery("a matching key is given more than once", about=attribute.keyword)
@@ -80,7 +83,11 @@ def query(
                     items.setdefault(path[:8], {})[path[9:]] = criterion
                 else:
                     keys.append(MatchKey(attribute, criterion))
-    keys += [MatchKey(by_tag(tag) or held(tag, "SQ"), _item(inside)) for tag, inside in items.items()]
+                    if "." in path:
+                        beside.setdefault(path[:8], {})[path[9:]] = criterion
+    keys += [
+        MatchKey(by_tag(tag) or held(tag, "SQ"), _item(inside | beside.get(tag, {}))) for tag, inside in items.items()
+    ]
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")
     if once:

@@ -182,7 +182,8 @@ class _Maker:
             taken |= {
                 tag: more[tag]
                 for tag in wanted
-                if tag in more and tag not in taken and (part.level is not Level.IMAGE or _of_instance(tag, more[tag]))
+                if tag in more
+                and (part.level is not Level.IMAGE or (tag not in taken and _of_instance(tag, more[tag])))
             }
         return _empty(part.named - taken.keys()) | taken
 

@@ -133,6 +133,11 @@ def others(metadata: Metadata, *levels: Level) -> bytes:
         for tag, held in metadata.items()
         if level_of(tag) in levels and tag not in unasked and tag != "00080005" and not holds_bulk(held)
     }
+    requests = metadata.get(_REQUEST)
+    if Level.SERIES in levels and requests and not holds_bulk(requests):
+        items = requests.get("Value") or []
+        if items != _requests(metadata):
+            found[_REQUEST] = value("SQ", *items)  # the row has the two attributes of PS3.18 Table 10.6.3-4 alone
     return orjson.dumps(found)
 
 

@@ -463,6 +463,33 @@ def test_keys_without_a_column_are_matched_on_what_is_held(index: Index, ingest:
     assert ([row.study_instance_uid for row in page.rows], page.remaining) == (["1.2.3", "1.2.2"], 2)
 
 
+def test_a_request_is_held_whole(index: Index, ingest: Ingest) -> None:
+    for number in range(2):
+        items = [Dataset(), Dataset()]
+        for at, item in enumerate(items):
+            code = Dataset()
+            code.CodeValue = f"P{number}{at}"
+            item.ScheduledProcedureStepID, item.ScheduledProtocolCodeSequence = f"SPS{at}", [code]
+        ds = numbered(number)
+        ds.RequestAttributesSequence = items
+        store(ingest, ds)
+    requests = attributes.by_tag("00400275")
+    assert requests is not None
+
+    def protocol(value: str) -> tuple[str, Criterion]:
+        return "00400008", Item((("00080100", Single("SH", value)),))
+
+    def series(*inside: tuple[str, Criterion]) -> set[str]:
+        return found(ask(index, Level.SERIES, MatchKey(requests, Item(inside))), Level.SERIES)
+
+    assert series(protocol("P11")) == series(protocol("P11"), ("00400009", Single("SH", "SPS1"))) == {"1.3.1"}
+    assert series(protocol("P11"), ("00400009", Single("SH", "SPS0"))) == set()
+    for include, tags in (frozenset(), {"00400009"}), (frozenset(["00400275"]), {"00400009", "00400008"}), (ALL, None):
+        [first, _] = ask(index, Level.SERIES, include=include).rows
+        for item in first.attributes["00400275"]["Value"]:
+            assert item.keys() == (tags or {"00400009", "00400008"})
+
+
 def test_too_much_to_look_at_is_refused(index: Index, ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pacs.query.MAX_EXAMINED", 2)
     for number in range(3):

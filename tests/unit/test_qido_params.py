@@ -100,6 +100,11 @@ def test_keys_without_a_column_and_sequences() -> None:
     )  # fmt: skip
     assert criteria(*pairs) == {"PatientSize": Single("DS", 1.8), "ProcedureCodeSequence": Item(inner)}
     assert query(pairs, Level.STUDY)[0].include == {"00101020", "00081032"}
+    asked, warnings = query([("ProcedureCodeSequence", ""), ("00400275", "*")], Level.SERIES)
+    assert (asked.keys, asked.include, warnings) == ((), {"00081032", "00400275"}, ())
+    request = (("00400275.00400009", "S"), ("RequestAttributesSequence.ScheduledProcedureStepDescription", "D"))
+    in_one_item = Item((("00400007", Single("LO", "D")), ("00400009", Single("SH", "S"))))
+    assert [key.criterion for key in query(request, Level.SERIES)[0].keys] == [Single("SH", "S"), in_one_item]
     for name in ("PatientID.CodeValue", "ProcedureCodeSequence", "ProcedureCodeSequence.PixelData"):
         found, warnings = query([(name, "X")], Level.STUDY)
         assert (found.keys, len(warnings)) == ((), 1)

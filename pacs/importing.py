@@ -115,7 +115,9 @@ def missing_head(first: bytes) -> bytes | None:
         if DIRECTORY in first[132:400]:
             raise InvalidInput("a DICOMDIR: not needed, the files that it lists are found by themselves")
         return b""
-    if first[:4] == b"\2\0\0\0" and first[4:6] == b"UL":
+    if first[:4] == b"DICM":
+        return _PREAMBLE[:128]
+    if first[:2] == b"\2\0" and first[4:6].isalpha() and first[4:6].isupper():  # with or without a group length
         return _PREAMBLE
     group, element = int.from_bytes(first[:2], "little"), int.from_bytes(first[2:4], "little")
     if len(first) < 8 or group != 0x0008 or element > 0x0018:

@@ -13,6 +13,7 @@ from conftest import ServerStarter
 from pacs import uids
 from pacs.archive import open_archive
 from pacs.auth import SYSTEM
+from pacs.dicom import part10
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
 from pacs.importing import missing_head
@@ -131,6 +132,17 @@ def test_what_real_files_are_taken_for() -> None:
             assert missing_head(data) == b"", path
             taken += 1
     assert taken > 50
+
+
+def test_what_lacks_preamble_prefix_or_group_length_is_dicom_all_the_same() -> None:
+    ds = dicom_data.image()
+    whole = dicom_data.part10(ds)
+    for start in (0, 128, 132, 144):
+        head = missing_head(whole[start:])
+        assert head is not None, start
+        made = head + whole[start:]
+        syntax, at = part10.split(memoryview(made))
+        assert (syntax, made[at:]) == ("1.2.840.10008.1.2.1", dicom_data.dataset_bytes(ds)), start
 
 
 def test_pictures_and_programs_are_no_dicom() -> None:

@@ -9,12 +9,13 @@ import pytest
 from conftest import RunningServer
 from dicom_data import part10, series
 from playwright.sync_api import expect
-from test_viewer import MG_STUDY, marked_mammogram
+from test_viewer import MG_STUDY, SQUARE, marked_mammogram
 from visitor import Visit, store
 
 from pacs import uids
 
 pytestmark = pytest.mark.browser
+OLD, NEW = (f".marks g[data-place={kind}] .line" for kind in ("outdated", "corrected"))
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,66 @@ def test_a_reader_corrects_whatever_a_finding_says(visit: Visit, read: None, ser
     (corrected,) = (each["corrected"] for each in said if each["verdict"] == "corrected")
     assert {each["meaning"] for each in corrected["codes"]} == {"Finding", "Assessment Category"}
     assert [each["value"] for each in corrected["measurements"]] == [40.5]
+
+
+def test_a_corrected_place_stands_beside_the_computed_one(visit: Visit, read: None, server: RunningServer) -> None:
+    token = {"Authorization": f"Bearer {server.token}"}
+    visitor = visit()
+    page = visitor.study(MG_STUDY)
+    page.wait_for_selector("[data-id=CL1]")
+    page.keyboard.press("n")
+    page.wait_for_selector(".finding[data-id=CL1][aria-current=true]")
+    page.keyboard.press("a")
+    expect(page.locator(".verdict-slot .verdict")).to_have_text("Accepted")
+    marks = page.locator(".marks g[data-mark=CL1]")
+    expect(marks).to_have_count(1)
+    expect(marks).to_have_attribute("data-place", "computed")
+    known = httpx.get(f"{server.http}/api/verdicts", params={"study": MG_STUDY}, headers=token).json()
+    (said,) = (v for v in known if v["counts"])
+    column, row = SQUARE[1] + 2.0, SQUARE[0] + 2.0
+    place = {"shape": "circle", "points": [[column + 40, row], [column + 46, row]]}
+    finding = {"report": said["report_uid"], "tracking_uid": said["tracking_uid"], "comment": "Lies beside it"}
+    # As the reader of this page, through the API.
+    status = page.evaluate(
+        """given => fetch('/api/verdicts', {
+            method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(given),
+        }).then(answer => answer.status)""",
+        {**finding, "verdict": "corrected", **place},
+    )
+    assert status in (200, 201)
+    # The computed place is faint, the corrected one clear, each says which it is, and both are in view.
+    page.reload()
+    page.wait_for_selector("[data-id=CL1]")
+    page.keyboard.press("n")
+    expect(marks).to_have_count(2)
+    old, new = (page.locator(f".marks g[data-place={kind}]") for kind in ("outdated", "corrected"))
+    expect(old).to_have_css("opacity", "0.55")
+    expect(new).to_have_css("opacity", "1")
+    expect(old.locator(".line")).to_have_css("stroke-dasharray", "4px, 3px")
+    expect(page.locator(".mark-label.mark-corrected")).to_have_text("CL1 corrected")
+    expect(page.locator(".mark-label.mark-outdated")).to_have_text("CL1 computed")
+    expect(page.locator(".verdict-line")).to_contain_text("its place, drawn clear (computed: faint)")
+    visitor.settle()
+    pane, here, there = (page.locator(at).bounding_box() for at in (".pane", OLD, NEW))
+    assert pane is not None
+    assert here is not None
+    assert there is not None
+    for box in (here, there):
+        assert pane["x"] < box["x"]
+        assert box["x"] + box["width"] < pane["x"] + pane["width"]
+    # Two circles of 12 pixels across, 40 pixels apart.
+    assert there["x"] - here["x"] == pytest.approx(40 / 12 * here["width"], rel=0.2)  # its line is in the width, too
+    assert there["y"] == pytest.approx(here["y"], abs=2)
+    # Correcting a number by the form leaves the place as it is; accepting takes it back.
+    page.keyboard.press("c")
+    dialog = page.locator("dialog")
+    dialog.get_by_label("Certainty of Finding").fill("50")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.locator(".verdict-line")).to_contain_text("90 → 50 %; its place")
+    expect(new).to_have_count(1)
+    page.keyboard.press("a")
+    expect(marks).to_have_count(1)
+    expect(marks).to_have_attribute("data-place", "computed")
 
 
 def test_what_only_a_reader_has_seen_is_marked(visit: Visit, read: None, server: RunningServer) -> None:

@@ -85,7 +85,7 @@ export class FindingsPanel {
 
   constructor(
     private readonly choose: (finding: Finding) => void,
-    private readonly showReport: (report: ReportOf | undefined) => void,
+    private readonly showReport: () => void,
     private readonly verdicts?: Verdicts,
     private readonly judge?: Judge,
   ) {
@@ -100,7 +100,7 @@ export class FindingsPanel {
       reports.findIndex((each) => each.sopInstance === before),
     );
     this.draw();
-    this.showReport(this.reports[this.current]);
+    this.showReport();
   }
 
   /** The finding that is selected. */
@@ -144,7 +144,7 @@ export class FindingsPanel {
     if (index < 0) return false;
     this.current = index;
     this.draw();
-    this.showReport(this.reports[index]);
+    this.showReport();
     return true;
   }
 
@@ -268,7 +268,7 @@ export class FindingsPanel {
             this.selected = '';
             this.opened.clear();
             this.draw();
-            this.showReport(this.reports[this.current]);
+            this.showReport();
           },
         },
         ...this.reports.map((each, i) => el('option', { value: i, selected: i === this.current }, each.label)),

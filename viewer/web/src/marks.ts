@@ -18,6 +18,10 @@ export function onCanvas(place: Placement, column: number, row: number): [number
 export interface Drawn {
   finding: Finding;
   mark: Mark;
+  /** Computed, computed and corrected since, or where a reader says that it is. */
+  place: 'computed' | 'outdated' | 'corrected';
+  /** The words beside it. */
+  label: string;
 }
 
 const SMALLEST = 7; // CSS pixels: a ring never covers what it marks
@@ -88,34 +92,36 @@ export function drawMarks(
   if (!place) return;
   const scale = Math.hypot(place.u[0], place.u[1]);
   const crowded = marks.length > 5;
-  const wanted: { finding: Finding; mark: Mark; name: string; rank: number }[] = [];
-  for (const { finding, mark } of marks) {
+  const wanted: (Drawn & { name: string; rank: number })[] = [];
+  for (const drawn of marks) {
+    const { finding, mark, place: kind } = drawn;
     const chosen = finding.key === selected;
     const child = finding.parent !== '' || mark.shape === 'POINT' || mark.shape === 'CIRCLE';
     const d = outline(mark, place);
-    const name = `mark ${child ? 'mark-child' : 'mark-main'}${chosen ? ' mark-chosen' : ''}`;
+    const name = `mark ${child ? 'mark-child' : 'mark-main'} mark-${kind}${chosen ? ' mark-chosen' : ''}`;
     layer.append(
       svg(
         'g',
-        { class: name, 'data-mark': finding.identifier, 'data-key': finding.key },
+        { class: name, 'data-mark': finding.identifier, 'data-key': finding.key, 'data-place': kind },
         svg('path', { d, class: 'halo' }),
         svg('path', { d, class: 'line' }),
       ),
     );
-    if (chosen || !child || !crowded || scale > 1.5)
-      wanted.push({ finding, mark, name, rank: chosen ? 0 : child ? 2 : 1 });
+    const corrected = kind === 'corrected';
+    if (chosen || corrected || !child || !crowded || scale > 1.5)
+      wanted.push({ ...drawn, name, rank: (chosen ? 0 : child ? 4 : 2) + (corrected ? 0 : 1) });
   }
   // Labels that would lie over each other are left out, the least important first; the list has them all.
   const taken: [number, number, number][] = [];
   const labels: SVGElement[] = [];
-  for (const { finding, mark, name } of wanted.sort((a, b) => a.rank - b.rank)) {
+  for (const { finding, mark, name, label: words } of wanted.sort((a, b) => a.rank - b.rank)) {
     const [x, y] = anchor(mark, place);
-    const width = finding.identifier.length * 8 + 6;
+    const width = words.length * 8 + 6;
     if (taken.some(([left, bottom, other]) => x < left + other && left < x + width && Math.abs(y - bottom) < 15))
       continue;
     taken.push([x, y, width]);
     const label = svg('text', { x: (x + 4).toFixed(1), y: (y - 3).toFixed(1), class: `mark-label ${name}` });
-    label.textContent = finding.identifier;
+    label.textContent = words;
     label.addEventListener('click', () => choose(finding));
     labels.push(label);
   }

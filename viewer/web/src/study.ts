@@ -15,7 +15,8 @@ import {
 import type { App, Page } from './app';
 import { type Dataset, date, items, number, personName, text } from './dicom';
 import { debounce, el, fill, icon, iconButton } from './dom';
-import { FindingsPanel, type ReportOf } from './findings';
+import { around, correctedPlace, drawnOn } from './drawn';
+import { FindingsPanel } from './findings';
 import { showKeys } from './keys';
 import type { Drawn } from './marks';
 import type { ModelView } from './model';
@@ -27,7 +28,7 @@ import { type Kind, kindOf, type Preset, presets, type Stack, stackOf } from './
 import { patientWords } from './studies';
 import { taskList } from './tasks-view';
 import { type Judgement, sayVerdict } from './verdict-bar';
-import { Verdicts } from './verdicts';
+import { type Verdict, Verdicts } from './verdicts';
 
 interface Series {
   uid: string;
@@ -96,7 +97,7 @@ class StudyPage implements Page {
     this.verdicts = new Verdicts(uid, app.session?.name ?? '');
     this.findings = new FindingsPanel(
       (finding) => void this.jump(finding),
-      (report) => this.drawReport(report),
+      () => this.drawReport(),
       this.verdicts,
       this.app.may('process') ? (finding, said) => void this.judge(finding, said) : undefined,
     );
@@ -534,7 +535,9 @@ class StudyPage implements Page {
     const report = this.findings.report?.sopInstance;
     if (!report || !this.app.may('process')) return;
     await sayVerdict(this.app, this.verdicts, report, finding, said);
-    if (!this.closed) this.findings.refresh();
+    if (this.closed) return;
+    this.findings.refresh();
+    this.drawMarks();
   }
 
   private judgeChosen(said: 'accepted' | 'rejected' | 'corrected'): void {
@@ -543,15 +546,18 @@ class StudyPage implements Page {
     else this.app.notice('Choose a finding first (N).');
   }
 
-  private drawReport(shown: ReportOf | undefined): void {
-    this.marks = new Map();
-    for (const finding of shown?.report.findings ?? [])
-      for (const mark of finding.marks) {
-        const key = `${mark.sopInstance}/${mark.frame}`;
-        this.marks.set(key, [...(this.marks.get(key) ?? []), { finding, mark }]);
-      }
-    this.reader?.setMarks(this.marks);
+  private drawReport(): void {
+    this.drawMarks();
     this.reader?.select('');
+  }
+
+  private drawMarks(): void {
+    this.marks = drawnOn(this.findings.report?.report, (finding) => this.saidOf(finding), this.verdicts.reader);
+    this.reader?.setMarks(this.marks);
+  }
+
+  private saidOf(finding: Finding): Verdict[] {
+    return this.verdicts.of(this.findings.report?.sopInstance ?? '', finding.trackingUID);
   }
 
   /** The first image that the open report speaks of. */
@@ -585,7 +591,9 @@ class StudyPage implements Page {
     if (pane.image?.sopInstance !== target.sopInstance || pane.image.frame !== target.frame)
       await this.showStack(series, target, pane.index);
     reader.select(finding.key);
-    const mark = finding.marks[0];
+    const first = finding.marks[0];
+    const places = this.saidOf(finding).flatMap((said) => correctedPlace(finding, said) ?? []);
+    const mark = first && around([first, ...places]);
     if (mark && centring) pane.centreOn(mark);
     if (this.isNarrow()) this.drawer('none');
   }

@@ -97,9 +97,12 @@ export async function sayVerdict(
         app.notice('This finding says nothing that could be corrected: accept or reject it.');
         return;
       }
-      const reason = own?.verdict === 'corrected' ? own.comment : '';
-      const answer = await askForCorrections(finding.identifier, fields, reason);
-      if (answer) await verdicts.say(report, finding.trackingUID, said, answer.comment, answer.corrections);
+      const before = own?.verdict === 'corrected' ? own : undefined;
+      const answer = await askForCorrections(finding.identifier, fields, before?.comment ?? '');
+      // The form has no places: one that was corrected stays so.
+      const { shape, points } = before?.corrected ?? {};
+      const corrections = { ...answer?.corrections, ...(shape && { shape, points }) };
+      if (answer) await verdicts.say(report, finding.trackingUID, said, answer.comment, corrections);
     } else await verdicts.say(report, finding.trackingUID, said);
   } catch (error) {
     app.notice((error as Error).message, { kind: 'error' });

@@ -10,7 +10,7 @@ export interface Verdict {
   tracking_uid: string;
   verdict: Said;
   comment: string;
-  corrected: { measurements?: Corrected[]; codes?: Corrected[]; texts?: Corrected[]; shape?: string };
+  corrected: { measurements?: Corrected[]; codes?: Corrected[]; texts?: Corrected[] } & Partial<Place>;
   reader: string;
   at: number;
   /** The reader's latest on this finding. */
@@ -48,8 +48,14 @@ export interface Correction {
   value: Value;
 }
 
+/** Where a reader says that something is, points as PS3.3 C.18.6 has them. */
+export interface Place {
+  shape: 'point' | 'circle' | 'polygon';
+  points: [column: number, row: number][];
+}
+
 /** What is corrected, by the lists of the API. */
-export interface Corrections {
+export interface Corrections extends Partial<Place> {
   measurements?: Correction[];
   codes?: Correction[];
   texts?: Correction[];
@@ -79,7 +85,10 @@ export function correctedWords(verdict: Verdict): string[] {
     const unit = typeof each.value === 'number' ? readable(each.value, each.unit).unit : '';
     return `${each.meaning || each.code} ${was ? `${was} → ` : ''}${value} ${unit}`.trim();
   };
-  return [...[...measurements, ...codes, ...texts].map(line), ...(shape ? ['its place'] : [])];
+  return [
+    ...[...measurements, ...codes, ...texts].map(line),
+    ...(shape && verdict.verdict === 'corrected' ? ['its place, drawn clear (computed: faint)'] : []),
+  ];
 }
 
 /** A value as people read it, a number in the unit that the lists show. */
@@ -93,7 +102,7 @@ export class Verdicts {
 
   constructor(
     private readonly study: string,
-    private readonly reader: string,
+    readonly reader: string,
   ) {}
 
   async load(): Promise<void> {

@@ -68,10 +68,10 @@ describe('what is corrected', () => {
       ],
       shape: 'circle',
     };
-    expect(correctedWords({ corrected } as Verdict)).toEqual([
+    expect(correctedWords({ verdict: 'corrected', corrected } as Verdict)).toEqual([
       'Volume 23.4121 → 20 mL',
       'Assessment Suspicious → Benign',
-      'its place',
+      'its place, drawn clear (computed: faint)',
     ]);
   });
 });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,6 +22,8 @@ from pacs.index.statement import Found, Statement
 from pacs.storage.arrival import Arrival
 from pacs.storage.base import Locator
 
+Patient = tuple[str | None, str | None]
+
 
 @dataclass(slots=True)
 class Before:
@@ -29,6 +32,16 @@ class Before:
     folded: rows.Folded = field(default_factory=dict)
     written: rows.Written = field(default_factory=dict)
     packed: packing.Packer = field(default_factory=packing.packer)
+    patient: tuple[Any, Any, Patient] = (None, None, (None, None))
+    """Patient ID and its issuer, as they were written and folded."""
+
+    def patient_of(self, metadata: rows.Metadata) -> Patient:
+        """Patient ID and its issuer, folded as in the index."""
+        written, issued = metadata.get("00100020"), metadata.get("00100021")
+        if self.patient[0] is not written or self.patient[1] is not issued:
+            number, issuer = (rows.folded("LO", json_model.text(metadata, tag)) for tag in ("00100020", "00100021"))
+            self.patient = written, issued, (str(number) if number else None, str(issuer) if issuer else None)
+        return self.patient[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class Entry:
     arrival: Arrival
     before: InitVar[Before | None] = None
     columns: dict[str, Any] = field(init=False)
-    patient: tuple[str | None, str | None] = field(init=False)
+    patient: Patient = field(init=False)
     """Patient ID and its issuer, folded as in the index."""
     row: bytes = field(init=False)
     json: bytes = field(init=False)
@@ -53,11 +66,12 @@ class Entry:
     def __post_init__(self, before: Before | None) -> None:
         """The costly part, done before the transaction begins."""
         before = before or Before()
-        s = self.scan
-        made = {
-            "columns": rows.columns(s.metadata, Level.IMAGE, before=before.folded),
-            "patient": tuple(rows.folded("LO", json_model.text(s.metadata, tag)) for tag in ("00100020", "00100021")),
-            "row": rows.instance_row(
+        s, made = self.scan, partial(object.__setattr__, self)
+        made("columns", rows.columns(s.metadata, Level.IMAGE, before=before.folded))
+        made("patient", before.patient_of(s.metadata))
+        made(
+            "row",
+            rows.instance_row(
                 s.metadata,
                 s.study_instance_uid,
                 s.series_instance_uid,
@@ -65,12 +79,10 @@ class Entry:
                 self.transfer_syntax_uid,
                 before.written,
             ),
-            "json": before.packed(s.metadata_json()),
-            "frames": None if s.frames is None else s.frames.to_bytes(),
-            "bulk": orjson.dumps([(b.path, b.vr, b.offset, b.length) for b in s.bulk]),
-        }
-        for name, made_value in made.items():
-            object.__setattr__(self, name, made_value)
+        )
+        made("json", before.packed(s.metadata_json()))
+        made("frames", None if s.frames is None else s.frames.to_bytes())
+        made("bulk", orjson.dumps([(b.path, b.vr, b.offset, b.length) for b in s.bulk]))
 
 
 MAX_KEYS = 1024

@@ -267,7 +267,6 @@ class Ingest:
         digest = spool.digest(content_suffix(ts))
         result_of = result_of or _made_by_us(scan.metadata)
         arrival = Arrival(principal.name, principal.scope, receiving.source_ae.strip(), result_of, time.time())
-        key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         found = None
         if not (self._redoes and self._young.lacks(scan.series_instance_uid, scan.sop_instance_uid)):
             found = filing.held(self._index, scan.sop_instance_uid)
@@ -277,6 +276,9 @@ class Ingest:
             locator = self._sound(found, scan, spool, principal)
             return Prepared(filing.Entry(scan, ts, digest, locator, HEAD_BYTES, arrival), principal)
         spool.fill_reserve(head(scan.sop_class_uid, scan.sop_instance_uid, ts, arrival))
+        key = ""
+        if self._store.keyed:
+            key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         placed = self._store.put(key, spool, redo=redo, later=later)
         try:
             entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.before)

@@ -22,12 +22,16 @@ _WANTED = {0x0002: "sop_class_uid", 0x0003: "sop_instance_uid", 0x0010: "transfe
 _UID_TEXT = re.compile(rb"[0-9.]{1,64}")
 
 
-@lru_cache(maxsize=256)  # all but one are the same for each instance of a series
-def _element(number: int, vr: bytes, value: bytes) -> bytes:
+def element(number: int, vr: bytes, value: bytes) -> bytes:
+    """One element of the File Meta group, its value padded to even length (PS3.10 section 7.1)."""
     value += b"\0" * (len(value) % 2) if vr in (b"UI", b"OB") else b" " * (len(value) % 2)
     if vr == b"OB":
         return struct.pack("<HH2sHI", 2, number, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+
+_element = lru_cache(maxsize=256)(element)
+"""For those that come again with each instance: all but one."""
 
 
 def header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str = "") -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import orjson
 
@@ -20,6 +21,7 @@ from pacs.uids import IMPLEMENTATION_CLASS_UID
 HEAD_BYTES = 1024
 _CREATOR = IMPLEMENTATION_CLASS_UID + ".1"
 _GROUP_LENGTH_AT = part10.PREAMBLE_LENGTH + 8
+_FACTS = struct.Struct("<HH2sHI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,27 @@ def content_digest(dataset: bytes | memoryview, transfer_syntax_uid: str) -> str
 
 def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, arrival: Arrival) -> bytes:
     """The `HEAD_BYTES` bytes that go before the data set in its object."""
-    base = part10.header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, arrival.source_ae)
-    creator = _CREATOR.encode("ascii")
-    creator += b"\0" * (len(creator) % 2)
-    base += struct.pack("<HH2sH", 2, 0x0100, b"UI", len(creator)) + creator
-    room = HEAD_BYTES - len(base) - 12
+    before, behind = _around(sop_class_uid, transfer_syntax_uid, arrival.source_ae)
+    uid = part10.element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
+    room = HEAD_BYTES - len(before) - len(uid) - len(behind) - _FACTS.size
     facts = orjson.dumps(arrival)
     if len(facts) > room:  # only names of absurd length: the scope rules access and has to stay
         facts = orjson.dumps(replace(arrival, principal=""))
     if len(facts) > room:
         raise MalformedDataset("names of principal and scope are too long to be recorded", about=sop_instance_uid)
-    whole = bytearray(base + struct.pack("<HH2sHI", 2, 0x0102, b"OB", 0, room) + facts.ljust(room))
-    struct.pack_into("<I", whole, _GROUP_LENGTH_AT, HEAD_BYTES - _GROUP_LENGTH_AT - 4)
-    return bytes(whole)
+    return b"".join((before, uid, behind, _FACTS.pack(2, 0x0102, b"OB", 0, room), facts.ljust(room)))
+
+
+@lru_cache(maxsize=64)
+def _around(sop_class_uid: str, transfer_syntax_uid: str, source_ae: str) -> tuple[bytes, bytes]:
+    """What goes before and behind the SOP Instance UID, up to the arrival facts, in the heads of a series."""
+    whole = part10.header(sop_class_uid, "", transfer_syntax_uid, source_ae)
+    gap = part10.element(0x0003, b"UI", b"")
+    at = whole.index(gap, part10.PREAMBLE_LENGTH)
+    creator = part10.element(0x0100, b"UI", _CREATOR.encode("ascii"))
+    before = bytearray(whole[:at])
+    struct.pack_into("<I", before, _GROUP_LENGTH_AT, HEAD_BYTES - _GROUP_LENGTH_AT - 4)
+    return bytes(before), whole[at + len(gap) :] + creator
 
 
 def arrival(head_bytes: bytes) -> Arrival:

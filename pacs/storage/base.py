@@ -114,6 +114,10 @@ class ObjectStore(Protocol):
         what `unproven` finds.
         """
 
+    @property
+    def keyed(self) -> bool:
+        """Whether `put` asks for the key: where objects lie one behind the other, nobody need make one."""
+
     def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Store the spooled bytes: readable on return, durable after `Placed.wait`. Uses the spool up.
 

@@ -62,6 +62,11 @@ class CachedStore:
         """As the remote store."""
         return self._remote.redoes(make_durable)
 
+    @property
+    def keyed(self) -> bool:
+        """As the remote store."""
+        return self._remote.keyed
+
     def put(self, key: str, spool: Spool, *, redo: bool = False, later: bool = False) -> Placed:
         """Hand the bytes on."""
         return self._remote.put(key, spool, redo=redo, later=later)

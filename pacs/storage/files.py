@@ -108,6 +108,9 @@ class _File:
 class FileStore:
     """Objects under `root/objects`, small ones under `root/small`, arriving bytes under `root/spool`."""
 
+    keyed = False
+    """Objects lie in segments, one behind the other."""
+
     def __init__(
         self, root: Path, segment_bytes: int = SEGMENT_BYTES, *, alone: bool = True, direct: bool = True
     ) -> None:

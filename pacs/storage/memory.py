@@ -17,6 +17,8 @@ from pacs.storage.base import CHUNK, Locator, Placed, Unproven, small_name, span
 class MemoryStore:
     """A dictionary behind a lock."""
 
+    keyed = True
+
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
         self._small: dict[str, bytes] = {}

@@ -41,6 +41,8 @@ _FINAL = frozenset(("400", "401", "403", "AccessDenied", "InvalidAccessKeyId", "
 class S3Store:
     """Objects under `prefix` in a bucket. Credentials come from where boto3 looks for them unless given."""
 
+    keyed = True
+
     def __init__(
         self,
         bucket: str,

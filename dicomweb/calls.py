@@ -22,6 +22,7 @@ from dicomweb.kept import Kept, Pace
 from dicomweb.media_types import Offer, UnsupportedEncoding, accepts_gzip, negotiate
 from pacs import uids
 from pacs.auth import Principal, Right
+from pacs.budget import Budget
 from pacs.errors import InvalidInput, TooLarge, Unauthenticated
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 LOCATED_BYTES = 16 << 20
 IO_THREADS = 32
-RECEIVING_THREADS = PREPARING_THREADS = 8
+RECEIVING_THREADS = PREPARING_THREADS = WRITING = 8
 RECEIVING_TO_DISK = max(2, min(RECEIVING_THREADS, os.cpu_count() or 1))
 """Bodies that are received at a time for a local disk: more would only take interpreter and caches from each other."""
 
@@ -70,7 +71,8 @@ class Web:
 
     `proxies` are believed about how they were asked. `io` bounds calls that wait for disk, network or database, `cpu`
     those that decode, transcode or render, `receiving` those that read bodies from connections. What is received is
-    checked and written by `preparing`, or by who received it where that waits for nobody.
+    checked and written by `preparing`, or by who received it where that waits for nobody; then `writing` is how many
+    instances may be on their way to the disk.
     """
 
     archive: Archive
@@ -83,6 +85,7 @@ class Web:
     located: Kept[list[InstanceLocation]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
     preparing: Executor | None = None
+    writing: Budget = field(default_factory=lambda: Budget(WRITING))
     undecodable: Kept[str] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
     """Why an instance could not be decoded, by its digest."""
     pace: Pace = field(default_factory=Pace)

@@ -42,6 +42,7 @@ from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
 if TYPE_CHECKING:
     from dicomweb.bodies import Lent
     from pacs.archive import Archive
+    from pacs.budget import Budget
     from pacs.ingest import Prepared, Receiving, Stored
     from pacs.storage.base import Placed
 
@@ -50,7 +51,7 @@ log = logging.getLogger("m3dicom.dicomweb")
 STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 PREPARING_AT_ONCE = 4
-WRITING_AT_ONCE = 2  # of one body, where nobody else prepares; each holds a buffer
+WRITING_AT_ONCE = 2  # of one body, where nobody else prepares
 BURST_BYTES, BURST_S = 32 << 20, 1.0  # after either of which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
@@ -106,7 +107,7 @@ def _content_type(call: Call) -> tuple[str, dict[str, str]]:
 
 async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | Failure]:
     """What became of each instance in a body of Part 10 files."""
-    taking = Taking(call.archive, intake, reader, call.web.preparing)
+    taking = Taking(call.archive, intake, reader, call.web.preparing, call.web.writing)
     try:
         lent = call.lend()
         if lent is None:
@@ -142,14 +143,20 @@ class Taking:
     While one instance is written, the next is received: by `preparing`, which also checks it, or by the disk alone.
     """
 
-    def __init__(self, archive: Archive, intake: Intake, reader: Reader, preparing: Executor | None) -> None:
-        """Without `preparing` no thread has to hand anything to another: right where writes need not be waited for."""
+    def __init__(
+        self, archive: Archive, intake: Intake, reader: Reader, preparing: Executor | None, writing: Budget
+    ) -> None:
+        """Without `preparing` no thread has to hand anything to another: right where writes need not be waited for.
+
+        `writing` is how many instances of all bodies may be on their way to the disk: each holds a buffer.
+        """
         self._archive = archive
         self._intake = intake
         self._reader = reader
         self._preparing = preparing
         self._places = threading.BoundedSemaphore(PREPARING_AT_ONCE)
         self._arrived: list[Prepared | Failure | Future[Prepared | Failure]] = []
+        self._budget = writing
         self._writing: deque[Placed] = deque()
         self._results: list[Stored | Failure] = []
         self.closed = False
@@ -205,16 +212,25 @@ class Taking:
         if self._preparing is not None:
             self._places.acquire()
             return self._preparing.submit(self._prepare, receiving)
-        made = self._intake.prepare(receiving, later=True)
-        if not isinstance(made, Failure) and made.placed is not None:
-            self._writing.append(made.placed)
+        placed, later = None, self._budget.take(1)
+        try:
+            made = self._intake.prepare(receiving, later=later)
+            placed = None if isinstance(made, Failure) else made.placed
+        finally:
+            if later and placed is None:
+                self._budget.give(1)
+        if later and placed is not None:
+            self._writing.append(placed)
             if len(self._writing) > WRITING_AT_ONCE:
                 self._land()
         return made
 
     def _land(self) -> None:
-        with suppress(ArchiveError):  # whoever files it is told
-            self._writing.popleft().land()
+        try:
+            with suppress(ArchiveError):  # whoever files it is told
+                self._writing.popleft().land()
+        finally:
+            self._budget.give(1)
 
     def _prepare(self, receiving: Receiving) -> Prepared | Failure:
         try:

@@ -28,6 +28,7 @@ from dicomweb.multipart import Parser
 from dicomweb.stow import PREPARING_AT_ONCE, WRITING_AT_ONCE, Intake, Taking
 from pacs import uids
 from pacs.archive import Archive
+from pacs.budget import Budget
 from pacs.errors import OutOfResources, Unavailable
 from pacs.storage.base import Placed
 
@@ -452,9 +453,22 @@ def test_many_small_parts_are_taken_a_few_at_a_time(web: Web) -> None:
     small = dicom_data.part10(dicom_data.image(1, 2, 2))
     count = 8 * PREPARING_AT_ONCE
     with Crowd(count) as crowd:
-        taking = Taking(web.archive, Intake(web.archive, EVERYBODY, None), Parser("b"), crowd)
+        taking = Taking(web.archive, Intake(web.archive, EVERYBODY, None), Parser("b"), crowd, Budget(0))
         taking.feed([multipart([small] * count, "b")])
         stored = taking.finish()
         taking.close()
     assert len(stored) == count
     assert crowd.most <= PREPARING_AT_ONCE + 1, "each of them holds a buffer"  # one may be over and not counted yet
+
+
+def test_what_is_on_its_way_to_the_disk_is_counted_and_given_back(web: Web) -> None:
+    room = Budget(1)
+    for first, tail in ((70, 0), (80, 4)):
+        taking = Taking(web.archive, Intake(web.archive, EVERYBODY, None), Parser("b"), None, room)
+        body = multipart([dicom_data.part10(fresh(number)) for number in range(first, first + 4)], "b")
+        taking.feed([body[: len(body) - tail]])
+        assert room.left == 0
+        if not tail:
+            assert len(taking.finish()) == 4
+        taking.close()
+        assert room.left == 1

@@ -22,6 +22,7 @@ from pydicom import Dataset, dcmread
 from servers import PostgreSQL
 from task_plugins import TARGETS
 
+from analysis import command_guard
 from analysis.queue import Dispatcher, LocalQueue
 from analysis.registry import Registry
 from analysis.routes import describe
@@ -323,23 +324,25 @@ def test_cancelling_stops_any_code(hardened: Archive, what: str) -> None:
     uid = ask(archive, "patient", what=what)
     wait_until(lambda: state(archive, uid) == "IN PROGRESS")
     wait_until(lambda: ups.progress_of(item(archive, uid))[0] >= 9)
+    before = [pid for pid in command_guard.descendants(os.getpid()) if _is_child(pid)]
+    assert before
     archive.worklist.request_cancel(uid, "wrong series", USER)
     assert ended(archive, uid) == ("CANCELED", "wrong series")
-    wait_until(lambda: not child_processes(), 60)
+    wait_until(lambda: not any(map(_runs, before)), 60)
 
 
-def child_processes() -> list[int]:
-    """Analysis processes of this process that are alive and busy."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            busy = "task_plugins:patient" in (folder / "cmdline").read_text().lower() and fields[0] == "R"
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and busy:
-            found.append(int(folder.name))
-    return found
+def _is_child(pid: int) -> bool:
+    try:
+        return b"analysis.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_a_worker_takes_only_tasks_of_its_plug_ins(archive: Archive, registry: Registry) -> None:

@@ -23,7 +23,7 @@ def fill(
     edited: bool,
 ) -> Dataset:  # fmt: skip
     """`ds`, of which SOP class, instance and series are set, with the model of one surface, finished."""
-    sources = [run.source(uid) for uid in value.volume.sop_instance_uids]
+    sources = run.instances(value.volume.sop_instance_uids)
     segment = value.segment
     ds.InstanceNumber = segment.number
     ds.FrameOfReferenceUID = sources[0].get("FrameOfReferenceUID") or value.volume.frame_of_reference_uid

@@ -26,7 +26,7 @@ def encode(run: RunInfo, surfaces: Sequence[Surface], segmentation: Dataset | No
     """The Encapsulated MTL and one Encapsulated OBJ per surface, finished, the latter naming the former."""
     if not surfaces:
         return []
-    sources = [run.source(uid) for uid in surfaces[0].volume.sop_instance_uids]
+    sources = run.instances(surfaces[0].volume.sop_instance_uids)
     library = Dataset()
     library.SOPClassUID, library.SOPInstanceUID = EncapsulatedMTLStorage, run.instance_uid(MATERIALS)
     # A series of its own: colours lie in no frame of reference, the surfaces do (PS3.3 A.85.3).

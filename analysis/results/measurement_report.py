@@ -36,7 +36,7 @@ def encode(run: RunInfo, value: VolumeReport, labels: Dataset, models: Sequence[
 
     Each group (TID 1411) refers to its segment and names the algorithm; the models are further evidence.
     """
-    images = [run.source(uid) for uid in value.volume.sop_instance_uids]
+    images = run.instances(value.volume.sop_instance_uids)
     groups = [_volumetric_group(run, group, labels) for group in value.groups]
     return report(
         run,

@@ -141,14 +141,13 @@ def _image(ds: Dataset, run: RunInfo, source: Dataset, frames: np.ndarray[Any, A
     side = str(source.get("Laterality") or source.get("ImageLaterality") or "")
     ds.Laterality = side if side in ("L", "R") else None  # else it is not even known whether the part is paired
     references = []
-    for uid in volume.sop_instance_uids:
-        reference = provenance.reference(run.source(uid))
+    sources = run.instances(volume.sop_instance_uids)
+    for each in sources:
+        reference = provenance.reference(each)
         reference.PurposeOfReferenceCodeSequence = provenance.sequence(provenance.code(SOURCE_IMAGE))
         references.append(reference)
     ds.SourceImageSequence = provenance.sequence(*references)
-    ds.ReferencedSeriesSequence = provenance.sequence(
-        *provenance.referenced_series(run.source(uid) for uid in volume.sop_instance_uids)
-    )
+    ds.ReferencedSeriesSequence = provenance.sequence(*provenance.referenced_series(sources))
     ds.ContentDate, ds.ContentTime = run.date, run.time
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = run.date, run.time
 

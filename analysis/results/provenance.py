@@ -133,6 +133,10 @@ class RunInfo:
                 return ds
         raise KeyError(sop_instance_uid)
 
+    def instances(self, slices: Iterable[str]) -> list[Dataset]:
+        """The source instances of these slices, each once: several may be frames of one. KeyError as `source`."""
+        return [self.source(uid) for uid in dict.fromkeys(slices)]
+
 
 def params_dict(params: Params) -> dict[str, Any]:
     """A plug-in's typed parameters as RunInfo records them."""

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset
 
 from analysis.api import Code, LabelMap, Segment, Volume
-from analysis.results import provenance
+from analysis.results import frames, provenance
 from analysis.results.provenance import RunInfo
 
 KIND = "SEG"
@@ -37,9 +37,9 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
         raise ValueError("a label map without a voxel is no Segmentation")
     used = np.flatnonzero(value.labels.any(axis=(1, 2)))
     first, last = int(used[0]), int(used[-1]) + 1  # highdicom expands every slice it is given into every segment
-    sources = [run.source(uid) for uid in value.volume.sop_instance_uids]  # a KeyError for any, used or not
+    slices = frames.slices(run, value.volume)  # a KeyError for any, used or not
     ds = hd.seg.Segmentation(
-        source_images=[_complete(source, value.volume) for source in sources[first:last]],
+        source_images=[_complete(each.image, value.volume) for each in slices[first:last]],
         pixel_array=value.labels[first:last],
         segmentation_type=hd.seg.SegmentationTypeValues[kind if kind == LABELMAP else "BINARY"],
         segment_descriptions=[_description(run, segment, family) for segment in value.segments],
@@ -59,7 +59,8 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     provenance.series(ds, run, kind, "SEG", f"{run.plugin_title}: labels{' (label map)' if kind != KIND else ''}")
-    ds.PositionReferenceIndicator = sources[0].get("PositionReferenceIndicator", "")
+    frames.refer(ds, slices[first:last])
+    ds.PositionReferenceIndicator = slices[0].source.get("PositionReferenceIndicator", "")
     return provenance.finish(ds, run, run.source(value.volume.sop_instance_uids[0]))
 
 
@@ -89,12 +90,11 @@ def _coded(code: Code) -> hd.sr.CodedConcept:
     return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def _complete(source: Dataset, volume: Volume) -> Dataset:
-    """A source instance as highdicom insists on it; its frame of reference is at least the volume's.
+def _complete(ds: Dataset, volume: Volume) -> Dataset:
+    """A slice, which is changed, as highdicom insists on it; its frame of reference is at least the volume's.
 
     A thickness that is not said is the slices' distance; what no image may say (a negative distance) is left out.
     """
-    ds = provenance.with_type_2(source)
     if not float(ds.get("SliceThickness") or 0) > 0:
         ds.pop("SliceThickness", None)
         gaps = np.linalg.norm(np.diff(volume.positions, axis=0), axis=1)

@@ -26,7 +26,7 @@ from pacs.dicom.encode import ENCODED, refuse
 from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
-from pacs.errors import Undecodable
+from pacs.errors import Corrupt, Undecodable
 from pacs.retrieve import PIECE
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ async def objects(call: Call) -> Answer:
 class Parts:
     """The parts of one answer: an instance each, in the transfer syntax that was agreed on.
 
-    One of several that cannot be decoded is left out where the answer can still say so: 206 instead of 200 (PS3.18
-    10.4.3), with a Warning that names it. Where 200 has been said, the connection ends without the end of the body,
-    and who asks again is told at once.
+    One of several that is quarantined or cannot be decoded is left out where the answer can still say so: 206 instead
+    of 200 (PS3.18 Table 8.5-1), with a Warning that names it. Where 200 has been said, the connection ends without the
+    end of the body, and who asks again is told at once.
     """
 
     def __init__(self, call: Call, locations: Sequence[InstanceLocation], offer: Offer) -> None:
@@ -88,7 +88,7 @@ class Parts:
         self._complete = False
         """Whether 200 has been said."""
         self._made = 0
-        self._left_out: dict[str, Undecodable] = {}
+        self._left_out: dict[str, Undecodable | Corrupt] = {}
 
     def begin(self, limiter: CapacityLimiter) -> Answer:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
@@ -116,8 +116,10 @@ class Parts:
         if not self._left_out:
             return []
         named = ", ".join(list(self._left_out)[:LEFT_OUT_NAMED])
-        told = f"{len(self._left_out)} or more of {len(self._locations)} instances cannot be decoded and are left out"
-        return [self._call.warning(f"{told}, among them {named}; as they are stored, transfer-syntax=* gives them")]
+        told = f"{len(self._left_out)} or more of {len(self._locations)} instances are left out"
+        damaged = any(isinstance(error, Corrupt) for error in self._left_out.values())
+        why = "the stored bytes are damaged" if damaged else "they cannot be decoded; transfer-syntax=* gives them"
+        return [self._call.warning(f"{told}, among them {named}: {why}")]
 
     def _refuse_what_does_not_fit(self) -> None:
         """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
@@ -131,7 +133,7 @@ class Parts:
         if not self.as_they_are or any(location.overlay is not None for location in self._locations):
             return None
         length = 0 if self._writer is None else len(self._writer.close)
-        for location, target in zip(self._locations, self._targets, strict=True):
+        for location, target in self._pairs():
             length += len(self._head(target)) + location.size + len(
                 part10.header(location.sop_class_uid, location.sop_instance_uid, target, location.source_ae)
             )  # fmt: skip
@@ -158,7 +160,7 @@ class Parts:
             budget.give(held)
 
     def _framed(self, piece: int) -> Iterator[Buffer]:
-        pairs = list(zip(self._locations, self._targets, strict=True))
+        pairs = self._pairs()
         as_stored = [location for location, target in pairs if location.transfer_syntax_uid == target]
         with closing(self._archive.retrieve.all_part10(as_stored, piece)) as stored:
             for location, target in pairs:
@@ -166,8 +168,6 @@ class Parts:
                     yield self._head(target)
                     self._made += 1
                     yield from next(stored)
-                    continue
-                if location.sop_instance_uid in self._left_out:
                     continue
                 made = _transcoded(self._archive, location, target)
                 try:
@@ -185,12 +185,19 @@ class Parts:
             yield self._writer.close
 
     def _leave_out_what_is_known(self) -> None:
-        """Of several instances, do without those that could not be decoded lately."""
-        if len(self._locations) > 1 and not self.as_they_are:
-            for location, target in zip(self._locations, self._targets, strict=True):
+        """Of several instances, do without those that are quarantined or could not be decoded lately."""
+        for location, target in self._pairs() if len(self._locations) > 1 else ():
+            error: Undecodable | Corrupt | None = self._archive.retrieve.damage(location)
+            if error is None and location.transfer_syntax_uid != target:
                 reason = self._call.web.undecodable.get(location.digest, _period())
-                if reason is not None and location.transfer_syntax_uid != target:
-                    self._left_out[location.sop_instance_uid] = Undecodable(reason, about=location.sop_instance_uid)
+                error = None if reason is None else Undecodable(reason, about=location.sop_instance_uid)
+            if error is not None:
+                self._left_out[location.sop_instance_uid] = error
+
+    def _pairs(self) -> list[tuple[InstanceLocation, str]]:
+        """The instances that are not left out so far, each with its transfer syntax."""
+        pairs = zip(self._locations, self._targets, strict=True)
+        return [pair for pair in pairs if pair[0].sop_instance_uid not in self._left_out]
 
     def _leave_out(self, location: InstanceLocation, error: Undecodable) -> None:
         """Go on without this instance. Raises the error where the answer cannot say so any more, or has no others."""

@@ -291,14 +291,20 @@ class Retrieve:
 
     def _refuse_damaged(self, location: InstanceLocation) -> None:
         """Nothing, or Corrupt for an instance that a scrub has quarantined: frames have no digest of their own."""
+        if (error := self.damage(location)) is not None:
+            raise error
+
+    def damage(self, location: InstanceLocation) -> Corrupt | None:
+        """Why an instance cannot be read that a scrub has quarantined, as it was known seconds ago; None for others."""
         asked, keys = self._damaged
         now = time.monotonic()
         if now - asked > _DAMAGE_KNOWN_FOR_S:
             with self._index.read() as conn:
                 keys = frozenset(conn.execute(_DAMAGED).scalars())
             self._damaged = now, keys
-        if location.instance_key in keys:
-            raise Corrupt("the stored bytes are damaged; the instance is quarantined", about=location.sop_instance_uid)
+        if location.instance_key not in keys:
+            return None
+        return Corrupt("the stored bytes are damaged; the instance is quarantined", about=location.sop_instance_uid)
 
     def _whole(self, location: InstanceLocation) -> bytes:
         data = self._received(location)

@@ -43,6 +43,7 @@ from pacs import uids
 from pacs.auth import SYSTEM
 from pacs.errors import NotFound, Undecodable
 from pacs.retrieve import HASTE_BYTES
+from pacs.scrub import Scrub
 
 JSON = "application/dicom+json"
 XML = "application/dicom+xml"
@@ -347,6 +348,24 @@ def test_damage_far_into_a_long_answer_breaks_the_connection(tmp_path: Path) -> 
             assert answer.status_code == 200
             with pytest.raises(httpx.RemoteProtocolError):
                 answer.read()
+
+
+def test_a_quarantined_instance_is_left_out_of_its_study_and_named(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as web:
+        slices = list(dicom_data.series(3, study=6))
+        assert web.store(*slices).status_code == 200
+        where = f"/studies/{slices[0].StudyInstanceUID}"
+        held = {each.sop_instance_uid: each for each in web.archive.retrieve.locate(SYSTEM, slices[0].StudyInstanceUID)}
+        spoilt = held[slices[1].SOPInstanceUID].locator
+        with (tmp_path / "data" / "objects" / spoilt.object_key).open("r+b") as segment:
+            segment.seek(spoilt.offset + spoilt.length - 10)
+            segment.write(b"\xaa" * 10)
+        [found] = Scrub(web.archive.store, web.archive.index).verify(3).damaged
+        assert found.sop_instance_uid == slices[1].SOPInstanceUID
+        answer = web.get(where, OBJECTS)
+        assert (answer.status_code, slices[1].SOPInstanceUID in answer.headers["warning"]) == (206, True)
+        assert [read(raw) for _, raw in parts(answer)] == [slices[0], slices[2]]
+        assert web.get(path(slices[1]), OBJECTS).status_code == 500
 
 
 def test_a_client_that_leaves(web: Web, study: list[Dataset]) -> None:

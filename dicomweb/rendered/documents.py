@@ -33,6 +33,7 @@ ENCAPSULATED = {
 """Encapsulated PDF, CDA, STL, OBJ and MTL Storage: the media type of what is in them (PS3.18 8.7.4)."""
 
 PIECE_BYTES = 1 << 20
+_TEXT = ("text/xml", "model/obj", "model/mtl")
 _DOCUMENT, _LENGTH = "00420011", "00420015"
 # A page out of what somebody sent must not do more than be looked at; browsers show no PDF under such a rule.
 _SAFE = [("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")]
@@ -78,12 +79,17 @@ async def given(call: Call, document: Document) -> Answer:
         if bulk.path == _DOCUMENT:
             # Encapsulated Document Length says how much is left without the padding (PS3.3 C.24.2).
             size = length if 0 < length <= bulk.length else bulk.length
+            if not length and document.media_type in _TEXT:
+                last = await call.io(call.archive.retrieve.read, location, bulk.offset + size - 1, 1)
+                size -= bytes(last) == b"\0"
             return await _streamed(call, document, ((bulk.offset, size),))
     entry = (await call.io(filled, call.archive, location, {_DOCUMENT: metadata.get(_DOCUMENT)})).get(_DOCUMENT)
     raw = a2b_base64(entry["InlineBinary"]) if isinstance(entry, dict) and "InlineBinary" in entry else b""
     if not raw:
         raise NotFound("the document is empty", about=location.sop_instance_uid)
     raw = raw[:length] if 0 < length <= len(raw) else raw
+    if not length and document.media_type in _TEXT:
+        raw = raw.removesuffix(b"\0")  # the padding of an odd length, which no reader of XML takes
     answer, start, end = _asked(call, document, len(raw))
     answer.body = [raw[start:end]]
     return answer

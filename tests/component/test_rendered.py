@@ -467,6 +467,15 @@ def test_documents_as_they_were_put_in(web: Web, sop_class: str, media_type: str
     assert opened(web.get(where + "/thumbnail"), "image/jpeg").size == (128, 128)
 
 
+@pytest.mark.parametrize("size", [1, 5000])
+def test_a_text_document_without_its_length_loses_its_padding(web: Web, size: int) -> None:
+    ds = named(f"document without length {size}", **NO_PIXELS)
+    content = b"<ClinicalDocument>" + b"x" * size + b"</ClinicalDocument>"
+    content += b"\n" * (1 - len(content) % 2)
+    ds.SOPClassUID, ds.Modality, ds.EncapsulatedDocument = CDA, "DOC", content + b"\0"
+    assert web.get(stored(web, ds) + "/rendered").content == content
+
+
 def test_twelve_bits_allocated_are_not_rendered(web: Web) -> None:
     ds = ramp("packed", BitsAllocated=12, BitsStored=12, HighBit=11, PixelData=bytes(6144))
     where = stored(web, ds)

@@ -40,7 +40,7 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings]) -> list[Dataset]:
     captures = [secondary_capture.encode(run, each) for each in findings]
     made = [*captures, report(run, findings, captures)]
     marked = [each for each in findings if each.marks]
-    made += [presentation_state.encode(run, each) for each in marked]
+    made += [presentation_state.encode(run, each) for each in marked if _is_grey(run, each)]
     if mammography_cad_sr.possible(run, findings):
         made.append(mammography_cad_sr.encode(run, findings))
     if marked:
@@ -89,6 +89,11 @@ def conclusion(findings: Sequence[ImageFindings], images: Sequence[Dataset]) -> 
     points = dict.fromkeys(each.operating_point for each in findings if each.operating_point is not None)
     lines += [f"{'. '.join(filter(None, threshold_words(point)))}." for point in points]
     return " ".join([*lines, f"{DISCLAIMER}."])
+
+
+def _is_grey(run: RunInfo, findings: ImageFindings) -> bool:
+    """A grayscale presentation state is of no colour image (PS3.4 N.2); its marks are in the pictures and reports."""
+    return int(run.source(findings.image.sop_instance_uid).get("SamplesPerPixel") or 1) == 1
 
 
 def _each_once(images: Sequence[Dataset]) -> list[Dataset]:

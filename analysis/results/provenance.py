@@ -48,6 +48,7 @@ _STUDY_TAGS = frozenset(
     )
 )  # fmt: skip
 _CLINICAL_TRIAL_SERIES = frozenset({Tag(0x00120071), Tag(0x00120072), Tag(0x00120073)})
+_MOST_TEXT = 10_000  # of parameters, in an LT of 10240 characters
 _ALWAYS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
@@ -123,8 +124,19 @@ class RunInfo:
         return self.local_time.strftime("%Y%m%d%H%M%S%z").removesuffix("+0000")
 
     def parameter_texts(self) -> dict[str, str]:
-        """The parameters and the backend as text, in a stable order: what goes into Algorithm Parameters."""
-        return {name: _text(value) for name, value in sorted(self.params.items())} | {"backend": self.backend}
+        """The parameters and the backend as text, in a stable order: what goes into Algorithm Parameters.
+
+        That attribute has room for some thousand characters: of more, long values are cut. The record has all of them.
+        """
+        texts = {name: _text(value) for name, value in sorted(self.params.items())} | {"backend": self.backend}
+        if sum(len(name) + len(text) + len("=; ") for name, text in texts.items()) <= _MOST_TEXT:
+            return texts
+        room = _MOST_TEXT // len(texts)
+        least = len("=; ...")
+        return {
+            name: text if len(name) + len(text) < room - 3 else f"{text[: max(0, room - len(name) - least)]}..."
+            for name, text in texts.items()
+        }
 
     def source(self, sop_instance_uid: str) -> Dataset:
         """The source instance of that UID; KeyError where the run did not read it."""

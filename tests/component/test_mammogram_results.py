@@ -426,6 +426,14 @@ def test_frames_of_one_instance_have_marks_of_their_own(outcome: Outcome) -> Non
     assert checks.examine([provenance.part10(ds) for ds in results], run.sources) == []
 
 
+def test_a_colour_image_has_no_grayscale_presentation_state(outcome: Outcome) -> None:
+    """A digitised film saved as RGB: PS3.4 N.2; the rest of its results are there."""
+    source = copy.deepcopy(outcome.sources[0])
+    source.SamplesPerPixel, source.PhotometricInterpretation = 3, "RGB"
+    run = dataclasses.replace(outcome.run, sources=(source,))
+    assert [ds.Modality for ds in encode(run, outcome.host.emitted[:1])] == ["MG", "SR", "SR", "MG", "KO"]
+
+
 def named_value(item: Dataset, name: str) -> str:
     """The coded value of a child of that name."""
     [child] = [child for child in item.ContentSequence if named(child) == name]

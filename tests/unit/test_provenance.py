@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset, config
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from analysis.results import provenance
+from analysis.results import provenance, record
 
 
 @pytest.fixture
@@ -48,3 +48,13 @@ def test_lawful_values_are_kept_to_the_letter(source: Dataset) -> None:
 def test_the_source_stays_as_it_was(source: Dataset) -> None:
     result(source)
     assert (source.PatientBirthDate, source.StudyID) == ("00000000", "A STUDY ID OF TOO MANY")
+
+
+@pytest.mark.parametrize("params", [{"text": "x" * 20_000, "other": 3}, {f"p{n}": "y" * 900 for n in range(30)}])
+def test_parameters_of_any_length_fit_into_the_algorithm_and_are_whole_in_the_record(params: dict[str, object]) -> None:
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    run = provenance.RunInfo("k" * 64, "1.2", "test", "1.0", "Test", params, "numpy", when, ())
+    text = provenance.algorithm(run).AlgorithmParameters  # a warning, were it too long
+    assert all(f"{name}=" in text for name in params)
+    assert text.endswith("backend=numpy") or "backend=numpy;" in text
+    assert record.record(run)["parameters"] == params

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import aside, audit, discrepancies, filing, journal, mending, recovery, young
+from pacs import aside, audit, contents, discrepancies, filing, journal, mending, recovery, young
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
@@ -33,6 +34,7 @@ from pacs.errors import (
     NotFound,
     OutOfResources,
     Quarantined,
+    TooLarge,
     Unavailable,
     UnsupportedClass,
     UnsupportedTransferSyntax,
@@ -45,7 +47,7 @@ from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
 from pacs.settings import Settings
 from pacs.spool import Spool
-from pacs.storage.arrival import HEAD_BYTES, Arrival, content_suffix, head
+from pacs.storage.arrival import HEAD_BYTES, Arrival, content_digest, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, Placed, object_key
 from pacs.uids import IMPLEMENTATION_CLASS_UID
 
@@ -57,8 +59,9 @@ _tombstones = select(_t.digest, _t.object_key, _t.object_offset, _t.state).where
 )
 _TOMBSTONES = (Statement(_tombstones), Statement(_tombstones.with_for_update()))
 
-
 _PLAIN = ("stored", "same")
+MAX_COMPARED_BYTES = 32 << 20
+"""Longest instance of which it is found out whether other bytes say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +274,10 @@ class Ingest:
         if not (self._redoes and self._young.lacks(scan.series_instance_uid, scan.sop_instance_uid)):
             found = filing.held(self._index, scan.sop_instance_uid)
             (self._young.absent if found is None else self._young.forget)(scan.series_instance_uid)
+        if found is not None and found.digest != digest and (row := self._encoded_otherwise(found, scan, ts, spool)):
+            locator = Locator(row.object_key, row.object_offset, row.object_length)
+            entry = filing.Entry(scan, row.transfer_syntax_uid, row.digest, locator, row.dataset_offset, arrival)
+            return Prepared(entry, principal)
         if found is not None and (found.digest == digest or self._policy(principal, result_of) == "refuse"):
             filing.is_same(found, digest, scan.sop_instance_uid)
             locator = self._sound(found, scan, spool, principal)
@@ -286,6 +293,28 @@ class Ingest:
         except BaseException:
             placed.withdraw()
             raise
+
+    def _encoded_otherwise(self, found: Found, scan: scanner.Scan, ts: str, spool: Spool) -> Found | None:
+        """What is held, durable and just verified, where it says the same as what is spooled, encoded otherwise.
+
+        Routers send on in other transfer syntaxes than they received. None also where that cannot be told: pixels are
+        not decoded for it, and long objects are not read.
+        """
+        row = mending.held(self._index, scan.sop_instance_uid)
+        if row is None or row.digest != found.digest or not contents.comparable(row.transfer_syntax_uid, ts):
+            return None
+        locator = Locator(row.object_key, row.object_offset, row.object_length)
+        remote: ObjectStore = getattr(self._store, "remote", self._store)
+        of = partial(contents.of, inflated_bytes=MAX_COMPARED_BYTES)
+        alike = False
+        with spool.view() as view, view[HEAD_BYTES:] as dataset:
+            if max(len(dataset), locator.length) <= MAX_COMPARED_BYTES:
+                with suppress(Corrupt, NotFound, TooLarge):
+                    self._store.settle(locator)
+                    held = memoryview(remote.read(locator))[row.dataset_offset :]
+                    if content_digest(held, row.transfer_syntax_uid) == row.digest:
+                        alike = contents.same(of(held, row.transfer_syntax_uid), of(dataset, ts, scan))
+        return row if alike else None
 
     def _sound(self, found: Found, scan: scanner.Scan, spool: Spool, principal: Principal) -> Locator:
         """Where the very content that is spooled lies, durable and just verified: healed by it where it is damaged."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import zlib
-from base64 import b64decode
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
-from pacs import aside, journal
+from pacs import aside, contents, journal
 from pacs.auth import Principal, Right
-from pacs.dicom import dictionary, json_model, scanner
-from pacs.dicom.deflated import inflate
-from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from pacs.contents import Content
 from pacs.errors import Corrupt, InvalidInput, NotFound
 from pacs.events import Events
 from pacs.index import aside as tables
@@ -63,7 +58,10 @@ class Keeping:
         row = self._row(principal, number)
         mine = _content(self._store, row)
         held = self._held(row.sop_instance_uid)
-        return _told(row) | {"held": held is not None, "differences": {} if held is None else _differences(held, mine)}
+        return _told(row) | {
+            "held": held is not None,
+            "differences": {} if held is None else contents.differences(held, mine),
+        }
 
     def bring_in(self, principal: Principal, number: int, reason: str) -> dict[str, Any]:
         """Make it the instance, what is held under its UID an old version; how it was listed.
@@ -92,7 +90,7 @@ class Keeping:
             raise NotFound("nothing is kept aside under this number", about=str(number))
         return row
 
-    def _held(self, sop_instance_uid: str) -> _Content | None:
+    def _held(self, sop_instance_uid: str) -> Content | None:
         i, m = schema.instance.c, schema.instance_metadata.c
         wanted = (
             select(
@@ -109,33 +107,15 @@ class Keeping:
         try:
             return _content(self._store, row)
         except (Corrupt, NotFound, InvalidInput):  # spoilt: what the index knows of it is told all the same
-            return _Content(rows.loads(zlib.decompress(row.json)), row.transfer_syntax_uid, {})
+            return Content(rows.loads(zlib.decompress(row.json)), row.transfer_syntax_uid, {})
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What one instance holds: its metadata, and length and SHA-256 of each bulk value by path, as text."""
-
-    metadata: dict[str, Any]
-    transfer_syntax_uid: str
-    bulk: dict[str, str]
-
-
-def _content(store: ObjectStore, row: Found) -> _Content:
+def _content(store: ObjectStore, row: Found) -> Content:
     """Raises NotFound without an object, Corrupt when its bytes do not match their digest."""
     data = memoryview(store.read(Locator(row.object_key, row.object_offset, row.object_length)))[row.dataset_offset :]
-    syntax = row.transfer_syntax_uid
-    if content_digest(data, syntax) != row.digest:
+    if content_digest(data, row.transfer_syntax_uid) != row.digest:
         raise Corrupt("the stored bytes do not match their digest", about=row.sop_instance_uid)
-    scan = scanner.scan(data, syntax)
-    if TRANSFER_SYNTAXES[syntax].deflated:
-        data = memoryview(inflate(data, scanner.DEFAULT_LIMITS.inflated_bytes))
-    bulk = {each.path: _sum(data[each.offset : each.offset + each.length]) for each in scan.bulk}
-    return _Content(rows.loads(scan.metadata_json()), syntax, bulk)
-
-
-def _sum(value: bytes | memoryview) -> str:
-    return f"{len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
+    return contents.of(data, row.transfer_syntax_uid)
 
 
 def _told(row: Found) -> dict[str, Any]:
@@ -147,33 +127,3 @@ def _reason(text: str) -> str:
     if not text or len(text) > MAX_TEXT:
         raise InvalidInput(f"a reason of 1 to {MAX_TEXT} characters is needed")
     return text
-
-
-def _differences(held: _Content, mine: _Content) -> dict[str, dict[str, str | None]]:
-    """What is not equal, by keyword or tag; bulk data within sequences by path, binary values by length and SHA-256."""
-    found: dict[str, dict[str, str | None]] = {}
-    if held.transfer_syntax_uid != mine.transfer_syntax_uid:
-        found["TransferSyntaxUID"] = {"held": held.transfer_syntax_uid, "aside": mine.transfer_syntax_uid}
-    for tag in sorted(held.metadata.keys() | mine.metadata.keys()):
-        first, other = held.metadata.get(tag, {}), mine.metadata.get(tag, {})
-        told = {"held": _text(held, tag), "aside": _text(mine, tag)}
-        if told["held"] != told["aside"] or (first != other and "BulkDataURI" not in first):
-            found[dictionary.keyword(int(tag, 16)) or tag] = told
-    for path in sorted(held.bulk.keys() | mine.bulk.keys()):
-        told = {"held": held.bulk.get(path), "aside": mine.bulk.get(path)}
-        if "/" in path and told["held"] != told["aside"]:
-            found[path] = told
-    return found
-
-
-def _text(content: _Content, tag: str) -> str | None:
-    entry = content.metadata.get(tag)
-    if entry is None:
-        return None
-    if entry.get("vr") == "SQ":
-        return f"({len(entry.get('Value', ()))} items)"
-    if "InlineBinary" in entry:
-        return _sum(b64decode(entry["InlineBinary"]))
-    if "BulkDataURI" in entry:
-        return content.bulk.get(tag, "(cannot be read)")
-    return "\\".join(json_model.texts(content.metadata, tag))[:MAX_TEXT]

@@ -34,7 +34,7 @@ from pacs.settings import AE, Settings
 from pacs.settle import Settle
 from pacs.storage.memory import MemoryStore
 
-EXPLICIT = "1.2.840.10008.1.2.1"
+EXPLICIT, IMPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
 STUDY = uids.derived("study", 0)
 SOP = uids.derived("instance", 0)
 KOS = "1.2.840.10008.5.1.4.1.1.88.59"
@@ -58,9 +58,11 @@ def keeping(memory: MemoryStore, index: Index) -> Keeping:
     return Keeping(memory, index, Events(), Removal(memory, index, Events()))
 
 
-def store(ingest: Ingest, ds: Dataset, principal: Principal = POLICIES["refuse"], **options: Any) -> Stored:
-    receiving = ingest.receive(EXPLICIT, source_ae=principal.name)
-    receiving.write(dicom_data.dataset_bytes(ds))
+def store(
+    ingest: Ingest, ds: Dataset, principal: Principal = POLICIES["refuse"], syntax: str = EXPLICIT, **options: Any
+) -> Stored:
+    receiving = ingest.receive(syntax, source_ae=principal.name)
+    receiving.write(dicom_data.dataset_bytes(ds, syntax))
     if options:
         return ingest.file([ingest.prepare(receiving, principal=principal, **options)])[0]
     return ingest.store(receiving, principal=principal)
@@ -211,6 +213,52 @@ def test_replaced_with_the_old_version_listed_and_restored(
     Removal(memory, index, Events()).delete(SYSTEM, STUDY)
     assert keeping.listed(SYSTEM) == []
     assert list(memory.walk()) == []
+
+
+@pytest.mark.parametrize(("held", "policy"), [(EXPLICIT, "refuse"), (IMPLICIT, "quarantine"), (DEFLATED, "replace")])
+def test_the_same_in_another_encoding_is_no_other_content(
+    ingest: Ingest, index: Index, memory: MemoryStore, retrieve: Retrieve, policy: str, held: str
+) -> None:
+    item = Dataset()
+    item.CodeValue, item.CodeMeaning = "1", "Größe"
+    ds = dicom_data.image(ProcedureCodeSequence=Sequence([item]), SmallestImagePixelValue=0)
+    store(ingest, ds, syntax=held)
+    for syntax in (EXPLICIT, IMPLICIT, DEFLATED):
+        assert store(ingest, ds, POLICIES[policy], syntax).outcome == "same"
+    ds.ProcedureCodeSequence.is_undefined_length = True  # the same transfer syntax, other bytes
+    assert store(ingest, ds, POLICIES[policy], held).outcome == "same"
+    ds.ProcedureCodeSequence.is_undefined_length = False
+    assert shown(retrieve) == [dicom_data.dataset_bytes(ds, held)]
+    assert (len(list(memory.walk())), rows(index, tables.aside)) == (1, [])
+    pixels = bytearray(ds.PixelData)
+    pixels[7] ^= 1
+    for name, value in (("PixelData", bytes(pixels)), ("PatientWeight", 70)):
+        other = dicom_data.image(**{"ProcedureCodeSequence": Sequence([item]), name: value})
+        try:
+            outcome = store(ingest, other, POLICIES[policy], IMPLICIT).outcome
+        except (DuplicateInstance, Quarantined) as refused:
+            outcome = type(refused).__name__
+        assert outcome == {"refuse": "DuplicateInstance", "quarantine": "Quarantined", "replace": "replaced"}[policy]
+
+
+def test_an_encoding_that_cannot_be_compared_is_other_content(
+    ingest: Ingest, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dicom_data.image()
+    store(ingest, ds)
+    with pytest.raises(DuplicateInstance):
+        store(ingest, ds, syntax="1.2.840.10008.1.2.2")  # words the other way round
+    (locator,) = memory.walk()
+    memory._objects[locator.object_key] = memory._objects[locator.object_key][:-1] + b"!"
+    with pytest.raises(DuplicateInstance):
+        store(ingest, ds, syntax=IMPLICIT)  # what is held is spoilt: nobody is told that it is safe
+    large = dicom_data.image(1, rows=64, columns=64, PixelData=bytes(8192))
+    store(ingest, large, syntax=DEFLATED)
+    assert len(dicom_data.dataset_bytes(large, DEFLATED)) < 2000
+    monkeypatch.setattr("pacs.ingest.MAX_COMPARED_BYTES", 4000)  # less than it has when it is inflated
+    large.add_new(0x00081032, "SQ", [])
+    with pytest.raises(DuplicateInstance):
+        store(ingest, large, syntax=DEFLATED)
 
 
 def test_what_moves_to_another_study_leaves_the_first_whole(

@@ -29,7 +29,7 @@ from analysis.reports_read import (
     TRACKING_UID,
     Item,
 )
-from analysis.results import content, provenance
+from analysis.results import content, inherited, provenance
 from analysis.results.content import CONTAINS, MODIFIER, OBSERVATION
 from analysis.results.provenance import RunInfo
 from analysis.verdict_fields import Kind, said, same
@@ -261,7 +261,7 @@ def _organization(report: Dataset) -> str:
 
 def _run(report: Dataset, uid: str, when: float) -> RunInfo:
     origin = Dataset()
-    for element in provenance.patient_and_study(report):
+    for element in inherited.patient_and_study(report):
         origin.add(element)
     for keyword in ("SpecificCharacterSet", "ContributingEquipmentSequence", "TimezoneOffsetFromUTC"):
         if keyword in report:

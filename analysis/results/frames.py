@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
 from analysis.api import Volume
-from analysis.results import provenance
+from analysis.results import inherited, provenance
 from analysis.results.provenance import RunInfo
 from pacs import uids
 
@@ -46,7 +46,7 @@ def slices(run: RunInfo, volume: Volume) -> list[Slice]:
         source = run.source(uid)
         frames = source.get("PerFrameFunctionalGroupsSequence")
         if frames is None:
-            made.append(Slice(source, None, provenance.with_type_2(source)))
+            made.append(Slice(source, None, inherited.with_type_2(source)))
         else:
             number = _at(source, position)
             made.append(Slice(source, number, _single(source, number)))
@@ -97,7 +97,7 @@ def _value(source: Dataset, number: int, sequence: str, keyword: str) -> object:
 
 
 def _single(source: Dataset, number: int) -> Dataset:
-    image = provenance.with_type_2(source)
+    image = inherited.with_type_2(source)
     for keyword in _OF_MANY:
         image.pop(keyword, None)
     for keyword in ("SOPClassUID", "SOPInstanceUID"):

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import MammographyCADSRStorage
 
 from analysis.api import NO_UNIT, Array, Code, ImageFindings, Mark, Measurement
-from analysis.results import content, places, provenance
+from analysis.results import content, inherited, places, provenance
 from analysis.results.content import ACQUISITION, CONTAINS, INFERRED, MODIFIER, OBSERVATION, PROPERTY
 from analysis.results.provenance import RunInfo
 
@@ -159,7 +159,7 @@ def _library_entry(findings: ImageFindings, source: Dataset) -> Dataset:
         ("ContentDate", Code("111018", "DCM", "Content Date")),
         ("ContentTime", Code("111019", "DCM", "Content Time")),
     ):
-        value = provenance.lawful_text(source, keyword)
+        value = inherited.lawful_text(source, keyword)
         if value:
             make = content.date if keyword.endswith("Date") else content.time
             items.append(make(ACQUISITION, name, value))

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from analysis.api import Code, Measurement, SegmentMeasurements, VolumeReport
-from analysis.results import provenance, segmentation
+from analysis.results import inherited, provenance, segmentation
 from analysis.results.provenance import RunInfo
 from pacs import uids
 
@@ -84,7 +84,7 @@ def report(
         )
         items.append(evaluations)
     ds = sr.Comprehensive3DSR(
-        evidence=[provenance.with_type_2(item) for item in evidence],
+        evidence=[inherited.with_type_2(item) for item in evidence],
         content=content[0],
         series_instance_uid=run.series_uid(KIND),
         series_number=provenance.SERIES_NUMBERS[KIND],

@@ -6,7 +6,6 @@ task and depend on nothing but the run: the same run gives the same bytes.
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +13,13 @@ from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
 
-from pydicom import DataElement, Dataset, config, dcmwrite
+from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import validate_value
 
 from analysis.api import CODE_SCHEME, Code, Params
-from analysis.results import record
+from analysis.results import inherited, record
 from pacs import uids
 
 MANUFACTURER = "m3DICOM"
@@ -38,21 +35,7 @@ SERIES_NUMBERS: Mapping[str, int] = MappingProxyType(
 )
 """Series Number of a result series per kind of object: far above what modalities count, never secret."""
 
-_STUDY_TAGS = frozenset(
-    Tag(tag)
-    for tag in (
-        0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080090, 0x00080092, 0x00080094, 0x00080096, 0x0008009C,
-        0x0008009D, 0x00080201, 0x00081030, 0x00081032, 0x00081048, 0x00081049, 0x00081060, 0x00081062, 0x00081080,
-        0x00081084, 0x00081110, 0x0020000D, 0x00200010, 0x00321033, 0x00321034, 0x00321066, 0x00321067, 0x00380010,
-        0x00380014, 0x00380060, 0x00380062, 0x00380064,
-    )
-)  # fmt: skip
-_CLINICAL_TRIAL_SERIES = frozenset({Tag(0x00120071), Tag(0x00120072), Tag(0x00120073)})
 _MOST_TEXT = 10_000  # of parameters, in an LT of 10240 characters
-_ALWAYS = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
-    "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
-)  # fmt: skip
 _EQUIPMENT = (
     "Manufacturer", "InstitutionName", "StationName", "InstitutionalDepartmentName", "ManufacturerModelName",
     "DeviceSerialNumber", "SoftwareVersions",
@@ -236,7 +219,7 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
     """
     origin = source if source is not None else run.sources[0]
     for element in list(ds):
-        if _belongs_to_patient_or_study(element.tag):
+        if inherited.belongs(element.tag):
             del ds[element.tag]
     ds.InstanceCreationDate, ds.InstanceCreationTime = run.date, run.time
     ds.InstanceCreatorUID = uids.IMPLEMENTATION_CLASS_UID
@@ -253,55 +236,19 @@ def finish(ds: Dataset, run: RunInfo, source: Dataset | None = None) -> Dataset:
         ds.SpecificCharacterSet = character_set
     elif "SpecificCharacterSet" in ds:
         del ds.SpecificCharacterSet
-    for element in patient_and_study(origin):
+    for element in inherited.patient_and_study(origin):
         ds.add(element)
-    for keyword in _ALWAYS:
+    for keyword in inherited.ALWAYS:
         if keyword not in ds:
             setattr(ds, keyword, None)
     ds.CodingSchemeIdentificationSequence = sequence(*_coding_schemes(ds, run, origin))
     record.write(ds, run)
-    _deidentified(ds)
+    inherited.deidentified(ds)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID = uids.IMPLEMENTATION_CLASS_UID
     ds.file_meta.ImplementationVersionName = uids.IMPLEMENTATION_VERSION_NAME
-    return ds
-
-
-def patient_and_study(origin: Dataset) -> Iterator[Any]:
-    """Copies of the elements of the Patient, Patient Study, General Study and Clinical Trial modules of an instance.
-
-    Real archives hold values that their VR forbids (PS3.5 6.2), and an object of ours must not: text that is too long
-    is cut to its length, anything else that is wrong is left empty.
-    """
-    for tag in origin.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        if _belongs_to_patient_or_study(tag):
-            yield _lawful(_copied(origin[tag]))
-
-
-def lawful_text(source: Dataset, keyword: str) -> str:
-    """The value of an attribute where it is what its VR allows (PS3.5 6.2), else ""."""
-    if not source.get(keyword):
-        return ""
-    return str(_lawful(_copied(source[keyword])).value or "")
-
-
-def with_type_2(source: Dataset) -> Dataset:
-    """A copy of an instance that shares its elements, those of patient and study as `finish` writes them, the Type 2
-    ones empty where they are missing: highdicom insists on them and reads dates, real archives hold worse."""
-    # A dictionary of its own: with the source's, as Dataset.copy() has it, what is changed here were changed there.
-    ds = Dataset(
-        {
-            tag: _lawful(_copied(source[tag])) if _belongs_to_patient_or_study(tag) else source[tag]
-            for tag in source.keys()  # noqa: SIM118 - of elements there is more to make
-        }
-    )
-    for keyword in _ALWAYS:
-        if keyword not in ds:
-            setattr(ds, keyword, None)
-    # Its text is decoded, and `finish` says the character set; highdicom knows fewer than there are ("", "ISO 2022 …").
-    ds.pop("SpecificCharacterSet", None)
     return ds
 
 
@@ -312,63 +259,12 @@ def part10(ds: Dataset) -> bytes:
     return out.getvalue()
 
 
-def _belongs_to_patient_or_study(tag: BaseTag) -> bool:
-    return tag.group == 0x0010 or tag in _STUDY_TAGS or (tag.group == 0x0012 and tag not in _CLINICAL_TRIAL_SERIES)
-
-
-def _copied(element: DataElement) -> DataElement:
-    """A copy that may be changed without changing the other."""
-    if element.VR == "SQ":
-        return copy.deepcopy(element)
-    return DataElement(element.tag, element.VR, element.value, already_converted=True)
-
-
-_LENGTHS = {"SH": 16, "LO": 64, "CS": 16, "AE": 16}
-
-
-def _lawful(element: DataElement) -> DataElement:
-    if element.VR == "SQ":
-        for item in element.value:
-            for inner in item:
-                item[inner.tag] = _lawful(inner)
-        return element
-    values = list(element.value) if element.VM > 1 else [element.value]
-    if element.VR in _LENGTHS:
-        values = [value[: _LENGTHS[element.VR]] if isinstance(value, str) else value for value in values]
-    if not all(_is_lawful(element.VR, value) for value in values):
-        return DataElement(element.tag, element.VR, None)
-    if element.VR in _LENGTHS:
-        element.value = values if len(values) > 1 else values[0]
-    return element
-
-
-def _is_lawful(vr: str, value: Any) -> bool:
-    # A UID is an identity: made empty, a result would lie in no study at all.
-    if value is None or value == "" or not isinstance(value, str) or vr == "UI":
-        return True
-    try:
-        validate_value(vr, value, config.RAISE)
-        if vr == "DA":
-            datetime.strptime(value, "%Y%m%d")  # 00000000 matches the pattern of DA
-    except ValueError:
-        return False
-    return True
-
-
-def _deidentified(ds: Dataset) -> None:
-    """Say how identity was removed where the source only says that it was (PS3.3 C.7.1.1, Type 1C)."""
-    if ds.get("PatientIdentityRemoved") == "YES" and not (
-        ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
-    ):
-        ds.DeidentificationMethod = "Not stated by the source images"
-
-
 def _contributing_equipment(run: RunInfo, origin: Dataset) -> list[Dataset]:
     acquired = Dataset()
     acquired.PurposeOfReferenceCodeSequence = sequence(code(ACQUISITION_EQUIPMENT))
     for keyword in _EQUIPMENT:
         if origin.get(keyword):
-            acquired.add(_lawful(_copied(origin[keyword])))
+            acquired.add(inherited.taken(origin[keyword]))
     if not acquired.get("Manufacturer"):  # Type 1 in this sequence (PS3.3 C.12.1)
         acquired.Manufacturer = "Unknown"
     ours = Dataset()
@@ -393,7 +289,7 @@ def _earlier_equipment(origin: Dataset) -> Iterator[Dataset]:
         if item.get("Manufacturer") and item.get("PurposeOfReferenceCodeSequence"):
             kept = Dataset()
             for element in item:
-                kept.add(_lawful(copy.deepcopy(element)))
+                kept.add(inherited.taken(element))
             yield kept
 
 
@@ -407,7 +303,7 @@ def _coding_schemes(ds: Dataset, run: RunInfo, origin: Dataset) -> Iterator[Data
     used = {str(each.value) for each in ds.iterall() if each.keyword == "CodingSchemeDesignator" and each.value}
     theirs = {str(each.value) for each in origin.iterall() if each.keyword == "CodingSchemeDesignator"}
     for designator in sorted(used - {CODE_SCHEME}):
-        if designator.startswith("99") and len(designator) <= _LENGTHS["SH"]:
+        if designator.startswith("99") and len(designator) <= inherited.LENGTHS["SH"]:
             item = Dataset()
             item.CodingSchemeDesignator = designator
             whose = "Codes of the source images" if designator in theirs else f"Codes of the plug-in {run.plugin_id}"

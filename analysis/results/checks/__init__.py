@@ -13,8 +13,8 @@ from itertools import islice
 
 from pydicom import Dataset, dcmread
 
-from analysis.results import provenance
 from analysis.results.checks import attributes, concepts, images, payloads, presentation, references, templates, trees
+from analysis.results.inherited import patient_and_study
 
 MOST_TOLD = 20
 
@@ -85,7 +85,7 @@ def _study(sources: Sequence[Dataset]) -> dict[str, str]:
     if not sources:
         return {}
     carried = Dataset()
-    for element in provenance.patient_and_study(sources[0]):
+    for element in patient_and_study(sources[0]):
         carried.add(element)
     told = {keyword: str(carried.get(keyword) or "") for keyword in references.SAME}
     # Text beyond ASCII may be broken in the input, and then reads otherwise once it was written as it should be.

@@ -58,6 +58,9 @@ REMEMBERED_BYTES = 400
 REMEMBERED_BASES = 256
 """Clients ask in few ways, each of them many times: what a longer way means is found out each time."""
 
+VARY = ("Vary", "Accept, Accept-Encoding")
+"""Of what is negotiated and may be compressed; also where it has not changed (RFC 9110 15.4.5)."""
+
 MAX_QUERY_FIELDS = 256
 MAX_JSON_BYTES = 16 << 20
 
@@ -259,7 +262,7 @@ class Call:
 
     def text(self, body: bytes, content_type: str, headers: list[tuple[str, str]] | None = None) -> Answer:
         """An answer of text, compressed where the client takes that and it pays. Blocks; call it in a thread."""
-        fields = [*(headers or ()), ("Vary", "Accept, Accept-Encoding")]
+        fields = [*(headers or ()), VARY]
         if len(body) >= GZIP_FROM_BYTES and accepts_gzip(self.headers.get("accept-encoding")):
             return Answer(200, content_type, [compressed(body)], [*fields, ("Content-Encoding", "gzip")])
         return Answer(200, content_type, [body], fields)

@@ -101,7 +101,7 @@ def _answer(call: Call, offer: Offer, found: Commitment) -> Answer:
         return Answer(202, headers=[("Retry-After", str(RETRY_AFTER_S))])
     body = response(found.items)
     if offer.media_type == DICOM_XML:
-        return documents_answer([xml_model.dumps(body)], multipart=offer.multipart, headers=[])
+        return documents_answer(call, [xml_model.dumps(body)], multipart=offer.multipart, headers=[])
     return call.text(dumps_many([body]), DICOM_JSON)
 
 

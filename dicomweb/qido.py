@@ -50,7 +50,7 @@ async def _search(call: Call, level: Level) -> Answer:
         root = call.service_root.encode("ascii")
         if offer.media_type == DICOM_XML:
             documents = [xml_model.dumps(orjson.loads(row.replace(HERE, root))) for row in rows]
-            return documents_answer(documents, multipart=offer.multipart, headers=headers)
+            return documents_answer(call, documents, multipart=offer.multipart, headers=headers)
         return call.text((b"[" + b",".join(rows) + b"]").replace(HERE, root), DICOM_JSON, headers)
 
     return await call.once(("search", level, len(call.params), kind(call.query)), answer)
@@ -67,10 +67,13 @@ def kind(asked: Sequence[tuple[str, str]]) -> Hashable:
     ])  # fmt: skip
 
 
-def documents_answer(documents: list[bytes], *, multipart: bool, headers: list[tuple[str, str]]) -> Answer:
-    """XML documents as an answer: a multipart body, or the one document itself where `multipart` is not asked for."""
+def documents_answer(call: Call, documents: list[bytes], *, multipart: bool, headers: list[tuple[str, str]]) -> Answer:
+    """XML documents as an answer, compressed where the client takes that.
+
+    A multipart body, or the one document itself where `multipart` is not asked for. Blocks.
+    """
     if len(documents) == 1 and not multipart:
-        return Answer(200, DICOM_XML, documents, headers)
+        return call.text(documents[0], DICOM_XML, headers)
     writer = Writer(DICOM_XML)
     pieces = [piece for document in documents for piece in (writer.head(DICOM_XML), document)]
-    return Answer(200, writer.content_type, [*pieces, writer.close], headers)
+    return call.text(b"".join([*pieces, writer.close]), writer.content_type, headers)

@@ -14,7 +14,7 @@ from anyio import CapacityLimiter
 
 from dicomweb import frames, offers, xml_model
 from dicomweb.answers import BATCH_BYTES, WHOLE_BYTES, Answer, Buffer, pull
-from dicomweb.calls import HERE, Call
+from dicomweb.calls import HERE, VARY, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
 from dicomweb.multipart import Writer
 from dicomweb.offers import AS_STORED, served_as_stored
@@ -234,7 +234,7 @@ async def metadata(call: Call) -> Answer:
         tag = entity_tag(call.service_root, offer, editions)
         headers = [("ETag", tag)]
         if matches(call.headers.get("if-none-match", ""), tag):
-            return Answer(304, headers=headers)
+            return Answer(304, headers=[*headers, VARY])
         # The tag tells all that the body depends on, so that a body outlives changes of other studies.
         key = (tag, accepts_gzip(call.headers.get("accept-encoding")))
         answer = call.web.kept.get(key, None)
@@ -252,7 +252,7 @@ def _described(call: Call, editions: Sequence[Edition], offer: Offer, key: tuple
     headers = [("ETag", key[0])]
     if offer.media_type == DICOM_XML:
         xml = [xml_model.dumps(orjson.loads(document)) for document in documents]
-        answer = documents_answer(xml, multipart=offer.multipart, headers=headers)
+        answer = documents_answer(call, xml, multipart=offer.multipart, headers=headers)
     else:
         answer = call.text(b"[" + b",".join(documents) + b"]", DICOM_JSON, headers)
     call.web.kept.put(key, None, answer, 1000 + sum(map(len, answer.body)))

@@ -101,7 +101,7 @@ async def search(call: Call) -> Answer:
         return Answer(204, headers=headers)
     if offer.media_type == DICOM_XML:
         documents = [xml_model.dumps(item) for item in items]
-        return documents_answer(documents, multipart=offer.multipart, headers=headers)
+        return await call.io(partial(documents_answer, multipart=offer.multipart, headers=headers), call, documents)
     return await call.io(call.text, dumps_many(items), DICOM_JSON, headers)
 
 

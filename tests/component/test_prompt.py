@@ -170,8 +170,10 @@ INSTANCE = f"{SERIES}/instances/{FIRST.SOPInstanceUID}"
     ],
 )  # fmt: skip
 def test_the_same_answer_either_way(servers: Servers, path: str, accept: str) -> None:
-    long_way = get(servers, servers.long_way, path, accept)
-    assert as_sent(made_at_once(servers, path, accept)) == as_sent(long_way)
+    # What a random boundary compresses to differs.
+    plain = {"Accept-Encoding": "identity"} if accept.startswith("multipart") else {}
+    long_way = get(servers, servers.long_way, path, accept, **plain)
+    assert as_sent(made_at_once(servers, path, accept, **plain)) == as_sent(long_way)
 
 
 @pytest.mark.parametrize(

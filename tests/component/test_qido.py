@@ -251,6 +251,9 @@ def test_gzip_where_the_client_takes_it(web: Web) -> None:
         raw = b"".join(answer.iter_raw())
         assert answer.headers["content-encoding"] == "gzip"
     assert gzip.decompress(raw) == plain.content
+    xml = web.get("/studies", XML, headers={"Accept-Encoding": "gzip"})
+    assert (xml.headers["content-encoding"], xml.headers["vary"]) == ("gzip", "Accept, Accept-Encoding")
+    assert len(parts(xml)) == len(plain.json())
     small = web.get("/studies", params={"limit": 1}, headers={"Accept-Encoding": "gzip"})
     assert "content-encoding" not in small.headers
 

@@ -429,6 +429,7 @@ def test_metadata_that_has_not_changed(web: Web) -> None:
     tag = first.headers["etag"]
     same = web.get(where, headers={"If-None-Match": f'"other", {tag}'})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    assert same.headers["vary"] == "Accept, Accept-Encoding"
     for weakly in (tag.removeprefix("W/"), "*"):  # RFC 9110 13.1.2
         assert web.get(where, headers={"If-None-Match": weakly}).status_code == 304
     assert web.get(where, XML).headers["etag"] != tag

@@ -13,7 +13,7 @@ from typing import Any
 
 from pacs.native.make import library
 
-ABI = 3
+ABI = 4
 DONE, MORE, ODD, CLOSED, STALLED, FAILED = range(6)
 
 
@@ -66,6 +66,7 @@ def load() -> Any | None:
     found.m3_write_open.argtypes, found.m3_write_open.restype = (POINTER(c_uint64),), c_int
     found.m3_write_begin.argtypes = (c_uint64, c_int, c_void_p, c_size_t, c_int64)
     found.m3_write_begin.restype = c_int
+    found.m3_log_register.argtypes, found.m3_log_register.restype = (c_void_p, c_void_p), c_int
     found.m3_write_end.argtypes, found.m3_write_end.restype = (c_uint64,), c_int64
     return found
 

@@ -12,7 +12,7 @@
 #endif
 
 /* Raised whenever a structure or a function below changes its shape. */
-#define M3_ABI 3
+#define M3_ABI 4
 
 enum m3_outcome {
   M3_DONE = 0,    /* the last fragment has come whole */
@@ -52,5 +52,8 @@ M3_API size_t m3_pack(const uint8_t *text, size_t size, uint8_t *out, size_t roo
 M3_API int m3_write_open(uint64_t *context);
 M3_API int m3_write_begin(uint64_t context, int fd, const void *from, size_t count, int64_t at);
 M3_API int64_t m3_write_end(uint64_t context);
+
+struct vfs; /* SQLite's sqlite3_vfs */
+M3_API int m3_log_register(struct vfs *(*find)(const char *), int (*add)(struct vfs *, int));
 
 #endif

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pacs.buffers",
         "pacs.native",
     ),
-    "pacs.index": ("pacs.errors", "pacs.uids", "pacs.dicom", "pacs.events"),
+    "pacs.index": ("pacs.errors", "pacs.uids", "pacs.dicom", "pacs.events", "pacs.native"),
     "pacs.known_aes": ("pacs.errors", "pacs.settings"),
     "pacs.auth": ("pacs.errors", "pacs.index", "pacs.settings", "pacs.known_aes"),
     "pacs.audit": ("pacs.errors", "pacs.index", "pacs.auth"),

@@ -92,8 +92,8 @@ class Parts:
 
     def begin(self, limiter: CapacityLimiter) -> Answer:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
-        self._refuse_what_does_not_fit()
         self._leave_out_what_is_known()
+        self._refuse_what_does_not_fit()
         budget = self._archive.retrieve.haste
         foresight = len(self._locations) > 1 and not self.as_they_are and budget.take(FORESEEN_BYTES)
         pieces = self._pieces(FORESEEN_BYTES if foresight else 0)
@@ -124,9 +124,14 @@ class Parts:
     def _refuse_what_does_not_fit(self) -> None:
         """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
         if len(self._locations) > 1 and self._targets[0] in ENCODED:
-            for location, target in zip(self._locations, self._targets, strict=True):
+            for location, target in self._pairs():
                 if location.transfer_syntax_uid != target and target in ENCODED:
-                    refuse(frames.pixel_info(self._archive, location), target)
+                    try:
+                        info = frames.pixel_info(self._archive, location)
+                    except Undecodable as error:
+                        self._leave_out(location, error)
+                    else:
+                        refuse(info, target)
 
     def _length(self) -> int | None:
         """Bytes of the whole body, where that is known before they are made."""

@@ -582,6 +582,15 @@ def test_one_of_several_that_cannot_be_decoded_is_left_out_and_named(web: Web) -
     whole = web.get(where, f"{OBJECTS}; transfer-syntax=*")
     assert (whole.status_code, len(parts(whole)), "warning" in whole.headers) == (200, 3, False)
     alone = web.get(path(made[1]), OBJECTS)
+    huge = multiframe("one of three")  # larger than a frame may be: its attributes tell, and no decoder is asked
+    huge.SOPInstanceUID, huge.Rows = uids.derived("one of three", "huge"), 60000
+    huge.Columns, huge.InstanceNumber = 60000, 4
+    stored(web, huge, encapsulated(huge, JPEG2000Lossless, CODESTREAMS))
+    for syntax in ("", f"; transfer-syntax={RLELossless}"):
+        answer = web.get(where, OBJECTS + syntax)
+        found = [read(raw).SOPInstanceUID for _, raw in parts(answer)]
+        assert (answer.status_code, found) == (206, [made[0].SOPInstanceUID, made[2].SOPInstanceUID])
+        assert huge.SOPInstanceUID in answer.headers["warning"]
     assert (alone.status_code, "JPEG 2000" in alone.json()["detail"]) == (406, True)
     nothing, _ = some_undecodable(web, "all of three", [0, 1, 2])
     assert web.get(nothing, OBJECTS).status_code == 406

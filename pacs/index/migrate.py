@@ -39,7 +39,7 @@ ADVISORY_LOCK = 0x6D334449  # several processes may start at once on PostgreSQL
 def migrate(conn: Connection) -> int:
     """The schema version of the database, once it is the one of this code.
 
-    Raises Unavailable when the database was written by a newer version.
+    Raises Unavailable when the database was made by another version.
     """
     if conn.dialect.name == "postgresql":
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
@@ -50,7 +50,22 @@ def migrate(conn: Connection) -> int:
     version = int(conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == "schema")).scalar_one())
     if version != schema.SCHEMA_VERSION:
         raise Unavailable(f"the index has schema {version}; this version knows {schema.SCHEMA_VERSION}")
+    if lacking := _lacking(conn):
+        raise Unavailable(f"the index is of another version, without {lacking}: `m3dicom rebuild` makes it again")
     return version
+
+
+def _lacking(conn: Connection) -> str:
+    """The first table or column that the database should have and does not, in words; "" when it has all."""
+    found = inspect(conn).get_multi_columns()
+    held = {name: {column["name"] for column in columns} for (_, name), columns in found.items()}
+    for table in schema.metadata.sorted_tables:
+        if table.name not in held:
+            return f"table {table.name}"
+        for column in table.columns:
+            if column.name not in held[table.name]:
+                return f"column {table.name}.{column.name}"
+    return ""
 
 
 def is_half_built(conn: Connection) -> bool:

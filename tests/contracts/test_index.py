@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, create_engine, func, insert, select, text, update
 
 from pacs.audit import Audit
 from pacs.auth import SYSTEM
@@ -205,6 +205,24 @@ def test_what_was_committed_is_there_after_opening_again(index_url: str) -> None
     if again.dialect == "sqlite":
         with pytest.raises(Unavailable):
             again.transact(set_cursor("late", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        ("ALTER TABLE delivery DROP COLUMN refusals", "column delivery.refusals"),
+        ("DROP TABLE verdict", "table verdict"),
+    ],
+    ids=["column", "table"],
+)
+def test_an_index_of_an_older_version_is_refused_in_words(index_url: str, change: str, lacking: str) -> None:
+    open_index(index_url).close()
+    engine = create_engine(index_url)
+    with engine.begin() as conn:
+        conn.execute(text(change))
+    engine.dispose()
+    with pytest.raises(Unavailable, match=f"without {lacking}.*m3dicom rebuild"):
+        open_index(index_url)
 
 
 def test_a_newer_schema_is_refused(index_url: str) -> None:

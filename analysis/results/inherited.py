@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -120,3 +120,17 @@ def deidentified(ds: Dataset) -> None:
         ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
     ):
         ds.DeidentificationMethod = "Not stated by the source images"
+
+
+def say_side(ds: Dataset, sources: Iterable[Dataset]) -> None:
+    """Image Laterality of a picture where its sources say their side, else an empty Laterality.
+
+    That is Type 2C (PS3.3 C.7.3.1), and nobody knows whether the part is paired; "U" would say that it is not.
+    """
+    sides = {str(source.get("ImageLaterality") or source.get("Laterality") or "") for source in sources}
+    if sides in ({"L"}, {"R"}, {"B"}, {"U"}):
+        ds.ImageLaterality = sides.pop()
+    elif sides <= {"L", "R", "B"}:
+        ds.ImageLaterality = "B"
+    else:
+        ds.Laterality = None

@@ -15,8 +15,8 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from analysis.api import ImageFindings
-from analysis.results import marked_picture, provenance
-from analysis.results.marked_picture import DISCLAIMER, Picture, laterality
+from analysis.results import inherited, marked_picture, provenance
+from analysis.results.marked_picture import DISCLAIMER, Picture
 from analysis.results.provenance import RunInfo
 from analysis.results.relations import SOURCE_IMAGE
 from analysis.results.secondary_capture import displayed, reduced
@@ -61,8 +61,7 @@ def encode(run: RunInfo, findings: Sequence[ImageFindings], captures: Sequence[D
     ds.SOPClassUID, ds.SOPInstanceUID = MultiFrameTrueColorSecondaryCaptureImageStorage, run.instance_uid(KIND)
     ds.StudyInstanceUID, ds.InstanceNumber = first.StudyInstanceUID, 1
     ds.PatientOrientation = None  # differs by frame
-    sides = {laterality(source) for source in sources}
-    ds.ImageLaterality = next(iter(sides)) if len(sides) == 1 and "" not in sides else "B" if "" not in sides else "U"
+    inherited.say_side(ds, sources)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.NumberOfFrames, ds.Rows, ds.Columns = len(frames), *shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0

@@ -42,6 +42,7 @@ def encode(run: RunInfo, findings: ImageFindings) -> Dataset:
     ds.InstanceNumber = 1 + [str(each.SOPInstanceUID) for each in run.sources].index(findings.image.sop_instance_uid)
     provenance.series(ds, run, KIND, "PR", f"{run.plugin_title}: marks")
     side = str(source.get("ImageLaterality") or source.get("Laterality") or "")
+    ds.Laterality = None  # nobody knows whether the part is paired (PS3.3 C.7.3.1, Type 2C)
     if side in ("L", "R"):
         # Laterality belongs to the series, so each side has one of its own (PS3.3 C.7.3.1).
         ds.Laterality = side

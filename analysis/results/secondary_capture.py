@@ -12,8 +12,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from analysis.api import ImageFindings
-from analysis.results import marked_picture, provenance
-from analysis.results.marked_picture import DISCLAIMER, Picture, laterality
+from analysis.results import inherited, marked_picture, provenance
+from analysis.results.marked_picture import DISCLAIMER, Picture
 from analysis.results.provenance import RunInfo
 from analysis.results.relations import SOURCE_IMAGE
 
@@ -35,14 +35,12 @@ def encode(run: RunInfo, findings: ImageFindings) -> Dataset:
     picture = marked_picture.paint(Picture(run, findings, source, grey, factor))
     spacing = tuple(mm * factor for mm in findings.spacing)
     number = 1 + [str(ds.SOPInstanceUID) for ds in run.sources].index(findings.image.sop_instance_uid)
-    side = laterality(source)
     orientation = [str(value) for value in source.get("PatientOrientation") or ()]
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, instance_uid(run, findings)
     ds.StudyInstanceUID, ds.InstanceNumber = source.StudyInstanceUID, number
     ds.PatientOrientation = orientation if len(orientation) == 2 else None
-    if side:
-        ds.ImageLaterality = side
+    inherited.say_side(ds, [source])
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = picture.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0

@@ -434,6 +434,19 @@ def test_a_colour_image_has_no_grayscale_presentation_state(outcome: Outcome) ->
     assert [ds.Modality for ds in encode(run, outcome.host.emitted[:1])] == ["MG", "SR", "SR", "MG", "KO"]
 
 
+@pytest.mark.parametrize(("told", "side"), [("", None), ("U", "U"), ("L", "L")])
+def test_pictures_say_which_side_they_show_or_that_nobody_knows(outcome: Outcome, told: str, side: str | None) -> None:
+    """PS3.3 C.7.3.1: Laterality is Type 2C. "U" is an unpaired part, which no image that is silent tells."""
+    source = copy.deepcopy(outcome.sources[0])
+    source.Modality, source.ImageLaterality = "DX", told
+    run = dataclasses.replace(outcome.run, sources=(source,))
+    for ds in encode(run, outcome.host.emitted[:1]):
+        if ds.Modality == "DX":
+            assert (ds.get("ImageLaterality"), "Laterality" in ds) == (side, side is None)
+        if ds.Modality == "PR":
+            assert ds.Laterality == (side if side == "L" else None)
+
+
 def named_value(item: Dataset, name: str) -> str:
     """The coded value of a child of that name."""
     [child] = [child for child in item.ContentSequence if named(child) == name]

@@ -262,6 +262,7 @@ class BatchLoop:
     def _report(self, row: Row[Any], installed: Installed, params: Params) -> None:
         try:
             made, study, instance = self._reported(row, installed, params)
+            values = {"report": orjson.dumps(made), "report_study_uid": study, "report_instance_uid": instance}
         except ArchiveError as error:
             log.warning("batch %d: no report: %s; trying again", row.id, error)
             return
@@ -269,7 +270,6 @@ class BatchLoop:
             log.exception("batch %d: no report", row.id)
             self._end(row, self._clock(), "failed", "its report could not be made; the log tells more")
             return
-        values = {"report": orjson.dumps(made), "report_study_uid": study, "report_instance_uid": instance}
         self._end(row, self._clock(), "done", "", **values)
 
     def _reported(

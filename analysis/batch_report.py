@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import logging
+import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +24,9 @@ from analysis.registry import Installed
 log = logging.getLogger("m3dicom.batch")
 
 MOST_COLUMNS = 50
+MOST = 2**63
+"""Whole numbers of a table are smaller than this."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 RESULTS = TypeAdapter(list[TaskResult])
 TABLE = TypeAdapter(Table)
 
@@ -84,12 +89,24 @@ def reduced(installed: Installed, params: Params, results: Sequence[TaskResult])
         )
         said = json.loads(done.stdout) if done.stdout else {}
         if "table" in said:
-            return TABLE.validate_python(said["table"])
+            return sound(TABLE.validate_python(said["table"]))
         raise ReduceFailed(str(said.get("failed") or f"its process ended with {done.returncode}"))
     except subprocess.TimeoutExpired:
         raise ReduceFailed("it took longer than the plug-in's time limit") from None
     except (OSError, ValueError) as error:
         raise ReduceFailed(f"{type(error).__name__}") from error
+
+
+def sound(table: Table) -> Table:
+    """The table where it can be kept, as CSV and in a document (VR UT, PS3.5 6.2). Raises ReduceFailed."""
+    cells = [cell for row in table.rows for cell in row]
+    texts = [table.title, table.summary, *table.columns, *(cell for cell in cells if isinstance(cell, str))]
+    if any(map(_CONTROLS.search, texts)):
+        raise ReduceFailed("a text of its table has control characters")
+    numbers = [cell for cell in cells if isinstance(cell, int | float)]
+    if not all(math.isfinite(each) if isinstance(each, float) else abs(each) < MOST for each in numbers):
+        raise ReduceFailed("a number of its table is none, or too large")
+    return table
 
 
 # By default ----------------------------------------------------------------------------------------------------------

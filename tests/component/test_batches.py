@@ -571,3 +571,13 @@ def test_a_reduction_that_fails_is_told_in_words(host: Host) -> None:
     assert report.by == "default"
     assert report.table.columns[-1] == "Air: Volume [mL]"
     assert report.table.rows[0][-1] == 2.0
+
+
+@pytest.mark.parametrize("cell", [10**30, float("nan"), float("inf"), "a\0b", "\x1b[31m"])
+def test_a_table_that_cannot_be_kept_is_a_reduction_that_fails(cell: Any) -> None:
+    from analysis.batch_report import ReduceFailed, sound
+
+    kept = Table("Air", ("What", "Value"), (("a \u00e9\nb", 1e30), (None, 2**62)), "In words")
+    assert sound(kept) is kept
+    with pytest.raises(ReduceFailed, match="of its table"):
+        sound(Table("Air", ("What",), ((cell,),)))

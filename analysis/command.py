@@ -53,6 +53,9 @@ TAIL_BYTES = 600
 LOOK_S = 0.1
 
 _POINTS: Mapping[str, tuple[int, float]] = {"point": (1, 1), "circle": (2, 2), "polygon": (3, math.inf)}
+_NOT_AS_TOLD = (
+    LookupError, TypeError, ValueError, ArithmeticError, AttributeError, EOFError, OSError, RecursionError,
+)  # fmt: skip
 _TYPES: Mapping[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str}
 
 
@@ -207,7 +210,7 @@ class CommandPlugin:
                     yield from (_findings(each, ctx) for each in written)
                 else:
                     yield self._report(written, ctx)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, EOFError, OSError) as error:
+        except _NOT_AS_TOLD as error:
             raise CommandFailed(f"{path.name} is not as docs/plug-ins.md has it: {type(error).__name__}") from error
 
     def _labels(self, path: Path, ctx: Context) -> LabelMap:

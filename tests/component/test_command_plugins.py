@@ -300,6 +300,9 @@ def test_marks_that_cannot_be_are_refused(tmp_path: Path, told: dict[str, Any]) 
     images = tuple(Image(np.zeros((4, 4)), (0.5, 0.5), False, f"1.2.{number}") for number in (1, 2))
     with pytest.raises(CommandFailed, match=r"marks\.json is not as docs"):
         list(CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path))
+    (tmp_path / "marks.json").write_text("[" * 100_000)
+    with pytest.raises(CommandFailed, match="RecursionError"):
+        list(CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path))
     right = {"image": 2, "summary": "one", "marks": [MARK], "operating_point": {"threshold": 0.3, "basis": "none"}}
     (tmp_path / "marks.json").write_text(json.dumps([right, right | {"marks": [], "analysed": False}]))
     found, failed = CommandPlugin(tmp_path)._read("marks", "SC", False, LocalContext({"ct": images}), tmp_path)

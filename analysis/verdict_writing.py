@@ -67,6 +67,7 @@ class VerdictWriter:
         """
         principal.require(Right.PROCESS)
         principal.require(Right.READ)
+        _meant(given)
         raw = self._report(principal, given.report)
         report = document.dataset(raw)
         with self._one:
@@ -74,9 +75,10 @@ class VerdictWriter:
             tracking_uid, tracking_id = document.tracking(group)
             with self._index.read() as conn:
                 before = sql.latest(conn, given.report, tracking_uid, principal.name)
-            if before is not None and (before.verdict, before.comment, orjson.loads(before.corrected)) == (
-                given.verdict, given.comment, changed,
-            ):  # fmt: skip
+            # What was missed is told by its Tracking Identifier: the same place may be said to be something else.
+            if before is not None and (
+                before.verdict, before.comment, orjson.loads(before.corrected), before.tracking_id
+            ) == (given.verdict, given.comment, changed, tracking_id):  # fmt: skip
                 return told(before, True)
             return self._file(principal, raw, report, group, given, changed, tracking_uid, tracking_id, before)
 
@@ -101,7 +103,7 @@ class VerdictWriter:
         changed: dict[str, Any], tracking_uid: str, tracking_id: str, before: Row[Any] | None,
     ) -> Verdict:  # fmt: skip
         now = self._clock()
-        words = orjson.dumps([given.verdict, given.comment, changed]).decode()
+        words = orjson.dumps([given.verdict, given.comment, changed, tracking_id]).decode()
         key = (given.report, tracking_uid, principal.name, words, before.sop_instance_uid if before else "")
         uid = uids.derived("verdict", *key)
         with self._index.read() as conn:
@@ -207,8 +209,9 @@ class VerdictWriter:
             rows = sql.listed(
                 conn, "", sql.v.report_uid == report, sql.v.tracking_uid == tracking_uid, sql.v.verdict == "missed"
             )
-        for raw in metadata(self._index, [row.sop_instance_uid for row in rows]).values():
-            for group in groups(raw):
+        known = metadata(self._index, [row.sop_instance_uid for row in rows])
+        for row in reversed(rows):  # what its reader says of it last
+            for group in groups(known.get(row.sop_instance_uid, {})):
                 return without_verdict(group)
         raise NotFound("the report has no finding of that Tracking UID", about=tracking_uid)
 
@@ -249,3 +252,13 @@ class VerdictWriter:
 def _finding(report: Item, tracking_uid: str) -> Item | None:
     """The report's own group with that Tracking UID."""
     return next((each for each in groups(report) if text_of(each, TRACKING_UID, UID) == tracking_uid), None)
+
+
+def _meant(given: NewVerdict) -> None:
+    """InvalidInput for a code that has another meaning in PS3.16 than the reader gives it."""
+    from analysis.results import meanings  # its tables are large
+
+    for code in (*([given.finding] if given.finding else []), *(each.value for each in given.codes)):
+        meant = meanings.contradicted(code.scheme, code.value, code.meaning)
+        if meant:
+            raise InvalidInput(f'{code.value} of {code.scheme} means "{meant}", not what is said')

@@ -155,6 +155,18 @@ def test_what_was_missed_counts_for_sensitivity_until_it_is_withdrawn(reading: R
     assert (line.missed, line.judged) == (0, 1)
 
 
+def test_what_was_missed_may_be_said_to_be_something_else(reading: Reading) -> None:
+    first = reading.say("missed", **missed(reading))
+    mass = {"value": "4147007", "scheme": "SCT", "meaning": "Mass"}
+    told = reading.say("missed", **(missed(reading) | {"finding": mass}))
+    assert told.tracking_uid == first.tracking_uid
+    assert told.tracking_id == "Missed: Mass"
+    assert reading.say("missed", **(missed(reading) | {"finding": mass})) == told
+    assert [each.counts for each in reading.verdicts.listed(ANN)] == [False, True]
+    form = reading.verdicts.form(ANN, told.report_uid, told.tracking_uid)
+    assert {"Mass"} == {each.value.meaning for each in form.fields if each.meaning == "Finding"}
+
+
 @pytest.mark.parametrize(
     ("verdict", "more", "words"),
     [
@@ -171,6 +183,7 @@ def test_what_was_missed_counts_for_sensitivity_until_it_is_withdrawn(reading: R
         ("missed", {"frame": 2}, '"frame" is one of 1 to 1'),
         ("missed", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}]}, "has no measurements"),
         ("missed", {"tracking_uid": "abc"}, "not a valid UID"),
+        ("missed", {"finding": {"value": "121071", "scheme": "DCM", "meaning": "Banana"}}, 'means "Finding"'),
         ("accepted", {"frame": 1}, "only a finding that was missed"),
         ("accepted", {"shape": "point"}, "only a verdict that is corrected"),
         ("corrected", {"measurements": [{"code": "x", "scheme": "99X", "value": 1}] * 2}, "no measurement x"),

@@ -55,6 +55,8 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
         content_description=run.plugin_title[:64],
         omit_empty_frames=True,
     )
+    if kind != LABELMAP and ds.Rows * ds.Columns < 8:
+        ds.PixelData = _packed(ds)
     organization = run.uid("dimension organization", *([kind] if kind != KIND else []))
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
@@ -62,6 +64,14 @@ def encode(run: RunInfo, value: LabelMap, family: Code = provenance.HISTOGRAM_AN
     frames.refer(ds, slices[first:last])
     ds.PositionReferenceIndicator = slices[0].source.get("PositionReferenceIndicator", "")
     return provenance.finish(ds, run, run.source(value.volume.sop_instance_uids[0]))
+
+
+def _packed(ds: Dataset) -> bytes:
+    """Pixel data of frames of less than a byte, without the gaps that highdicom leaves between these (PS3.5 8.1.1)."""
+    padded = np.frombuffer(ds.PixelData, np.uint8, int(ds.NumberOfFrames))
+    bits = np.unpackbits(padded[:, None], axis=1, bitorder="little")[:, : ds.Rows * ds.Columns]
+    raw = np.packbits(bits, bitorder="little").tobytes()
+    return raw + b"\0" * (len(raw) % 2)
 
 
 def _description(run: RunInfo, segment: Segment, family: Code) -> hd.seg.SegmentDescription:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import dicom_data
 import highdicom
 import numpy as np
 import pytest
@@ -29,14 +30,15 @@ from pydicom.uid import (
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
+from task_plugins import DENSE
 
 from analysis.algorithms.geometry import volume as enclosed
-from analysis.api import Emitted, LabelMap, NotAnalysable, Surface, Turntable, VolumeReport
+from analysis.api import Emitted, LabelMap, NotAnalysable, Surface, Turntable, Volume, VolumeReport
 from analysis.evaluation import ct_phantom
 from analysis.evaluation.surface_error import surface_error
 from analysis.evaluation.x3d_check import defects, voxels_of
 from analysis.plugins.bone_surface import BoneSurfaceParams, plugin
-from analysis.results import provenance, renditions
+from analysis.results import checks, provenance, renditions
 from analysis.results.encapsulated_stl import binary_stl, read_binary_stl
 from analysis.results.encode import FORMS, encode
 from analysis.results.provenance import RunInfo
@@ -174,6 +176,23 @@ def test_the_segmentation_reads_back_as_the_labels_slice_by_slice(outcomes: dict
         np.testing.assert_allclose(np.array(position, float), labels.volume.positions[k], atol=1e-6)
         back[k][frame] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
     np.testing.assert_array_equal(back, labels.labels)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 2), (2, 2), (1, 5), (3, 2), (1, 7), (3, 3), (5, 3)])
+def test_frames_of_a_few_pixels_are_packed_without_gaps(rows: int, columns: int) -> None:
+    """PS3.5 8.1.1; pydicom reads them."""
+    series = list(dicom_data.series(5, Rows=rows, Columns=columns))
+    for ds in series:
+        ds.PixelData = b"\0\0" * (rows * columns)
+    volume = Volume(
+        np.zeros((5, rows, columns), np.int16), np.array([[0.0, 0, z] for z in range(5)]), np.array([1.0, 0, 0]),
+        np.array([0.0, 1, 0]), (0.5, 0.5), tuple(ds.SOPInstanceUID for ds in series), series[0].FrameOfReferenceUID,
+    )  # fmt: skip
+    labels = np.repeat((np.arange(rows * columns) % 3 == 0).astype(np.uint8).reshape(1, rows, columns), 5, axis=0)
+    results = encode(run_info(series), [("labels", LabelMap(volume, labels, (DENSE,)))])
+    raw = provenance.part10(results[0])
+    np.testing.assert_array_equal(dcmread(io.BytesIO(raw)).pixel_array.reshape(labels.shape), labels)
+    assert checks.examine([raw], series) == []
 
 
 def test_the_models_are_the_surfaces(outcomes: dict[str, Outcome]) -> None:

@@ -77,9 +77,11 @@ class HostContext:
         self._line.say(progress=0.1 + 0.85 * min(max(float(fraction), 0.0), 1.0), message=str(message)[:200])
 
     def emit(self, output: str, value: Any) -> None:
-        """Keep a result until the end; ValueError for an output that the manifest does not declare."""
+        """Keep a result until the end; BrokenContract for an output that the manifest does not declare."""
+        from analysis.api import BrokenContract
+
         if output not in self._outputs:
-            raise ValueError(f"output {output!r} is not declared in the manifest")
+            raise BrokenContract(f"The manifest declares no output named {str(output)[:64]!r}.")
         self.emitted.append((output, value))
 
 

@@ -224,6 +224,7 @@ def encode(
     finished = provenance.finish(ds, run, run.sources[0])
     equipment = [each for each in finished.ContributingEquipmentSequence if each.get("Manufacturer") != "Unknown"]
     finished.ContributingEquipmentSequence = provenance.sequence(*equipment)
+    del finished.SeriesDate, finished.SeriesTime  # Type 3; all that a reader says of a report is one series
     return finished
 
 

@@ -102,6 +102,8 @@ def test_what_the_document_says(reading: Reading) -> None:
     told = reading.say("corrected", measurements=[corrected], comment="counted again")
     ds = reading.document(told)
     assert (ds.VerificationFlag, ds.CompletionFlag) == ("VERIFIED", "COMPLETE")
+    assert "SeriesDate" not in ds, "its series holds what is said later, too"
+    assert "SeriesTime" not in ds
     (observer,) = ds.VerifyingObserverSequence
     assert (str(observer.VerifyingObserverName), bool(observer.VerificationDateTime)) == ("ann^", True)
     (before,) = ds.PredecessorDocumentsSequence

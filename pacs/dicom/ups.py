@@ -206,10 +206,13 @@ def moment(attributes: Mapping[str, Any], tag: str) -> float | None:
     return None if text is None else from_dt(str(text), zone_of(attributes))
 
 
+_OFFSET = re.compile(r"[+-](0[0-9]|1[01])[0-5][0-9]|-1200|[+]1[23][0-5][0-9]|[+]1400")
+
+
 def zone_of(attributes: Mapping[str, Any]) -> str:
     """Timezone Offset From UTC (0008,0201), "+0000" where it is absent. Raises InvalidInput for what is none."""
     zone = str(value(attributes, TIMEZONE_OFFSET) or "+0000").strip()
-    if not re.fullmatch("[+-](0[0-9]|1[0-4])[0-5][0-9]", zone, re.ASCII):
+    if not _OFFSET.fullmatch(zone):
         raise InvalidInput("Timezone Offset From UTC is &ZZXX, -1200 to +1400", about=TIMEZONE_OFFSET)
     return zone
 
@@ -223,6 +226,8 @@ def from_dt(text: str, zone: str = "+0000") -> float:
         if sign in digits:
             digits, _, rest = digits.partition(sign)
             offset = sign + rest
+    if not _OFFSET.fullmatch(offset):
+        raise InvalidInput("not a DT value (PS3.5 section 6.2): its offset is &ZZXX, -1200 to +1400")
     whole, _, fraction = digits.partition(".")
     padded = whole + "00000101000000"[len(whole) :]
     try:

@@ -257,7 +257,18 @@ def test_dt(text: str, seconds: float) -> None:
     assert ups.from_dt(ups.dt(seconds)) == seconds
 
 
-@pytest.mark.parametrize("text", ["00010101000000+1400", "99991231235959-1200", "99991231235959.999999", "\uff12026"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00010101000000+1400",
+        "99991231235959-1200",
+        "99991231235959.999999",
+        "\uff12026",
+        "20260102010405+1500",
+        "20260102010405-1230",
+        "20260102010405+01:00",
+    ],
+)
 def test_a_dt_that_is_beyond_the_calendar_in_utc(text: str) -> None:
     with pytest.raises(InvalidInput, match="DT"):
         ups.from_dt(text)

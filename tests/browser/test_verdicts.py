@@ -162,7 +162,7 @@ def test_a_corrected_place_stands_beside_the_computed_one(visit: Visit, read: No
 def test_what_only_a_reader_has_seen_is_marked(visit: Visit, read: None, server: RunningServer) -> None:
     missed = {
         "report": uids.derived("sr"), "verdict": "missed", "image": uids.derived("mg"), "shape": "circle",
-        "points": [[60, 60], [66, 60]], "finding": {"value": "129793001", "scheme": "SCT", "meaning": "Mass"},
+        "points": [[60, 60], [66, 60]], "finding": {"value": "4147007", "scheme": "SCT", "meaning": "Mass"},
     }  # fmt: skip
     token = {"Authorization": f"Bearer {server.token}"}
     httpx.post(f"{server.http}/api/verdicts", json=missed, headers=token, timeout=60).raise_for_status()

@@ -171,7 +171,9 @@ class Settings:
         "Encapsulated OBJ with MTL).",
     )
     lease_s: float = _setting(30.0, "A worker that is silent for this long loses its task.")
-    max_attempts: int = _setting(3, "How often a task is tried whose worker is lost, or its process for want of memory.")
+    max_attempts: int = _setting(
+        3, "How often a task is tried whose worker is lost, or its process for want of memory."
+    )
     retry_hours: float = _setting(
         4.0, "A task that fails for a cause that may pass (storage away) is tried again for this long."
     )

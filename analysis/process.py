@@ -245,11 +245,9 @@ class Child:
             raise self._crashed() from error
 
     def _crashed(self) -> TaskFailed:
-        try:
-            status = self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
+        if not self._ended():
             self._process.kill()
-            status = self._process.wait()
+        status = self._process.wait()
         self._crash.seek(0)
         log.error(
             "analysis process %d ended: %s\n%s", self.pid, status, self._crash.read(8192).decode(errors="replace")
@@ -258,6 +256,18 @@ class Child:
             return TaskLost("The analysis was stopped by the system, most likely for want of memory.")
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         return TaskFailed(f"The analysis stopped unexpectedly ({how}).")
+
+    def _ended(self) -> bool:
+        """Whether it ended within `END_S`: the kernel tells at once, whatever is done to the clock meanwhile."""
+        if self._process.poll() is not None:
+            return True
+        told = os.pidfd_open(self._process.pid)
+        try:
+            end = select.poll()
+            end.register(told, select.POLLIN)
+            return bool(end.poll(END_S * 1000))
+        finally:
+            os.close(told)
 
     def _internal_error(self, failed: dict[str, Any]) -> TaskFailed:
         if failed["type"] == "MemoryError":
@@ -275,12 +285,10 @@ class Child:
         if self._in < 0:
             return
         self._process.send_signal(END)
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:  # nothing can be done of a process that the kernel does not let go
+        if not self._ended():  # nothing can be done of a process that the kernel does not let go
             log.error("what plug-in %s had started does not end", self.target)
             self._process.kill()
-            self._process.wait()
+        self._process.wait()
         os.close(self._in)
         os.close(self._out)
         self._crash.close()

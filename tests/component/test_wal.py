@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers import missing
 
 from pacs import native
 from pacs.index import wal
@@ -29,7 +30,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
     """How the writer opens the database."""
     if request.param == "together":
         if not wal.available():
-            pytest.skip("the part in C was not compiled")
+            missing("the compiled part (python -m pacs.native.make)")
         return wal.connect
     return lambda path: sqlite3.connect(path, check_same_thread=False)
 
@@ -149,7 +150,7 @@ def test_a_log_that_cannot_grow_fails_the_transaction_and_nothing_else(connect: 
 
 def test_pages_that_leave_the_cache_early_may_fail_their_transaction_and_nothing_else(tmp_path: Path) -> None:
     if not wal.available():
-        pytest.skip("the part in C was not compiled")
+        missing("the compiled part (python -m pacs.native.make)")
     path, chance, failed = tmp_path / "index.db", random.Random(1), 0
     writers = [opened(wal.connect, path, cache=3) for _ in range(2)]
     for writer in writers:

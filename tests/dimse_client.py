@@ -190,14 +190,19 @@ class Association(Connection):
         self.max_length = struct.unpack(">I", dict(self.user)[0x51])[0]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None and not self.over:
-            with contextlib.suppress(OSError):
-                self.release()
-        self.sock.close()
+        try:
+            if kind is None and not self.over:
+                with contextlib.suppress(OSError):
+                    self.release()
+        finally:
+            self.sock.close()
 
     def release(self) -> None:
+        """Ends the association; what the server sends before it has read the request is passed over (PS3.8 AR-6)."""
         self.send(pdu(5, bytes(4)))
-        assert self.read_pdu()[0] == 6
+        while (kind := self.read_pdu()[0]) == 4:
+            pass
+        assert kind == 6, f"PDU type {kind}"
 
     def next_id(self) -> int:
         self.message_id += 1

@@ -1,4 +1,4 @@
-/* What Python calls, and the one structure that both know (pacs/native/__init__.py has the same). No allocation anywhere. */
+/* What Python calls, and the structures that both know (pacs/native/__init__.py and pacs/native/structures.py have the same). */
 #ifndef M3_NATIVE_H
 #define M3_NATIVE_H
 
@@ -106,6 +106,107 @@ M3_API int m3_joiner_open(const void *const *sqlite, const char *path, const cha
                           const char *lookup, const char *insert, uint64_t turn, uint64_t *joiner);
 M3_API int m3_join(uint64_t joiner, struct m3_joining *arrival); /* m3_joined; from any thread */
 M3_API void m3_joiner_close(uint64_t joiner);
+
+/* What data sets that follow a pattern are like (pacs/dicom/repeats.py), and what comes of one (follow.c). */
+enum m3_reader { M3_CODES = 0, M3_STRINGS, M3_STRING, M3_INTEGERS, M3_DECIMALS, M3_US, M3_SS, M3_UL, M3_SL };
+enum m3_fold { M3_NO_COLUMN = 0, M3_INTEGER_COLUMN, M3_DATE_COLUMN, M3_TIME_COLUMN, M3_DATETIME_COLUMN };
+
+struct m3_step {      /* a run of elements that stay as they are, and behind it one that does not */
+  const uint8_t *run; /* as it is in the data set */
+  const uint8_t *text; /* the JSON up to the value of the element behind it */
+  uint32_t run_size, text_size;
+  uint32_t limit;  /* longest value */
+  uint32_t column; /* its place among the columns of the insert */
+  uint8_t begins[6]; /* of the element: tag and, where it is written, VR */
+  uint8_t reader, fold;
+  char vr[2];
+};
+
+struct m3_piece { /* of an instance's row */
+  const uint8_t *text; /* to be written first */
+  uint32_t size;
+  int32_t step; /* whose entry follows; -1: none, -2: the SOP Instance UID */
+  uint32_t always; /* whether the member is there without a value */
+};
+
+struct m3_pattern {
+  const struct m3_step *steps;
+  const struct m3_piece *pieces;
+  const uint8_t *run, *text; /* the last run with the header of the pixel data; the JSON to its end */
+  uint32_t step_count, piece_count, run_size, text_size;
+  uint32_t explicit_vr;
+  uint32_t reach;   /* of the data set: no header is longer */
+  uint32_t uid_step; /* which element is the SOP Instance UID */
+  uint32_t pixels;  /* their length: they end the data set */
+};
+
+enum { M3_MOST_STEPS = 64, M3_TEXT_ROOM = 64 << 10, M3_PACKED_ROOM = M3_TEXT_ROOM + M3_TEXT_ROOM / 8 + 16 };
+
+struct m3_followed {
+  uint32_t json_size, row_size, place, uid_size; /* `place`: where the pixel data begin */
+  const uint8_t *uid;                            /* in the data set */
+  struct {
+    uint32_t at, size; /* its entry, in `json` */
+    uint32_t empty;
+    struct m3_value folded;
+    char text[24]; /* what `folded` refers to */
+  } steps[M3_MOST_STEPS];
+  uint8_t json[M3_TEXT_ROOM], row[M3_TEXT_ROOM / 8];
+};
+M3_API int m3_follow(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *out); /* 1: it does */
+
+/* One association that stores instances alike (express.c). */
+enum m3_passage {
+  M3_STORED = 0,  /* one instance: committed and answered */
+  M3_NOTHING = 1, /* nothing has come for a second */
+  M3_BEFORE = 2,  /* no command set like the others: `outcome` of m3_command, and what it gave */
+  M3_WITHIN = 3,  /* the data set is in the memory as far as `outcome` of m3_dataset says: Python goes on from there */
+  M3_STRIP = 4    /* the strip is used up: to be called again with another one */
+};
+
+struct m3_express {
+  struct m3_wire *wire;
+  const struct m3_patience *patience;
+  const struct m3_pattern *pattern;
+  struct m3_followed *followed;
+  uint8_t *packed; /* M3_PACKED_ROOM */
+  uint8_t *memory; /* whole blocks: the record's header, the object's head, the data set */
+  uint64_t room;   /* for a data set */
+  uint64_t size;   /* of the data set */
+
+  uint8_t *command; /* what m3_command fills */
+  const uint8_t *like; /* the command set that others are like */
+  uint32_t command_room, like_size, number_at, uid_at, uid_room, context;
+  uint8_t *reply; /* the response, whose number and SOP Instance UID are put in */
+  uint32_t reply_size, reply_number_at, reply_uid_at, unsent;
+
+  const uint8_t *before, *behind, *facts; /* of the head: around the SOP Instance UID, and the facts up to the time */
+  uint32_t before_size, behind_size, facts_size;
+  const uint8_t *suffix; /* what is hashed after the data set */
+  uint32_t suffix_size;
+  uint8_t nonce[16];
+  int32_t fd;         /* of the segment, past the page cache */
+  uint64_t strip, strip_end; /* where the next record may begin, and what is beyond */
+  uint64_t write;     /* a context of disk.c */
+  uint64_t erase_size; /* of the record at `strip` that was written in vain */
+
+  uint64_t joiner;
+  struct m3_value *lookup;
+  struct m3_joining joining;
+  uint32_t lookup_uids[4]; /* places of the SOP Instance UID in `lookup`, as many as are not UINT32_MAX */
+  uint32_t uids[3], times[3]; /* places in the columns: of the SOP Instance UID, and of the time of arrival */
+  uint32_t row, digest, offset, length, json, bulk, frames;
+  const uint8_t *bulk_before, *bulk_behind; /* around the place of the pixel data */
+  uint32_t bulk_before_size, bulk_behind_size, frames_size, frames_at;
+  uint8_t frames_like[32];
+
+  uint32_t stage; /* 0: for a message; 1: for filing what has come */
+  int32_t outcome, joined;
+  volatile uint32_t busy; /* whether a message is under way */
+  uint64_t stored;
+  struct m3_hash hash;
+};
+M3_API int m3_express(struct m3_express *x);
 
 struct vfs; /* SQLite's sqlite3_vfs */
 M3_API int m3_log_register(struct vfs *(*find)(const char *), int (*add)(struct vfs *, int));

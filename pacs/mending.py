@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+import zlib
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from pacs import audit
 from pacs.auth import SYSTEM, Principal
+from pacs.dicom.part10 import HeaderReader
 from pacs.digest import Digest
-from pacs.errors import Corrupt, NotFound
+from pacs.errors import Corrupt, MalformedDataset, NotFound
 from pacs.index import aside, damage, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
-from pacs.storage.arrival import HEAD_BYTES, content_suffix
+from pacs.storage.arrival import HEAD_BYTES, arrival, content_suffix
 from pacs.storage.base import Locator, ObjectStore, object_key
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,33 @@ def wrong_with(store: ObjectStore, row: Found) -> tuple[str, str] | None:
     except Corrupt as error:
         return "corrupt", error.reason
     return None
+
+
+def other_copy(store: ObjectStore, index: Index, locator: Locator) -> tuple[Found, float] | None:
+    """The instance that has what these bytes were before they were spoilt, sound, and when they arrived (Unix seconds).
+
+    None where that cannot be told: where their head is spoilt too, or nothing sound is known to be the same. Blocks;
+    raises Unavailable.
+    """
+    head, reader = store.read(locator, 0, min(HEAD_BYTES, locator.length)), HeaderReader()
+    mine = store.recorded(locator)
+    if mine is not None and zlib.crc32(head) != mine.head:
+        return None
+    try:
+        reader.feed(head)
+        at = arrival(head).at
+    except MalformedDataset:
+        return None
+    row = held(index, reader.sop_instance_uid)
+    if row is None or row.transfer_syntax_uid != reader.transfer_syntax_uid:
+        return None
+    its = Locator(row.object_key, row.object_offset, row.object_length)
+    if its == locator or wrong_with(store, row) is not None:
+        return None
+    if mine is None:
+        return (row, at) if locator.object_key.endswith(f"-{row.digest}") else None
+    recorded = store.recorded(its)
+    return (row, at) if recorded is not None and recorded.digest == mine.digest else None
 
 
 def note(conn: Connection, row: Found, case: tuple[str, str], now: float, *, kept_aside: bool = False) -> bool:

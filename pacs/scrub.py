@@ -21,6 +21,7 @@ from sqlalchemy import Connection, func, insert, literal, select, update
 
 from pacs import audit, catchup, filing, journal, mending, replay, rescan
 from pacs.auth import SYSTEM
+from pacs.dicom import scanner
 from pacs.errors import ArchiveError, Conflict, NotFound, Unavailable
 from pacs.events import Events
 from pacs.index import aside, damage, schema
@@ -173,7 +174,8 @@ class Scrub:
         Sound ones under a SOP Instance UID that nothing here has are adopted: nobody was told that they are stored,
         yet nobody said that they should go, and an index restored from a backup looks just like that. Further copies,
         results of tasks that never completed, and what the journal calls deleted are removed. What cannot be read is
-        listed as a case.
+        listed as a case, unless it is the spoilt copy of what is sound elsewhere: that goes, too. A case of an object
+        that has an owner by now, or is no more, ends.
         """
         done = Orphans()
         roles = replay.roles(journal.read(self._store))
@@ -197,17 +199,18 @@ class Scrub:
             if mine and self._adopt(entry):
                 done.adopted += 1
                 done.adopted_bytes += locator.length
-            elif self._index.transact(partial(self._bury, entry=entry, now=self._clock())):
+            elif self._buried(locator, _content(entry.scan, entry.digest)):
                 done.removed += 1
                 done.removed_bytes += locator.length
-        self._look_again(unreadable, done)
+        self._look_again(unreadable, done, older_than_s)
         self._removal.sweep()
+        self._index.transact(self._end_cases)
         if done.adopted or done.removed:
             detail = f"{done.adopted} orphans adopted, {done.removed} removed"
             self._index.transact(lambda conn: _note(conn, "Orphans Swept", None, detail))
         return done
 
-    def _look_again(self, unreadable: Sequence[Locator], done: Orphans) -> None:
+    def _look_again(self, unreadable: Sequence[Locator], done: Orphans, older_than_s: float) -> None:
         """List what still cannot be read; what can by now was being written by another process, and is young."""
         until = time.monotonic() + WRITTEN_S
         for locator in unreadable:
@@ -223,9 +226,32 @@ class Scrub:
                     if time.monotonic() < until:
                         time.sleep(0.05)
                         continue
-                    done.unusable += 1
-                    self._index.transact(partial(self._list, locator=locator, reason=error.reason, now=self._clock()))
+                    if self._is_spoilt_copy(locator, older_than_s):
+                        done.removed += 1
+                        done.removed_bytes += locator.length
+                    else:
+                        done.unusable += 1
+                        listed = partial(self._list, locator=locator, reason=error.reason, now=self._clock())
+                        self._index.transact(listed)
                 break
+
+    def _is_spoilt_copy(self, locator: Locator, older_than_s: float) -> bool:
+        """Whether it was buried as a copy of what is sound elsewhere: that was healed and then the index made again."""
+        try:
+            found = mending.other_copy(self._store, self._index, locator)
+        except NotFound:
+            return False
+        if found is None or found[1] > self._clock() - older_than_s:
+            return False
+        return self._buried(locator, _content(found[0], found[0].digest))
+
+    def _end_cases(self, conn: Connection) -> None:
+        """Forget what was once of no use and is somebody's object by now, or is no more."""
+        d = damage.damage.c
+        wanted = select(d.object_key, d.object_offset, d.object_length).where(d.kind == "unusable")
+        for locator in [Locator(*row) for row in conn.execute(wanted)]:
+            if _owner(conn, locator) or not self._store.holds(locator):
+                damage.forget(conn, locator.object_key, locator.offset)
 
     def _unowned(self, progress: Progress, tell: Tell | None) -> Iterator[Locator]:
         some: list[Locator] = []
@@ -250,32 +276,32 @@ class Scrub:
         except Conflict:
             return False  # its sender was told that it is refused
 
-    @staticmethod
-    def _bury(conn: Connection, entry: filing.Entry, now: float) -> bool:
-        """Whether the object is to go: as a tombstone, so that the same content arriving now is not lost with it."""
-        if _owner(conn, entry.locator):
-            return False
-        scan, where = entry.scan, entry.locator
-        stone = {
-            "study_instance_uid": scan.study_instance_uid,
-            "series_instance_uid": scan.series_instance_uid,
-            "sop_instance_uid": scan.sop_instance_uid,
-            "digest": entry.digest,
-            "object_key": where.object_key,
-            "object_offset": where.offset,
-            "object_length": where.length,
-            "state": "pending",
-            "principal": SYSTEM.name,
-            "at": now,
-        }
-        conn.execute(insert(schema.tombstone).values(stone))
-        return True
+    def _buried(self, locator: Locator, of: dict[str, str]) -> bool:
+        """Whether the object is to go: as a tombstone, so that the same content arriving now is not lost with it.
+
+        `of` are the UIDs and the digest of its content.
+        """
+        place = {"object_key": locator.object_key, "object_offset": locator.offset, "object_length": locator.length}
+        stone = {**of, **place, "state": "pending", "principal": SYSTEM.name, "at": self._clock()}
+
+        def work(conn: Connection) -> bool:
+            if _owner(conn, locator):
+                return False
+            conn.execute(insert(schema.tombstone).values(stone))
+            return True
+
+        return self._index.transact(work)
 
     def _list(self, conn: Connection, locator: Locator, reason: str, now: float) -> None:
         if not self._store.holds(locator):
             return  # removed since it was looked at: a damaged copy that was sent again, for one
         where = {"object_key": locator.object_key, "object_offset": locator.offset, "object_length": locator.length}
         damage.record(conn, {**where, "instance_key": None, "kind": "unusable", "reason": reason, "found_at": now})
+
+
+def _content(of: Found | scanner.Scan, digest: str) -> dict[str, str]:
+    names = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+    return {name: getattr(of, name) for name in names} | {"digest": digest}
 
 
 def _owner(conn: Connection, locator: Locator) -> bool:

@@ -21,6 +21,7 @@ from pacs.auth import SYSTEM, Principal
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
 from pacs.errors import Conflict, Corrupt
+from pacs.index import damage
 from pacs.retrieve import InstanceLocation
 from pacs.scrub import Background, Scrub
 from pacs.server import cli, doctor
@@ -203,6 +204,21 @@ def test_orphans_are_adopted_or_removed(archive: Archive) -> None:
     for location in locations(archive):
         archive.retrieve.dataset(location)
     assert late.orphans().removed == 0
+
+
+def test_a_case_ends_with_what_it_was_about(archive: Archive) -> None:
+    """An index made again lists what it cannot use; of that some is put right later, and some goes."""
+    lost = prepare(archive, next(dicom_data.series(1, study=5))).entry.locator
+    torn = prepare(archive, next(dicom_data.series(1, study=6))).entry.locator
+    overwrite(archive, torn, torn.length - 4, b"\xde\xad\xbe\xef")
+    for place in (lost, torn, Locator("gone", 0, 2000)):
+        where = {"object_key": place.object_key, "object_offset": place.offset, "object_length": place.length}
+        case = {**where, "instance_key": None, "kind": "unusable", "reason": "for a test", "found_at": 1.0}
+        archive.index.transact(lambda conn, case=case: damage.record(conn, case))
+    late = Scrub(archive.store, archive.index, clock=lambda: time.time() + 90_000)
+    done = late.orphans()
+    assert (done.adopted, done.unusable) == (1, 1)
+    assert [(case.object_key, case.object_offset) for case in late.cases()] == [(torn.object_key, torn.offset)]
 
 
 def test_what_was_deleted_is_not_adopted(archive: Archive) -> None:

@@ -37,6 +37,9 @@ if ! .venv/bin/python pacs/native/make.py --or-fail; then
   .venv/bin/python pacs/native/make.py
 fi
 
+# Bytecode beside the sources, also where PYTHONDONTWRITEBYTECODE is set: else every start compiles all of it again.
+.venv/bin/python -m compileall -q pacs dicomweb analysis viewer >/dev/null || true # what is wrong says so when it runs
+
 # The JavaScript clients that tests drive.
 clients=tests/clients_js
 case ",$extras," in *,test,*)

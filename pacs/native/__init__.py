@@ -7,7 +7,7 @@ interpreter lock. `pacs.native.make` builds it.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,21 @@ class Patience(ctypes.Structure):
     _fields_ = (("silence", c_double), ("pdu", c_double), ("window", c_double), ("rate", c_double))
 
 
+class Hash(ctypes.Structure):
+    """`struct m3_hash` of native.h: BLAKE3 of what was fed so far."""
+
+    _fields_ = (
+        ("chunks", c_uint64),
+        ("held", c_uint32),
+        ("lanes", c_uint32),
+        ("waiting", c_uint32),
+        ("depth", c_uint32),
+        ("stack", c_uint32 * (47 * 8)),
+        ("leaves", c_uint32 * (128 * 8)),
+        ("rest", c_uint8 * 8192),
+    )
+
+
 @cache
 def load() -> Any | None:
     """The library, or None where it was not built from these sources or cannot be loaded."""
@@ -68,6 +83,9 @@ def load() -> Any | None:
     found.m3_write_begin.restype = c_int
     found.m3_log_register.argtypes, found.m3_log_register.restype = (c_void_p, c_void_p), c_int
     found.m3_write_end.argtypes, found.m3_write_end.restype = (c_uint64,), c_int64
+    found.m3_hash_begin.argtypes, found.m3_hash_begin.restype = (POINTER(Hash),), None
+    found.m3_hash_feed.argtypes, found.m3_hash_feed.restype = (POINTER(Hash), c_void_p, c_size_t), None
+    found.m3_hash_end.argtypes, found.m3_hash_end.restype = (POINTER(Hash), c_void_p), None
     return found
 
 

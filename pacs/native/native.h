@@ -53,12 +53,16 @@ M3_API int m3_write_open(uint64_t *context);
 M3_API int m3_write_begin(uint64_t context, int fd, const void *from, size_t count, int64_t at);
 M3_API int64_t m3_write_end(uint64_t context);
 
-/* BLAKE3 with 256 bits (hash.c). */
+/* BLAKE3 with 256 bits (hash.c). Any sizes may be fed; multiples of 8 kB are read where they are, the rest is copied. */
+enum { M3_HASH_LEAVES = 128 };
 struct m3_hash {
-  uint32_t stack[54 * 8]; /* chaining values of whole subtrees */
-  uint64_t chunks;        /* how many whole chunks have been taken in */
-  uint32_t held;          /* bytes of the chunk under way */
-  uint8_t chunk[1024];
+  uint64_t chunks;                         /* how many have been taken in, in eights */
+  uint32_t held;                           /* bytes in `rest` */
+  uint32_t lanes;                          /* how many chunks side by side: 8 or 4, as m3_hash_begin finds it */
+  uint32_t waiting, depth;                 /* chaining values in `leaves` and in `stack` */
+  uint32_t stack[47 * 8];                  /* chaining values of whole subtrees of at least M3_HASH_LEAVES chunks */
+  uint32_t leaves[M3_HASH_LEAVES * 8];     /* of chunks that wait for being joined */
+  uint8_t rest[8 * 1024];                  /* of what was fed: fewer than eight chunks */
 };
 M3_API void m3_hash_begin(struct m3_hash *h);
 M3_API void m3_hash_feed(struct m3_hash *h, const uint8_t *data, size_t size);

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dicomweb import frames
+from dicomweb import frames, several
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import Call
 from dicomweb.errors import RangeNotSatisfiable
-from dicomweb.media_types import OCTET_STREAM, Offer
+from dicomweb.media_types import OCTET_STREAM, NotAcceptable, Offer
 from dicomweb.multipart import Writer
 from dicomweb.places import address, locate, syntax_of
 from dicomweb.wado import matches
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from pacs.dicom.values import swapped, vrs
-from pacs.errors import InvalidInput, NotFound
+from pacs.errors import ArchiveError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -169,35 +169,50 @@ async def _all(call: Call, *, pixel_data_only: bool) -> Answer:
     wanted = await call.io(look)
     if not wanted:
         raise NotFound("there is no bulk data here")
-    # The media type is chosen for each part (8.7.8.1): values have one, frames one for each transfer syntax.
-    offers = [
-        frames.choose(call, location, single=False) if is_compressed(location, bulk) else call.choose(VALUE[1:])
-        for location, bulk in wanted
-    ]
-    writer = Writer(offers[0].media_type)
-    pieces = _parts(call.archive, call.service_root, wanted, offers, writer)
-    first = await call.cpu(pull, pieces)
-    answer = Answer(200, writer.content_type, first)
-    if sum(map(len, first)) >= BATCH_BYTES:
-        answer.more, answer.limiter = pieces, call.web.cpu
-    return answer
+    chosen: list[tuple[InstanceLocation, BulkValue, Offer]] = []
+    without: dict[str, ArchiveError] = {}
+    for location, bulk in wanted:
+        try:
+            chosen.append((location, bulk, _offer(call, location, bulk)))
+        except NotAcceptable as error:
+            without[_name(location, bulk)] = error
+    if not chosen:
+        raise next(iter(without.values()))
+    writer = Writer(chosen[0][2].media_type)
+    decoded = any(_is_decoded(*each) for each in chosen)
+    parts = [_part(call, writer, *each) for each in chosen]
+    return await call.cpu(several.answer, call, writer, parts, "values", without=without, decoded=decoded)
 
 
-def _parts(
-    archive: Archive,
-    root: str,
-    wanted: Sequence[tuple[InstanceLocation, BulkValue]],
-    offers: Sequence[Offer],
-    writer: Writer,
-) -> Iterator[Buffer]:
-    for (location, bulk), offer in zip(wanted, offers, strict=True):
-        at = f"{address(root, location)}/bulkdata/{bulk.path}"
+def _offer(call: Call, location: InstanceLocation, bulk: BulkValue) -> Offer:
+    """How a value is given: the media type is chosen for each (8.7.8.1), frames have one for each transfer syntax.
+
+    Raises NotAcceptable.
+    """
+    return frames.choose(call, location, single=False) if is_compressed(location, bulk) else call.choose(VALUE[1:])
+
+
+def _name(location: InstanceLocation, bulk: BulkValue) -> str:
+    return location.sop_instance_uid if bulk.path in PIXEL_DATA else f"{bulk.path} of {location.sop_instance_uid}"
+
+
+def _is_decoded(location: InstanceLocation, bulk: BulkValue, offer: Offer) -> bool:
+    return is_compressed(location, bulk) and frames.target(location, offer) is not None
+
+
+def _part(call: Call, writer: Writer, location: InstanceLocation, bulk: BulkValue, offer: Offer) -> several.Part:
+    """One value, and of compressed pixel data all frames: none is left out of them, whose place tells which they are."""
+    at = f"{address(call.service_root, location)}/bulkdata/{bulk.path}"
+
+    def pieces() -> Iterator[Buffer]:
         if is_compressed(location, bulk) and location.frames is not None:
             count = location.frames.number_of_frames
             head = writer.head(f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}", at)
             into = frames.target(location, offer)
-            yield from frames.pieces(archive, location, range(1, count + 1), into=into, head=head)
+            yield from frames.pieces(call.archive, location, range(1, count + 1), into=into, head=head)
         else:
             yield writer.head(OCTET_STREAM, at)
-            yield from read(archive, location, bulk, 0, bulk.length)
-    yield writer.close
+            yield from read(call.archive, location, bulk, 0, bulk.length)
+
+    key = (location.digest, "frames") if _is_decoded(location, bulk, offer) else None
+    return several.Part(_name(location, bulk), location, key, pieces)

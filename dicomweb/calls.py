@@ -89,8 +89,8 @@ class Web:
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
     preparing: Executor | None = None
     writing: Budget = field(default_factory=lambda: Budget(WRITING))
-    undecodable: Kept[str] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
-    """Why an instance could not be decoded, by its digest."""
+    undecodable: Kept[tuple[str, float]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
+    """Why an instance, or a part of one, could not be decoded, and until when that is believed (`several.LeftOut`)."""
     pace: Pace = field(default_factory=Pace)
     bases: dict[Hashable, str] = field(default_factory=dict)
     """Where the service was reached, by what requests told of it."""

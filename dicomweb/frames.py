@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from dicomweb import several
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, Call
 from dicomweb.media_types import Offer, negotiate
@@ -16,7 +17,7 @@ from dicomweb.offers import of_frames
 from dicomweb.places import locate, syntax_of
 from pacs.dicom.decode import PixelInfo
 from pacs.dicom.transfer_syntaxes import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
-from pacs.errors import InvalidInput, NotFound
+from pacs.errors import InvalidInput, NotFound, Undecodable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -95,12 +96,20 @@ def is_native(location: InstanceLocation) -> bool:
     return not syntax_of(location).encapsulated
 
 
-def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: Offer, at: str = "") -> Answer:
-    """The answer with these frames as `offer` says, as parts of the address `at`; its first batch is made. Blocks."""
+def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: Offer) -> Answer:
+    """The answer with these frames as `offer` says; its first batch is made. Blocks.
+
+    Frames go by their place in the answer: where one cannot be had, and that is found before the answer begins, there
+    is none.
+    """
     into = target(location, offer)
     content_type = f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
     writer = Writer(offer.media_type) if offer.multipart else None
-    head = writer.head(content_type, at) if writer else None
+    head = writer.head(content_type) if writer else None
+    if writer is not None and into is not None and len(wanted) > 1:
+        info = pixel_info(call.archive, location)
+        parts = [_part(call.archive, location, number, into, info, head or b"") for number in wanted]
+        return several.answer(call, writer, parts, "frames", decoded=True, positional=True)
     whole = _closed(pieces(call.archive, location, wanted, into=into, head=head), writer)
     # The first frame is made before the headers go out, so that a broken one is an honest error.
     first = pull(whole)
@@ -110,6 +119,20 @@ def begin(call: Call, location: InstanceLocation, wanted: Sequence[int], offer: 
     elif writer is not None:
         answer.body = [*first, *whole]
     return answer
+
+
+def _part(
+    archive: Archive, location: InstanceLocation, number: int, into: str, info: PixelInfo, head: bytes
+) -> several.Part:
+    def pieces() -> Iterator[Buffer]:
+        try:
+            made = _made(archive, location, number, into, info)
+        except Undecodable as error:
+            raise Undecodable(f"frame {number}: {error.reason}", about=location.sop_instance_uid) from error
+        yield head
+        yield made
+
+    return several.Part(f"frame {number}", location, (location.digest, "frame", number), pieces)
 
 
 def _closed(made: Iterator[Buffer], writer: Writer | None) -> Iterator[Buffer]:
@@ -127,13 +150,18 @@ def pieces(
     """
     info = None if into is None else pixel_info(archive, location)
     for number in wanted:
-        data = archive.retrieve.frame(location, number)
-        if info is None or into is None:
-            made = data
-        elif into == EXPLICIT_LITTLE_ENDIAN:
-            made = archive.decoding.explicit_le_frame(data, info)
-        else:
-            made = archive.decoding.frame(data, info, into)
+        made = _made(archive, location, number, into, info)
         if head is not None:
             yield head
         yield made
+
+
+def _made(
+    archive: Archive, location: InstanceLocation, number: int, into: str | None, info: PixelInfo | None
+) -> Buffer:
+    data = archive.retrieve.frame(location, number)
+    if info is None or into is None:
+        return data
+    if into == EXPLICIT_LITTLE_ENDIAN:
+        return archive.decoding.explicit_le_frame(data, info)
+    return archive.decoding.frame(data, info, into)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 from anyio import CapacityLimiter
 
-from dicomweb import frames, offers, xml_model
+from dicomweb import frames, offers, several, xml_model
 from dicomweb.answers import BATCH_BYTES, WHOLE_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, VARY, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
@@ -20,13 +19,14 @@ from dicomweb.multipart import Writer
 from dicomweb.offers import AS_STORED, served_as_stored
 from dicomweb.places import address, locate, syntax_of
 from dicomweb.qido import documents_answer
+from dicomweb.several import LeftOut
 from pacs.auth import Right
 from pacs.dicom import part10
 from pacs.dicom.encode import ENCODED, refuse
 from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
-from pacs.errors import Corrupt, Undecodable
+from pacs.errors import Undecodable
 from pacs.retrieve import PIECE
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 LARGE_BATCH_BYTES = 2 << 20
 """What is made at a time of an answer while few are being sent: each step costs the same, however long it is."""
 LARGE_HELD_BYTES = 4 * LARGE_BATCH_BYTES
-
-FORESEEN_BYTES = 8 << 20
-"""What is decoded or encoded of a long answer before its headers go out, while few are being sent."""
-KNOWN_FOR_S = 600
-"""How long it is known that an instance cannot be decoded: a decoder may also have been short of time or memory."""
-LEFT_OUT_NAMED = 5
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 
@@ -67,9 +61,7 @@ async def objects(call: Call) -> Answer:
 class Parts:
     """The parts of one answer: an instance each, in the transfer syntax that was agreed on.
 
-    One of several that is quarantined or cannot be decoded is left out where the answer can still say so: 206 instead
-    of 200 (PS3.18 Table 8.5-1), with a Warning that names it. Where 200 has been said, the connection ends without the
-    end of the body, and who asks again is told at once.
+    One of several that is quarantined or cannot be decoded is left out where the answer can still say so.
     """
 
     def __init__(self, call: Call, locations: Sequence[InstanceLocation], offer: Offer) -> None:
@@ -88,38 +80,28 @@ class Parts:
         self._complete = False
         """Whether 200 has been said."""
         self._made = 0
-        self._left_out: dict[str, Undecodable | Corrupt] = {}
+        self._left_out = LeftOut(call, len(locations), "instances")
 
     def begin(self, limiter: CapacityLimiter) -> Answer:
         """The answer; its beginning is made, so that what cannot be read or decoded is an honest error. Blocks."""
         self._leave_out_what_is_known()
         self._refuse_what_does_not_fit()
         budget = self._archive.retrieve.haste
-        foresight = len(self._locations) > 1 and not self.as_they_are and budget.take(FORESEEN_BYTES)
-        pieces = self._pieces(FORESEEN_BYTES if foresight else 0)
-        least = FORESEEN_BYTES if foresight else WHOLE_BYTES
+        foresight = len(self._locations) > 1 and not self.as_they_are and budget.take(several.FORESEEN_BYTES)
+        pieces = self._pieces(several.FORESEEN_BYTES if foresight else 0)
+        least = several.FORESEEN_BYTES if foresight else WHOLE_BYTES
         first = pull(pieces, least)
-        if self._left_out and not self._made:
-            raise next(iter(self._left_out.values()))
+        if self._left_out.errors and not self._made:
+            raise next(iter(self._left_out.errors.values()))
         content_type = self._writer.content_type if self._writer else f"{DICOM}; transfer-syntax={self._targets[0]}"
-        status = 206 if self._left_out else 200
+        status = self._left_out.status
         self._complete = status == 200
         if sum(map(len, first)) < least:
-            return Answer(status, content_type, [*first, *pieces], self._said())
+            return Answer(status, content_type, [*first, *pieces], self._left_out.said())
         return Answer(
-            status, content_type, first, self._said(), more=pieces, length=self._length(), limiter=limiter,
+            status, content_type, first, self._left_out.said(), more=pieces, length=self._length(), limiter=limiter,
             batch=self._batch,
         )  # fmt: skip
-
-    def _said(self) -> list[tuple[str, str]]:
-        """The Warning of an answer that lacks something."""
-        if not self._left_out:
-            return []
-        named = ", ".join(list(self._left_out)[:LEFT_OUT_NAMED])
-        told = f"{len(self._left_out)} or more of {len(self._locations)} instances are left out"
-        damaged = any(isinstance(error, Corrupt) for error in self._left_out.values())
-        why = "the stored bytes are damaged" if damaged else "they cannot be decoded; transfer-syntax=* gives them"
-        return [self._call.warning(f"{told}, among them {named}: {why}")]
 
     def _refuse_what_does_not_fit(self) -> None:
         """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
@@ -192,30 +174,24 @@ class Parts:
     def _leave_out_what_is_known(self) -> None:
         """Of several instances, do without those that are quarantined or could not be decoded lately."""
         for location, target in self._pairs() if len(self._locations) > 1 else ():
-            error: Undecodable | Corrupt | None = self._archive.retrieve.damage(location)
-            if error is None and location.transfer_syntax_uid != target:
-                reason = self._call.web.undecodable.get(location.digest, _period())
-                error = None if reason is None else Undecodable(reason, about=location.sop_instance_uid)
+            made = location.transfer_syntax_uid != target
+            error = self._left_out.known(location, location.digest if made else None)
             if error is not None:
-                self._left_out[location.sop_instance_uid] = error
+                self._left_out.errors[location.sop_instance_uid] = error
 
     def _pairs(self) -> list[tuple[InstanceLocation, str]]:
         """The instances that are not left out so far, each with its transfer syntax."""
         pairs = zip(self._locations, self._targets, strict=True)
-        return [pair for pair in pairs if pair[0].sop_instance_uid not in self._left_out]
+        return [pair for pair in pairs if pair[0].sop_instance_uid not in self._left_out.errors]
 
     def _leave_out(self, location: InstanceLocation, error: Undecodable) -> None:
         """Go on without this instance. Raises the error where the answer cannot say so any more, or has no others."""
         if len(self._locations) == 1:
             raise error
-        self._call.web.undecodable.put(location.digest, _period(), error.reason, 1000)
+        self._left_out.remember(location.digest, error)
         if self._complete:
             raise error
-        self._left_out[location.sop_instance_uid] = error
-
-
-def _period() -> int:
-    return int(time.monotonic() // KNOWN_FOR_S)
+        self._left_out.errors[location.sop_instance_uid] = error
 
 
 def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> Iterator[Buffer]:

@@ -25,6 +25,8 @@ class Care:
 
     def __init__(self, archive: Archive) -> None:
         self._index = archive.index
+        self._removal = archive.removal
+        self._swept = False
         self._credentials_at = 0.0
         self._journal = Journal(archive.uncached_store, archive.index)
         scrub = Scrub(archive.uncached_store, archive.index, bytes_per_s=BYTES_PER_S)
@@ -32,6 +34,12 @@ class Care:
 
     def step(self, now: float) -> None:
         """One round. What a crash or an unreachable store kept out of the journal is written as soon as it can be."""
+        if not self._swept:
+            try:
+                self._removal.sweep()  # what a crash cut short
+                self._swept = True
+            except ArchiveError as error:
+                log.warning("removed objects are left: %s; trying again", error)
         try:
             self._journal.export()
         except ArchiveError as error:

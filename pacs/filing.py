@@ -88,7 +88,7 @@ class Entry:
 MAX_KEYS = 1024
 """So many series are remembered by their keys."""
 _SERIES_KEY = 11
-"""The column of `_HERE` with the key of the series."""
+"""The column of `joining.HERE` with the key of the series."""
 
 
 class _Insert:
@@ -109,27 +109,6 @@ _HELD = Statement(
     .join_from(schema.instance, schema.study, _s.id == _i.study_key)
     .where(_i.sop_instance_uid == bindparam("uid"))
 )
-_t = schema.tombstone.c
-_BURIED = select(_t.id).where(_t.sop_instance_uid == bindparam("sop")).limit(1)
-_here = (
-    select(
-        _s.id, _s.scope, _s.row, _s.number_of_series, _s.number_of_instances, _s.last_instance_at, _s.stable_at,
-        _s.fingerprint, _s.patient_id, _s.issuer_of_patient_id, _s.created_at,
-        _r.id.label("series_id"), _r.row.label("series_row"), _r.number_of_instances.label("series_instances"),
-        _r.created_at.label("series_created_at"), _i.id.label("held"),
-        _BURIED.scalar_subquery().label("buried"),
-    )
-    .join_from(
-        schema.study, schema.series, (_r.study_key == _s.id) & (_r.series_instance_uid == bindparam("series")),
-        isouter=True,
-    )
-    .outerjoin(schema.instance, _i.sop_instance_uid == bindparam("sop"))
-    .where(_s.study_instance_uid == bindparam("study"))
-)  # fmt: skip
-_HERE = Statement(_here)
-"""What is here of an arriving instance: its study, and with it its series and whatever is held under its UID."""
-_STILL_HERE = Statement(_here.where(_s.id == bindparam("study_key"), _r.id == bindparam("series_key")))
-"""The same by keys that were found before, without the two indexes of UIDs; nothing where they are no longer right."""
 _LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES, _INSERT_INSTANCE = map(_Insert, (schema.study, schema.series, schema.instance))
@@ -269,17 +248,17 @@ def join(conn: Connection, entry: Entry, record: Record, keys: Keys) -> str | No
 
 
 def _remembered(driver: Any, dialect: Dialect, scan: Scan, keys: Keys) -> tuple[Any, ...] | None:
-    """What `_HERE` finds, by the keys of the last time where they still are right."""
+    """What `joining.HERE` finds, by the keys of the last time where they still are right."""
     series = scan.series_instance_uid
     which: dict[str, Any] = {"study": scan.study_instance_uid, "series": series, "sop": scan.sop_instance_uid}
     known = keys.get(series)
     if known is not None:
         which["study_key"], which["series_key"] = known
-        here = _STILL_HERE.first_on_driver(driver, dialect, which)
+        here = joining.STILL_HERE.first_on_driver(driver, dialect, which)
         if here is not None:
             return here
         keys.pop(series, None)
-    here = _HERE.first_on_driver(driver, dialect, which)
+    here = joining.HERE.first_on_driver(driver, dialect, which)
     if here is not None and here[_SERIES_KEY] is not None:
         if len(keys) >= MAX_KEYS:
             keys.clear()
@@ -369,7 +348,7 @@ class Filing:
         if to_lock and _LOCK.first(self._conn, which) is None:
             # A study that others make right now is not read unlocked: they may go on to change or remove it.
             return None
-        return _HERE.first(self._conn, which)
+        return joining.HERE.first(self._conn, which)
 
     def write(self) -> None:
         """Make rows of everything taken."""

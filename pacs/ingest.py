@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from pacs import aside, audit, contents, discrepancies, filing, journal, mending, recovery, young
+from pacs import aside, audit, contents, discrepancies, filing, journal, mending, native, recovery, young
 from pacs.auth import Principal, Right
 from pacs.dicom import json_model, rejection, scanner
 from pacs.dicom.part10 import HeaderReader
@@ -40,15 +40,18 @@ from pacs.errors import (
     UnsupportedTransferSyntax,
 )
 from pacs.events import Events
+from pacs.express import Express, Parts
 from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
+from pacs.native import structures
 from pacs.settings import Settings
 from pacs.spool import Spool
 from pacs.storage.arrival import HEAD_BYTES, Arrival, content_digest, content_suffix, head
 from pacs.storage.base import Locator, ObjectStore, Placed, object_key
+from pacs.storage.files import FileStore
 from pacs.uids import IMPLEMENTATION_CLASS_UID
 
 log = logging.getLogger(__name__)
@@ -185,6 +188,8 @@ class _Seen(threading.local):
     def __init__(self) -> None:
         self.repeats = scanner.Repeats()
         self.before = filing.Before()
+        self.last: Prepared | None = None
+        """What was stored last, of which nothing was said but that."""
 
 
 class Ingest:
@@ -396,7 +401,7 @@ class Ingest:
         """What became of an instance that simply joins its series; None for any other, with nothing written."""
 
         def record(scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
-            return _audit_row(prepared), _change_row(prepared, scope)
+            return self.news(prepared, scope)
 
         if prepared.placed is None or filing.join(conn, prepared.entry, record, self._keys) is None:
             return None
@@ -548,6 +553,7 @@ class Ingest:
             if placed is not None:
                 placed.filed()
         (stored,) = self._told([prepared], answer)
+        self._seen.last = prepared if stored.outcome == "stored" else None
         if stored.outcome == "quarantined":
             raise Quarantined(stored.sop_instance_uid)
         return stored
@@ -562,6 +568,26 @@ class Ingest:
             self._events.publish()
             placed.withdraw()
             raise
+
+    def express(self) -> Express | None:
+        """What takes the instances of one association that are alike; None where nothing can but this."""
+        library = native.load()
+        if not self._redoes or library is None or not isinstance(self._store, FileStore):
+            return None
+        joiner = self._index.joiner() if structures.declared(library) else None
+        if joiner is None:
+            return None
+        parts = Parts(self._store, self._index, self._events, self._young, self.news, self._settings.max_object_bytes)
+        return Express(parts, library, joiner)
+
+    def is_like(self, express: Express) -> bool:
+        """Whether instances like the last one of this thread may go through `express`."""
+        last = self._seen.last
+        return last is not None and express.learn(last, self._seen.repeats.following)
+
+    def news(self, prepared: Prepared, scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """The rows of audit and changes that tell of an arrival in a study of this access scope."""
+        return _audit_row(prepared), _change_row(prepared, scope)
 
     def refile(self, locator: Locator) -> bool:
         """Whether an object was filed again of which a crash took the rows (see `pacs.recovery`).

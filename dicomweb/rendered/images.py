@@ -5,14 +5,15 @@ from __future__ import annotations
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dicomweb import frames
-from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb import frames, several
+from dicomweb.answers import Answer, Buffer
 from dicomweb.calls import Call
 from dicomweb.media_types import NotAcceptable, Offer
 from dicomweb.multipart import Writer
-from dicomweb.places import locate, syntax_of
+from dicomweb.places import address, locate, syntax_of
 from dicomweb.rendered.parameters import Rendering, chosen, rendering, warnings
 from pacs.dicom import icc, labels, pictures
 from pacs.dicom import render as drawing
@@ -59,8 +60,8 @@ async def frame(call: Call) -> Answer:
     offers = image_offers(multipart=True) if len(wanted) > 1 else [*image_offers(), *image_offers(multipart=True)]
     offer = chosen(call, offers)
     if offer.multipart:
-        return await parts(call, [(location, wanted)], how, offer.media_type)
-    return await one(call, location, wanted[0], how, offer.media_type)
+        return await parts(call, [(location, wanted)], how, offer.media_type, positional=True)
+    return await one(call, [(location, wanted[0])], how, offer.media_type)
 
 
 async def located(call: Call) -> list[InstanceLocation]:
@@ -70,32 +71,53 @@ async def located(call: Call) -> list[InstanceLocation]:
     return await call.io(locate, call)
 
 
-async def one(call: Call, location: InstanceLocation, number: int, how: Rendering, media_type: str) -> Answer:
-    """One frame as the body itself."""
-    image = await call.cpu(render, call, location, number, how, media_type)
-    return Answer(200, media_type, [image], warnings(call, how, media_type))
+async def one(
+    call: Call, candidates: Sequence[tuple[InstanceLocation, int]], how: Rendering, media_type: str
+) -> Answer:
+    """The frame of the first of these images that can be drawn, as the body itself."""
+    drawn = partial(_drawn_of, call, how, media_type)
+    image, said = await call.cpu(several.first_of, call, list(map(_named, candidates)), drawn)
+    return Answer(200, media_type, [image], [*warnings(call, how, media_type), *said])
+
+
+def _drawn_of(call: Call, how: Rendering, media_type: str, candidate: tuple[InstanceLocation, int]) -> bytes:
+    return render(call, *candidate, how, media_type)
+
+
+def _named(candidate: tuple[InstanceLocation, int]) -> tuple[str, tuple[InstanceLocation, int]]:
+    return name_of(*candidate), candidate
+
+
+def name_of(location: InstanceLocation, number: int) -> str:
+    """What a Warning calls a frame."""
+    count = location.frames.number_of_frames if location.frames is not None else 1
+    return location.sop_instance_uid if count == 1 else f"frame {number} of {location.sop_instance_uid}"
 
 
 async def parts(
-    call: Call, wanted: Sequence[tuple[InstanceLocation, Sequence[int]]], how: Rendering, media_type: str
+    call: Call,
+    wanted: Sequence[tuple[InstanceLocation, Sequence[int]]],
+    how: Rendering,
+    media_type: str,
+    *,
+    positional: bool = False,
 ) -> Answer:
-    """The frames of each instance as parts; made while they are sent, but for the first."""
+    """The frames of each instance as parts; `positional` where the client told their numbers, in their order."""
     writer = Writer(media_type)
 
-    def pieces() -> Iterator[Buffer]:
-        for location, numbers in wanted:
-            for each in numbers:
-                image = render(call, location, each, how, media_type)
-                yield writer.head(media_type)
-                yield image
-        yield writer.close
+    def part(location: InstanceLocation, number: int) -> several.Part:
+        def pieces() -> Iterator[Buffer]:
+            image = render(call, location, number, how, media_type)
+            yield writer.head(media_type, f"{address(call.service_root, location)}/frames/{number}/rendered")
+            yield image
 
-    made = pieces()
-    first = await call.cpu(pull, made)
-    answer = Answer(200, writer.content_type, first, warnings(call, how, media_type))
-    if sum(map(len, first)) >= BATCH_BYTES:
-        answer.more, answer.limiter = made, call.web.cpu
-    return answer
+        key = (location.digest, "rendered", number)
+        return several.Part(name_of(location, number), location, key, pieces)
+
+    every = [part(location, number) for location, numbers in wanted for number in numbers]
+    said = warnings(call, how, media_type)
+    making = partial(several.answer, call, writer, every, "pictures", said, decoded=True, positional=positional)
+    return await call.cpu(making)
 
 
 def render(call: Call, location: InstanceLocation, number: int, how: Rendering, media_type: str) -> bytes:

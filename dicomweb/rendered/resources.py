@@ -6,10 +6,11 @@ As a body by itself there is one representative; as a multipart answer every fra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from dicomweb import frames
-from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb import frames, several
+from dicomweb.answers import Answer, Buffer
 from dicomweb.calls import Call
 from dicomweb.media_types import NotAcceptable, Offer
 from dicomweb.multipart import Writer
@@ -17,7 +18,7 @@ from dicomweb.rendered import documents, images, states
 from dicomweb.rendered.images import GIF, image_offers, is_image
 from dicomweb.rendered.parameters import Rendering, chosen, parse_viewport, rendering, warnings
 from pacs.dicom import labels, pictures
-from pacs.errors import NotFound, Undecodable
+from pacs.errors import ArchiveError, Corrupt, NotFound, Undecodable
 
 if TYPE_CHECKING:
     from pacs.retrieve import InstanceLocation
@@ -31,7 +32,8 @@ _VOLUMES, X3D = ("1.2.840.10008.5.1.4.1.1.7.2",), "model/x3d+xml"
 async def instances(call: Call) -> Answer:
     """GET .../rendered of an instance, series or study.
 
-    The default is a picture: of the first frame of the instance, or of the image in the middle of the series or study.
+    The default is a picture: of the first frame of the instance, or of the image in the middle of the series or study;
+    where that cannot be drawn, of the next one that can, which a Warning says.
     Where there is no image it is what a presentation state presents, a report or a document. Models that are asked
     for by their media type, or are all that there is, are of all the instances together.
     """
@@ -51,20 +53,48 @@ async def instances(call: Call) -> Answer:
     ]
     offer = chosen(call, offers)
     if offer.media_type in renditions:
-        return await _rendition(call, locations, offer.media_type)
+        try:
+            return await _rendition(call, locations, offer.media_type)
+        except NotAcceptable as error:
+            # A model that no scene can be made of, one in the text form for example, is still given as it was put in.
+            offers = [each for each in offers if each.media_type not in renditions]
+            try:
+                offer = chosen(call, offers)
+            except NotAcceptable:
+                raise error from None
     if offer.media_type not in pictures.MEDIA_TYPES:
-        return await documents.given(call, next(each for each in held if each.media_type == offer.media_type))
+        return await _document(call, [each for each in held if each.media_type == offer.media_type])
     if not shown:
         return await _presented(call, presented, how, offer)
     if offer.multipart:
         every = [(each, range(1, each.frames.number_of_frames + 1)) for each in shown if each.frames is not None]
         return await images.parts(call, every, how, offer.media_type)
-    chosen_one = shown[len(shown) // 2]
-    several = chosen_one.frames is not None and chosen_one.frames.number_of_frames > 1
-    if offer.media_type == GIF and several and "instance" in call.params:
-        image = await call.cpu(images.animated, call, chosen_one, how)
+    middle = shown[len(shown) // 2]
+    count = _count(middle)
+    if "instance" not in call.params:
+        candidates = [(each, 1) for each in several.from_the_middle(shown, len(shown) // 2)]
+    elif offer.media_type == GIF and count > 1:
+        image = await call.cpu(images.animated, call, middle, how)
         return Answer(200, GIF, [image], warnings(call, how, GIF))
-    return await images.one(call, chosen_one, 1, how, offer.media_type)
+    else:
+        candidates = [(middle, number) for number in range(1, min(count, several.TRIED) + 1)]
+    return await images.one(call, candidates, how, offer.media_type)
+
+
+async def _document(call: Call, held: Sequence[documents.Document]) -> Answer:
+    """The first of these documents that can be had, and a Warning where it is not the first."""
+    failed: list[ArchiveError] = []
+    for document in held[: several.TRIED]:
+        try:
+            answer = await documents.given(call, document)
+        except (NotFound, Corrupt, Undecodable) as error:
+            failed.append(error)
+            continue
+        if failed:
+            told = f"This is {document.location.sop_instance_uid}; {len(failed)} before it cannot be had"
+            answer.headers.append(call.warning(told))
+        return answer
+    raise failed[0]
 
 
 async def _rendition(call: Call, locations: list[InstanceLocation], media_type: str) -> Answer:
@@ -85,23 +115,26 @@ async def _presented(call: Call, presented: Sequence[InstanceLocation], how: Ren
     every = await call.io(wanted)
     said = warnings(call, how, offer.media_type)
     if not offer.multipart:
-        return Answer(
-            200, offer.media_type, [await call.cpu(states.drawn, call, *every[0], how, offer.media_type)], said
-        )
+        candidates = [(images.name_of(*target[1:]), target) for target in every]
+
+        def drawn(target: tuple[InstanceLocation, InstanceLocation, int]) -> bytes:
+            return states.drawn(call, *target, how, offer.media_type)
+
+        image, more = await call.cpu(several.first_of, call, candidates, drawn)
+        return Answer(200, offer.media_type, [image], [*said, *more])
     writer = Writer(offer.media_type)
 
-    def pieces() -> Iterator[Buffer]:
-        for target in every:
-            image = states.drawn(call, *target, how, offer.media_type)
+    def part(state: InstanceLocation, location: InstanceLocation, number: int) -> several.Part:
+        def pieces() -> Iterator[Buffer]:
+            image = states.drawn(call, state, location, number, how, offer.media_type)
             yield writer.head(offer.media_type)
             yield image
-        yield writer.close
 
-    made = pieces()
-    answer = Answer(200, writer.content_type, await call.cpu(pull, made), said)
-    if sum(map(len, answer.body)) >= BATCH_BYTES:
-        answer.more, answer.limiter = made, call.web.cpu
-    return answer
+        key = (state.digest, location.digest, "presented", number)
+        return several.Part(images.name_of(location, number), location, key, pieces)
+
+    parts = [part(*target) for target in every]
+    return await call.cpu(partial(several.answer, call, writer, parts, "pictures", said, decoded=True))
 
 
 async def thumbnail(call: Call) -> Answer:
@@ -117,15 +150,31 @@ async def thumbnail(call: Call) -> Answer:
     if wanted:
         frames.check(locations[0], wanted)
 
-    def made() -> bytes:
-        shown = [location for location in locations if is_image(location)]
-        if shown and shown[len(shown) // 2].frames is not None:
-            location = shown[len(shown) // 2]
-            count = location.frames.number_of_frames if location.frames is not None else 1
-            number = wanted[0] if wanted else (count + 1) // 2
-            return images.drawn(call.archive, location, number, how, offer.media_type, overlays=False)
-        assert how.viewport is not None
-        metadata = frames.attributes(call.archive, locations[0])
-        return pictures.encoded(labels.icon(metadata, *how.viewport[:2]), offer.media_type)
+    shown = [location for location in locations if is_image(location)]
+    if not shown:
 
-    return Answer(200, offer.media_type, [await call.cpu(made)])
+        def icon() -> bytes:
+            assert how.viewport is not None
+            metadata = frames.attributes(call.archive, locations[0])
+            return pictures.encoded(labels.icon(metadata, *how.viewport[:2]), offer.media_type)
+
+        return Answer(200, offer.media_type, [await call.cpu(icon)])
+    if wanted:
+        candidates = [(shown[0], wanted[0])]
+    elif "instance" in call.params:
+        count = _count(shown[0])
+        candidates = [(shown[0], n) for n in several.from_the_middle(range(1, count + 1), (count - 1) // 2)]
+    else:
+        near = several.from_the_middle(shown, len(shown) // 2)
+        candidates = [(each, (_count(each) + 1) // 2) for each in near]
+
+    def drawn(candidate: tuple[InstanceLocation, int]) -> bytes:
+        return images.drawn(call.archive, *candidate, how, offer.media_type, overlays=False)
+
+    named = [(images.name_of(*candidate), candidate) for candidate in candidates]
+    image, said = await call.cpu(several.first_of, call, named, drawn)
+    return Answer(200, offer.media_type, [image], said)
+
+
+def _count(location: InstanceLocation) -> int:
+    return location.frames.number_of_frames if location.frames is not None else 1

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pacs.dicom import json_model
 from pacs.dicom.charsets import Decoder, decoder
@@ -65,7 +65,7 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tail:
+class Tail:
     """Native pixel data that follow the last step and end the data set."""
 
     header: bytes
@@ -78,7 +78,7 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class Whole:
     """A data set from its first byte to its last, for the quick look that most of them stand."""
 
     steps: tuple[tuple[bytes, bytes, str, str, Callable[..., Any], int, Decoder, bytes], ...]
@@ -89,7 +89,7 @@ class _Whole:
     """The last run, and the JSON from there to the end."""
     elements: dict[str, Any]
     """In order; of those that differ, what the first one had."""
-    tail: _Tail
+    tail: Tail
     pattern: Pattern
 
 
@@ -105,8 +105,16 @@ class _Known:
     """All of it, element by element."""
     differing: frozenset[str]
     series: object
-    whole: _Whole | None
+    whole: Whole | None
     """The same once more where steps and tail are all there is."""
+
+
+class Following(NamedTuple):
+    """A data set from its first byte to its last, for who looks at the next ones in another way (`pacs.express`)."""
+
+    syntax: TransferSyntax
+    reach: int
+    whole: Whole
 
 
 class Repeats:
@@ -115,6 +123,12 @@ class Repeats:
     def __init__(self) -> None:
         self._known: _Known | None = None
         self._in_vain = 0
+
+    @property
+    def following(self) -> Following | None:
+        """What data sets that followed the pattern of the last one are like; None where none can be expected to."""
+        known = self._known
+        return None if known is None or known.whole is None else Following(known.syntax, known.reach, known.whole)
 
     def walk(self, data: memoryview, syntax: TransferSyntax) -> Walked:
         """What `Walk` tells of the data set, inflated, under the default limits; raises what it raises.
@@ -187,7 +201,7 @@ def _compared(known: _Known, source: bytes) -> tuple[Begun, list[bytes], bool]:
     return Begun(elements, position, last, decode, budget), json, expected
 
 
-def _followed(known: _Whole, source: bytes, data: memoryview, syntax: TransferSyntax) -> Walked | None:
+def _followed(known: Whole, source: bytes, data: memoryview, syntax: TransferSyntax) -> Walked | None:
     """The walk of a data set that is what was expected, to its last byte; None for any other."""
     header = _header(syntax)
     elements, json, position = known.elements.copy(), list[bytes](), 0
@@ -224,7 +238,7 @@ def _header(syntax: TransferSyntax) -> Callable[..., Any]:
     return plain_of(syntax.explicit, syntax.little_endian, limits.inline_bytes, limits.inline_text_bytes)[0]
 
 
-def _whole(steps: Sequence[_Step], tail: _Tail) -> _Whole | None:
+def _whole(steps: Sequence[_Step], tail: Tail) -> Whole | None:
     """Steps and tail as one; None where a step ends in what was not understood."""
     made = []
     elements: dict[str, Any] = {}
@@ -242,10 +256,10 @@ def _whole(steps: Sequence[_Step], tail: _Tail) -> _Whole | None:
     json += (last.json + b"," if last.json else b"") + tail.json + b"}"
     elements |= last.held
     elements[tail.path] = tail.entry
-    return _Whole(tuple(made), last.run, json, elements, tail, Pattern(frozenset(key for _, _, key, *_ in made)))
+    return Whole(tuple(made), last.run, json, elements, tail, Pattern(frozenset(key for _, _, key, *_ in made)))
 
 
-def _tail(walk: Walk, metadata: dict[str, Any], at: int) -> _Tail | None:
+def _tail(walk: Walk, metadata: dict[str, Any], at: int) -> Tail | None:
     """What ends the data set that was just walked, if native pixel data begin at `at` and do."""
     pixels = walk.pixels
     if pixels is None or walk.syntax.encapsulated or not at < pixels.offset <= at + 12:
@@ -254,7 +268,7 @@ def _tail(walk: Walk, metadata: dict[str, Any], at: int) -> _Tail | None:
         return None
     entry = metadata[pixels.path]
     json = json_model.dumps({pixels.path: entry})[1:-1]
-    return _Tail(bytes(walk.data[at : pixels.offset]), pixels.path, pixels.vr, pixels.length, entry, json)
+    return Tail(bytes(walk.data[at : pixels.offset]), pixels.path, pixels.vr, pixels.length, entry, json)
 
 
 def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: _Known | None) -> _Known:
@@ -278,7 +292,7 @@ def _known(walk: Walk, metadata: dict[str, Any], marks: Sequence[Mark], before: 
     steps = list[_Step]()
     decode, last, run_from, budget = decoder(()), FIRST, 0, DEFAULT_LIMITS.metadata_bytes
     held: dict[str, Any] = {}
-    tail: _Tail | None = None
+    tail: Tail | None = None
 
     def step(end: int, left: int, differs: tuple[bytes, Row] | None) -> None:
         members = json_model.dumps(held)[1:-1]

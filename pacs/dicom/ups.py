@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from pacs import uids
 from pacs.dicom import dictionary
 from pacs.errors import (
     AlreadyFinal,
     AlreadyInProgress,
     FinalStateUnmet,
     InvalidInput,
+    InvalidUID,
     MissingAttribute,
     MissingValue,
     NeverScheduledAgain,
@@ -303,6 +305,23 @@ def _check_values(attributes: Mapping[str, Any]) -> None:
             if not isinstance(given, str):
                 raise InvalidInput("not a DT value (PS3.5 section 6.2)", about=tag)
             from_dt(given, zone)
+    _check_uids(attributes)
+
+
+def _check_uids(attributes: Mapping[str, Any]) -> None:
+    """Nothing, or InvalidInput for a UID at any depth that is none: nobody could ever find what it refers to."""
+    for tag, entry in attributes.items():
+        values = entry.get("Value") if isinstance(entry, Mapping) else None
+        for each in values if isinstance(values, list) else ():
+            if isinstance(each, Mapping):
+                _check_uids(each)
+            elif "UI" in (entry.get("vr"), dictionary.vr(int(tag, 16))) and each not in (None, ""):
+                try:
+                    uids.checked(each if isinstance(each, str) else "")
+                except InvalidUID:
+                    # Not InvalidUID, which says of a DIMSE request that the Workitem's own UID is none.
+                    name = dictionary.keyword(int(tag, 16)) or tag
+                    raise InvalidInput(f"a value of {name} is no UID", about=tag) from None
 
 
 # Changing ------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pacs.dimse.messages import (
 from pacs.dimse.negotiation import Context, Negotiated, Policy
 from pacs.dimse.operation import Fields, Operation, Peer, Request
 from pacs.dimse.outgoing import Outgoing
+from pacs.dimse.passing import Passing, passing
 from pacs.dimse.repeated import Reader, Replies
 from pacs.dimse.services import begin
 from pacs.dimse.store_scp import StoreOperation
@@ -95,6 +96,8 @@ class Association(threading.Thread):
         self._operation: Operation | None = None
         self._outgoing = Outgoing()
         self._reader, self._replies = Reader(), Replies(request.user.max_length)
+        self._passing: Passing | None = None
+        self._stored_in = 0
         self._last_message_id = 0
         self._running: Command | None = None
         self._cancel_seen = False
@@ -134,7 +137,7 @@ class Association(threading.Thread):
     def drain(self) -> None:
         """From another thread: finish the message being performed, if any, then abort."""
         self._draining = True
-        if not self.busy:
+        if not (self.busy or (self._passing is not None and self._passing.busy)):
             self._transport.interrupt(at_once=False)
 
     def cut(self) -> None:
@@ -176,17 +179,28 @@ class Association(threading.Thread):
         has_events = any(context.service and context.service.events for context in self._contexts.values())
         for service in {context.service for context in self._contexts.values() if context.service}:
             service.opened(peer)
+        if not has_events:
+            self._passing = passing(self._archive.ingest, self._transport, self._incoming, self._reader, self._replies)
         while True:
             self.busy = False
             if self._draining:
                 raise Disconnected
             if has_events:
                 self._send_offered()
-            context, command = self._read_command(self._idle_s)
+            context, command, dataset = self._next()
             if command.field & RESPONSE:
                 self._take_response(context, command)
             elif command.field != CommandField.C_CANCEL:  # PS3.7 9.3.2.3: with nothing to cancel, it means nothing
-                self._perform(peer, context, command)
+                self._perform(peer, context, command, dataset)
+
+    def _next(self) -> tuple[Context, Command, Callable[[StoreOperation], None] | None]:
+        """The next message that is to be performed here; what gives its data set, where that has begun to come."""
+        passing = self._passing
+        if passing is not None and passing.ready(self._stored_in):
+            came = passing.take(self._contexts, lambda: self._draining, self._begun)
+            if came is not None:
+                return self._contexts[came.context_id], self._reader.decode(came.command_set), came.dataset
+        return *self._read_command(self._idle_s), None
 
     def _negotiate(self) -> tuple[Negotiated, Peer]:
         request = self._request
@@ -245,12 +259,18 @@ class Association(threading.Thread):
             if time.monotonic() >= deadline:
                 raise Stalled
 
-    def _perform(self, peer: Peer, context: Context, command: Command) -> None:
+    def _perform(
+        self, peer: Peer, context: Context, command: Command, dataset: Callable[[StoreOperation], None] | None
+    ) -> None:
         operation = self._operation = begin(peer, context, command)
         self._running, self._cancel_seen = command, False
         if command.has_dataset:
             if isinstance(operation, StoreOperation):
-                self._incoming.into(context.id, operation)
+                if dataset is None:
+                    self._incoming.into(context.id, operation)
+                else:
+                    dataset(operation)
+                self._stored_in = context.id
             elif command.field not in _MAY_BE_EMPTY or self._incoming.begins(EMPTY_AFTER_S):
                 self._incoming.dataset(context.id, operation.write)
         out = bytearray()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Container
-from ctypes import addressof, byref, c_char
+from ctypes import addressof, byref, c_char, pointer
 from typing import Any, Final, Protocol
 
 from pacs import native
@@ -24,6 +24,7 @@ from pacs.dimse.transport import (
     Transport,
 )
 from pacs.dimse.upper_layer import HEADER_LENGTH, AbortReason, ProtocolError, check_length, decode_header
+from pacs.native.structures import Express
 
 PDU_S: Final = 15.0
 """How long a PDU may take from its header to its last byte; longer ones get the time that the minimum rate gives."""
@@ -174,6 +175,13 @@ class CompiledIncoming(Incoming):
         outcome = self._receive_command(self._wire_at, self._patience_at, wait_s, self._at_room, _COMMAND_ROOM)
         self._pdu_left = wire.pdu_left
         self._transport.returned(wire)
+        return self.judged(outcome, contexts, wait_s, begun)
+
+    def judged(
+        self, outcome: int, contexts: Container[int], wait_s: float, begun: Callable[[], None]
+    ) -> tuple[int, bytearray]:
+        """What the library's reception of a command set came to, as `command` tells it."""
+        wire = self._wire
         context_id = wire.context
         if outcome == native.DONE:
             begun()
@@ -199,10 +207,14 @@ class CompiledIncoming(Incoming):
 
     def into(self, context_id: int, sink: Sink) -> None:
         """What the reference says."""
-        wire, transport = self._wire, self._transport
+        wire = self._wire
         wire.pdu_left, wire.piece_left, wire.last = self._pdu_left, 0, 0
         wire.waited, wire.received = 0.0, 0
-        outcome = native.MORE
+        self.rest(native.MORE, context_id, sink)
+
+    def rest(self, outcome: int, context_id: int, sink: Sink) -> None:
+        """The rest of a data set, where the library's reception of it has come to `outcome`."""
+        wire, transport = self._wire, self._transport
         while outcome == native.MORE:
             place = sink.room(ENOUGH)
             if place is None:
@@ -223,6 +235,24 @@ class CompiledIncoming(Incoming):
         transport.pour(wire.piece_left, sink)
         if not wire.last:
             self._dataset(context_id, lambda length: transport.pour(length, sink))
+
+    def lend(self, terms: Express) -> None:
+        """Tell the library where messages come from, and where command sets go."""
+        terms.wire, terms.patience = pointer(self._wire), pointer(self._patience)
+        terms.command, terms.command_room = self._at_room, _COMMAND_ROOM
+
+    def passage(self, library: Any, address: int) -> int:
+        """What `m3_express` comes to for the next message."""
+        self._transport.lend(self._wire)
+        self._wire.pdu_left = self._pdu_left
+        found: int = library.m3_express(address)
+        self._pdu_left = self._wire.pdu_left
+        self._transport.returned(self._wire)
+        return found
+
+    def command_set(self, size: int) -> bytearray:
+        """The command set of that length that the library has received last."""
+        return self._room[:size]
 
 
 def _broken(outcome: int) -> None:

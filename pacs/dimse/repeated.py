@@ -8,6 +8,7 @@ sends many sends them alike, so both ways a pattern is kept of the last one, and
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from pacs.dimse.messages import (
     Command,
@@ -26,12 +27,30 @@ _RESPONDED_TO = _ELEMENT.pack(0, 0x0120, 2)
 _SUCCESS = Response(0)
 
 
+class Like(NamedTuple):
+    """A message with gaps: its bytes, and where Message ID and SOP Instance UID are; the UID takes `room` bytes."""
+
+    raw: bytes
+    number_at: int
+    uid_at: int
+    room: int
+
+
 class Reader:
     """Decodes the command sets of one association."""
 
     def __init__(self) -> None:
         self._pattern: tuple[int, bytes, bytes, bytes, int] | None = None
         self._command: Command | None = None
+
+    @property
+    def like(self) -> Like | None:
+        """What C-STORE-RQs are like, if the last one fits."""
+        if self._pattern is None:
+            return None
+        length, before, between, after, at = self._pattern
+        uid = bytes(length - len(after) - at)
+        return Like(b"".join((before, bytes(2), between, uid, after)), len(before), at, len(uid))
 
     def decode(self, raw: bytes | bytearray) -> Command:
         """What `messages.decode_command` makes of it. Raises ProtocolError likewise."""
@@ -112,6 +131,17 @@ class Replies:
             return made
         _, before, between = self._known
         return b"".join((before, _NUMBER.pack(request.message_id or 0), between, uid))
+
+    def like(self, context_id: int, room: int) -> Like | None:
+        """What successful responses in this context are like, to requests whose UID takes so many bytes; if known."""
+        if self._known is None:
+            return None
+        (known, _, length), before, between = self._known
+        if known != context_id or length != room:
+            return None
+        return Like(
+            b"".join((before, bytes(2), between, bytes(room))), len(before), len(before) + 2 + len(between), room
+        )
 
     def _whole(self, context_id: int, request: Command, response: Response) -> bytes:
         command = response_command(request, response)

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from pacs import native
 from pacs.index.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Checkpointer:
         """`turn` is the lock file of those who write (`pacs.index.turn`)."""
         self._database = database
         self._turn = turn
+        self._telling = threading.Lock()
         self._works = 0
         self._copied = 0
         self._news = threading.Event()
@@ -48,13 +50,14 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
 
     def committed(self, works: int) -> None:
-        """Told of each commit, by one thread at a time, and how many pieces of work were in it."""
-        self._works += works
-        if not self._news.is_set():
-            self._news.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
-                self._thread.start()
+        """Told of commits, and how many pieces of work were in them; by any thread."""
+        with self._telling:
+            self._works += works
+            if not self._news.is_set():
+                self._news.set()
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+                    self._thread.start()
 
     def close(self) -> None:
         """Return when the thread has ended, after the checkpoint in hand."""
@@ -65,7 +68,7 @@ class Checkpointer:
 
     def _run(self) -> None:
         try:
-            turn = Turn(self._turn)
+            turn = Turn(self._turn, native.load())
             connection = sqlite3.connect(self._database, BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             log.warning("the log of the index is left to SQLite: %s", error)

@@ -17,15 +17,18 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pacs import native
 from pacs.errors import InvalidInput, Unavailable
-from pacs.index import joining, wal
+from pacs.index import joiner, joining, wal
 from pacs.index.checkpoint import LAST_RESORT_PAGES, Checkpointer
+from pacs.index.joiner import Joiner
 from pacs.index.migrate import migrate
 from pacs.index.statement import Found, Statement, Values
 from pacs.index.turn import Turn
 from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, translated
 
 BUSY_TIMEOUT_MS = 10_000
+_PRAGMAS = (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "temp_store=MEMORY")
 STATEMENT_TIMEOUT_MS = 15_000
 STALLED_MS = 60_000
 """PostgreSQL ends a transaction of which it has heard nothing for so long: a process that was stopped holds locks that
@@ -70,6 +73,14 @@ class Index:
     def make_durable(self) -> None:
         """Return when all that was answered before is on the disk, redoable or not. Raises Unavailable."""
         self._writer.make_durable()
+
+    def joiner(self) -> Joiner | None:
+        """By which C alone writes instances that join their series, or None where it cannot; the same each time."""
+        return self._writer.joiner()
+
+    def joined(self, count: int) -> None:
+        """Told how many instances were written by the joiner since it was told last."""
+        self._writer.joined(count)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -176,7 +187,7 @@ def _open_sqlite(url: URL) -> Index:
         @event.listens_for(made, "connect")
         def _connected(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # transactions are begun by us, below
-            for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "temp_store=MEMORY", *pragmas):
+            for pragma in (*_PRAGMAS, *pragmas):
                 _execute_patiently(connection, f"PRAGMA {pragma}")
             for statement in setup:
                 connection.execute(statement).close()
@@ -198,7 +209,7 @@ def _open_sqlite(url: URL) -> Index:
     )
     lock = Path(f"{path}-turn")
     try:
-        turn = Turn(lock)
+        turn = Turn(lock, native.load())
     except OSError as error:
         raise Unavailable(f"the index cannot be opened: {error.strerror}") from error
     try:
@@ -210,7 +221,10 @@ def _open_sqlite(url: URL) -> Index:
     fast = ("query_only=ON", "cache_size=-16384", "mmap_size=268435456")
     reading = engine("BEGIN", fast, pool_size=16, max_overflow=48, pool_timeout=30, pool_reset_on_return="rollback")
     checkpoints = Checkpointer(Path(path), lock)
-    return Index(reading, GroupCommit(writing, Path(f"{path}-wal"), turn, checkpoints), (reading, writing))
+    writer = GroupCommit(
+        writing, Path(f"{path}-wal"), turn, checkpoints, lambda: joiner.opened(Path(path), turn, (*_PRAGMAS, *durable))
+    )
+    return Index(reading, writer, (reading, writing))
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:

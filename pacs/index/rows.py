@@ -6,7 +6,7 @@ F.2.5); in its RetrieveURL the byte 0xFF stands for the service root.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -49,6 +49,11 @@ def _plan(levels: tuple[Level, ...]) -> tuple[dict[str, Any], tuple[tuple[str, s
     return {name: None for a in sourced for name in a.columns}, tuple((a.tag, a.vr, a.columns) for a in sourced)
 
 
+def sourced(level: Level) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Tag, VR and columns of what is searched at the level and taken from objects."""
+    return _plan((level,))[1]
+
+
 Columns = dict[str, "str | int | None"]
 Folded = dict[str, tuple[Any, "str | int | None"]]
 """By tag: the entry that was folded last, and what came of it."""
@@ -60,10 +65,10 @@ def columns(metadata: Metadata, *levels: Level, before: Folded | None = None) ->
     `before` is the caller's memory: an entry that is the very one of the last time (see `pacs.dicom.repeats`) is not
     folded again.
     """
-    empty, sourced = _plan(levels)
+    empty, plan = _plan(levels)
     found = empty.copy()
     known = {} if before is None else before
-    for tag, vr, names in sourced:
+    for tag, vr, names in plan:
         if (held := metadata.get(tag)) is None:
             continue
         if vr == "PN":
@@ -263,6 +268,26 @@ def instance_row(
         if last[1]:
             members.append(last[1])
     return b"{" + b",".join(sorted(members)) + b"}"  # their tags come first, and are in upper case
+
+
+def instance_members(
+    metadata: Metadata, study: str, series: str, transfer_syntax_uid: str, differing: Container[str]
+) -> list[tuple[str, str, bytes | None, bool]]:
+    """The members of an instance's row, ascending: tag, VR, and what is written whatever the instance.
+
+    That is None for those that are `differing`, with whether they are there without a value, and for RetrieveURL.
+    """
+    fixed = {
+        "00080056": ("CS", b'"00080056":{"vr":"CS","Value":["ONLINE"]}'),
+        RETRIEVE_URL: ("UR", None),
+        "00083002": ("UI", b'"00083002":{"vr":"UI","Value":["%b"]}' % transfer_syntax_uid.encode("ascii")),
+        "0020000D": ("UI", b'"0020000D":{"vr":"UI","Value":["%b"]}' % study.encode("ascii")),
+        "0020000E": ("UI", b'"0020000E":{"vr":"UI","Value":["%b"]}' % series.encode("ascii")),
+    }
+    found = [(tag, vr, written, True) for tag, (vr, written) in fixed.items()]
+    for tag, vr, always in _members():
+        found.append((tag, vr, None if tag in differing else _member(metadata, tag, vr, always), always))
+    return sorted(found)
 
 
 def _member(metadata: Metadata, tag: str, vr: str, always: bool) -> bytes:

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.elements import CompilerElement
 
 Values = Mapping[str, Any]
@@ -52,6 +53,11 @@ class Statement:
         if constants:
             values = {**constants, **values}
         return text, values if ordered is None else ordered(values)
+
+    def for_sqlite(self) -> tuple[str, tuple[str, ...]]:
+        """Its text for SQLite, and the names of its parameters in their order: it has no constants of its own."""
+        compiled: Any = self._statement.compile(dialect=sqlite.dialect(), column_keys=self._columns)
+        return str(compiled), tuple(compiled.positiontup)
 
     def all(self, conn: Connection, values: Values) -> list[Found]:
         """The rows it returns for these values of the parameters; none for a statement that returns none."""

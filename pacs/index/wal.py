@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sqlite3
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -19,21 +20,23 @@ NAME = "m3dicom"
 """Of the VFS, as SQLite calls what lies between it and the system."""
 
 
+def functions(names: Sequence[str]) -> list[int] | None:
+    """The addresses of functions of the SQLite that Python uses, or None where they cannot be found."""
+    try:
+        import _sqlite3
+
+        used = ctypes.CDLL(_sqlite3.__file__)  # its dependencies are looked through as well
+        return [ctypes.cast(getattr(used, name), ctypes.c_void_p).value or 0 for name in names]
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
 @cache
 def available() -> bool:
     """Whether the log can be written a transaction at a time; makes it so for this process."""
     library = native.load()
-    if library is None:
-        return False
-    try:
-        import _sqlite3
-
-        # Its dependencies are looked through as well: it is the very SQLite that Python uses
-        used = ctypes.CDLL(_sqlite3.__file__)
-        find, add = (ctypes.cast(each, ctypes.c_void_p) for each in (used.sqlite3_vfs_find, used.sqlite3_vfs_register))
-    except (ImportError, OSError, AttributeError):
-        return False
-    return not library.m3_log_register(find, add)
+    found = functions(("sqlite3_vfs_find", "sqlite3_vfs_register"))
+    return library is not None and found is not None and not library.m3_log_register(*found)
 
 
 def connect(path: str) -> sqlite3.Connection:

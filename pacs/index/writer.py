@@ -20,13 +20,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import OutOfResources, Unavailable
 from pacs.index.checkpoint import Checkpointer
+from pacs.index.joiner import Joiner
 from pacs.index.turn import Turn
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 """A piece of work. One whose class has a static method `together(conn, works) -> list[T | None]` is done in one go with
 its neighbours of the same class: an answer each, or None for one that wrote nothing and has to be done by itself. One
-with a method `ready` is told when it has to wait for another process first."""
+with a method `ready` is told when it has to wait for somebody else's transaction first."""
 
 MAX_BATCH = 64
 ROUNDS = 2
@@ -108,6 +109,12 @@ class Writer(Protocol):
     def make_durable(self) -> None:
         """Return when all that was done before is on the disk, redoable or not. Raises Unavailable."""
 
+    def joiner(self) -> Joiner | None:
+        """By which C alone writes instances that join their series, or None where it cannot."""
+
+    def joined(self, count: int) -> None:
+        """Told how many instances were written by it."""
+
     def close(self) -> None:
         """Finish what was accepted, then refuse."""
 
@@ -131,12 +138,17 @@ class GroupCommit:
     committed with NORMAL, without it. Nothing is visible to readers before the commit.
     """
 
-    def __init__(self, engine: Engine, wal: Path, turn: Turn, checkpoints: Checkpointer) -> None:
-        """`wal` is the write-ahead log of the database, `turn` what other processes that write to it have, too."""
+    def __init__(
+        self, engine: Engine, wal: Path, turn: Turn, checkpoints: Checkpointer, joiner: Callable[[], Joiner | None]
+    ) -> None:
+        """`wal` is the write-ahead log of the database; all who write to it take the `turn`; `joiner` opens one."""
         self._engine = engine
         self._wal = wal
         self._turn = turn
         self._checkpoints = checkpoints
+        self._open_joiner: Callable[[], Joiner | None] | None = joiner  # until it was asked for
+        self._joiner: Joiner | None = None
+        self._joining = threading.Lock()
         self._full = True  # how the connection was opened
         self._queue: deque[_Waiting] = deque()
         self._lock = threading.Lock()
@@ -185,10 +197,13 @@ class GroupCommit:
                 if batch:
                     if self._conn is None:
                         self._conn = self._engine.connect()
-                    if not self._turn.taken():
+                    if not self._turn.take(wait=False):
                         _prepare(batch)
-                    with self._turn:
+                        self._turn.take()
+                    try:
                         self._commit(self._conn, batch)
+                    finally:
+                        self._turn.give()
                     self._checkpoints.committed(len(batch))
                 if not self._queue or any(pending.awaited for _, pending, _ in list(self._queue)):
                     break
@@ -221,6 +236,15 @@ class GroupCommit:
         finally:
             os.close(fd)
 
+    def joiner(self) -> Joiner | None:
+        with self._joining:
+            if self._open_joiner is not None:
+                self._joiner, self._open_joiner = self._open_joiner(), None
+            return self._joiner
+
+    def joined(self, count: int) -> None:
+        self._checkpoints.committed(count)
+
     def close(self) -> None:
         last: Pending[None] = Pending(self._await)
         with self._lock:
@@ -229,6 +253,10 @@ class GroupCommit:
             self._closed = True
             self._queue.append((lambda _: None, last, True))
         last.result()
+        with self._joining:
+            self._open_joiner = None
+            if self._joiner is not None:
+                self._joiner.close()
         self._checkpoints.close()
         if self._conn is not None:
             self._conn.close()
@@ -281,7 +309,7 @@ class GroupCommit:
 
 
 def _prepare(batch: Sequence[_Waiting]) -> None:
-    """Let work that can get ready do so while another process writes: what it raises, it raises again in its turn."""
+    """Let work that can get ready do so while somebody else writes: what it raises, it raises again in its turn."""
     for work, _, _ in batch:
         ready = getattr(work, "ready", None)
         if ready is not None:
@@ -379,6 +407,12 @@ class Pooled:
 
     def make_durable(self) -> None:
         """All is: synchronous_commit is on."""
+
+    def joiner(self) -> None:
+        """None: PostgreSQL is asked by its driver alone."""
+
+    def joined(self, count: int) -> None:
+        """Nothing has to be done for it."""
 
     def close(self) -> None:
         """Nothing is waiting here: every transaction belongs to its caller."""

@@ -86,6 +86,15 @@ def load() -> Any | None:
     found.m3_hash_begin.argtypes, found.m3_hash_begin.restype = (POINTER(Hash),), None
     found.m3_hash_feed.argtypes, found.m3_hash_feed.restype = (POINTER(Hash), c_void_p, c_size_t), None
     found.m3_hash_end.argtypes, found.m3_hash_end.restype = (POINTER(Hash), c_void_p), None
+    found.m3_turn_open.argtypes, found.m3_turn_open.restype = (c_int, POINTER(c_uint64)), c_int
+    found.m3_turn_take.argtypes, found.m3_turn_take.restype = (c_uint64, c_int), c_int
+    found.m3_turn_give.argtypes = found.m3_turn_close.argtypes = (c_uint64,)
+    found.m3_turn_give.restype = found.m3_turn_close.restype = None
+    texts = (c_char_p,) * 5
+    found.m3_joiner_open.argtypes = (POINTER(c_void_p), *texts, c_uint64, POINTER(c_uint64))
+    found.m3_joiner_open.restype = c_int
+    found.m3_joiner_close.argtypes, found.m3_joiner_close.restype = (c_uint64,), None
+    found.m3_join.argtypes, found.m3_join.restype = (c_uint64, c_void_p), c_int
     return found
 
 

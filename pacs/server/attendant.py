@@ -147,12 +147,10 @@ def _load() -> None:
     from pacs import archive, auth, worklist
     from pacs.dicom import walk
     from pacs.dimse import acceptor
-    from pacs.server import collector
 
-    del acceptor, archive, auth, collector, worklist
+    del acceptor, archive, auth, worklist
     walk.warm()
     _make_sql()
-    gc.collect()
     gc.freeze()  # now: a collection after the fork would write to every object, and so make a copy of it
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from pacs import settings as settings_module
-from pacs.errors import ArchiveError
+from pacs.errors import ArchiveError, InvalidInput
 from pacs.server import commands
 from pacs.server.commands import common
 
@@ -126,18 +126,21 @@ def _settings(chosen: argparse.Namespace, *names: str) -> Settings:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    from pacs.server import ground
+    from pacs.server import collector, ground
 
+    collector.wait()
     settings = _settings(chosen, "http", "dimse", "aet")
+    if chosen.ready_file is not None and not chosen.ready_file.absolute().parent.is_dir():
+        raise InvalidInput(f"no folder for the ready file {chosen.ready_file}")
     with ExitStack() as stack:
         start_attendant = ground.prepare(settings, stack)
-        from pacs.server import processes  # after the fork: attendants do without all of that
+        from pacs.server import opening
+
+        opened = opening.open_doors(settings, start_attendant, stack)
+        from pacs.server import processes  # attendants do without all of that, and associations do not wait for it
 
         return processes.serve(
-            settings,
-            start_attendant,
-            ready_file=chosen.ready_file,
-            say=lambda running: _welcome(running, settings),
+            opened, stack, ready_file=chosen.ready_file, say=lambda running: _welcome(running, settings)
         )
 
 
@@ -181,7 +184,6 @@ def _worker(chosen: argparse.Namespace) -> int:
 
 def _token_create(chosen: argparse.Namespace) -> int:
     from pacs.auth import CLINICAL_RIGHTS, Right
-    from pacs.errors import InvalidInput
     from pacs.server import beside
 
     try:

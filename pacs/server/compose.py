@@ -19,112 +19,32 @@ from analysis.batch_loop import BatchLoop
 from analysis.metrics import exposition
 from analysis.queue import Dispatcher, open_queue
 from analysis.registry import Registry
-from analysis.requests import Requests
 from analysis.results import media
 from analysis.trigger import Trigger
 from analysis.verdict_reading import VerdictReader
 from analysis.verdicts import Verdicts
 from analysis.worker import Worker
-from dicomweb import commitment, cors, links, params
-from pacs import aside
-from pacs.archive import Archive, open_archive
-from pacs.auth import Auth
+from dicomweb import commitment, params
 from pacs.care import Care
 from pacs.committing import Committing, Fetched
-from pacs.decoding import DecodingPool
-from pacs.destinations import Courier, Destination, destinations
+from pacs.destinations import Courier, Destination
 from pacs.dicom.attributes import Level
-from pacs.dimse import identity, tls
 from pacs.errors import ArchiveError, InvalidInput, InvalidQuery
 from pacs.forward import Forward
-from pacs.known_aes import KnownAEs
-from pacs.server import api, api_corrections, api_deliveries, doors, metrics, openapi
+from pacs.server import api, api_corrections, api_deliveries, metrics, openapi
 from pacs.stow_client import StowCourier
 from pacs.workforce import Attendance, Workforce
-from pacs.worklist import Worklist
 
 if TYPE_CHECKING:
     import anyio
 
+    from pacs.archive import Archive
     from pacs.dicom.matching import Query
     from pacs.dimse.ups_events import EventCourier
-    from pacs.events import Events
     from pacs.json_api import Row
-    from pacs.settings import Settings
 
 DICOMWEB_ROOT = "/dicom-web"
 Routes = list[BaseRoute]
-
-
-def refuse_impossible(settings: Settings, *, doors_open: bool = True) -> None:
-    """Nothing, or InvalidInput in words for settings that cannot work together or would be unsafe."""
-    if settings.objects != "files" and not settings.objects.startswith("s3://"):
-        raise InvalidInput(f'setting objects: {settings.objects!r} is neither "files" nor s3://BUCKET/PREFIX')
-    if settings.index != "sqlite" and not settings.index.startswith("postgresql"):
-        raise InvalidInput('setting index: it must be "sqlite" or a postgresql+psycopg:// URL')
-    if settings.queue != "local" and not settings.queue.startswith(("redis://", "rediss://", "unix://")):
-        raise InvalidInput('setting queue: it must be "local" or a redis:// or unix:// URL')
-    if settings.dimse_processes < 0:
-        raise InvalidInput("setting dimse_processes: somebody has to serve; at least 1, or 0 for as many as help")
-    if settings.index == "sqlite" and settings.queue != "local":
-        raise InvalidInput("a Redis queue serves several processes, SQLite only one: use PostgreSQL as index")
-    if settings.other_content not in aside.POLICIES:
-        raise InvalidInput(f"setting other_content: it must be one of {', '.join(aside.POLICIES)}")
-    if settings.device not in ("auto", "cpu", "gpu"):
-        raise InvalidInput('setting device: it must be "auto", "cpu" or "gpu"')
-    destinations(settings)
-    links.networks(settings.trusted_proxies)
-    cors.checked(settings.cors_origins)
-    if not links.is_url(settings.public_url):
-        raise InvalidInput(f"setting public_url: {settings.public_url!r} is no http or https URL of a host and a path")
-    if not doors_open:
-        if settings.index == "sqlite" or settings.objects == "files":
-            raise InvalidInput("workers of their own need what all can reach: PostgreSQL as index and S3 for objects")
-        if settings.worker_metrics and not settings.behind_tls_proxy:
-            door = doors.parse(settings.worker_metrics, "worker_metrics")
-            if not door.is_loopback:
-                raise InvalidInput(
-                    f"setting worker_metrics: {door} is open to the network without TLS; keep to a loopback address, "
-                    "or put a TLS proxy in front and set behind_tls_proxy"
-                )
-        return
-    if not doors.parse(settings.http, "http").is_loopback and not settings.behind_tls_proxy:
-        raise InvalidInput(
-            f"setting http: {settings.http} is open to the network without TLS; put a TLS proxy in front and set "
-            "behind_tls_proxy, or keep to a loopback address"
-        )
-    if settings.dimse_identity not in identity.MODES:
-        raise InvalidInput(f"setting dimse_identity: it must be one of {', '.join(identity.MODES)}")
-    KnownAEs(settings.aes)
-    if settings.dimse_tls:
-        door = doors.parse(settings.dimse_tls, "dimse_tls")
-        tls.server_context(settings)
-        if not door.is_loopback and settings.tls_clients != "required" and not settings.aes:
-            raise InvalidInput(
-                f"setting dimse_tls: {door} is open to the network and asks for no certificates; set tls_clients to "
-                '"required", or configure the AEs that may call'
-            )
-    for ae in settings.aes:
-        if ae.port and (ae.tls or ae.certificate):
-            tls.client_context(settings, ae)
-    if settings.dimse and not doors.parse(settings.dimse, "dimse").is_loopback and not settings.aes:
-        raise InvalidInput(f"setting dimse: {settings.dimse} is open to the network; configure the AEs that may call")
-
-
-def build(settings: Settings, *, events: Events | None = None, alone: bool = True) -> Archive:
-    """The archive that `settings` describe, with everything that belongs to it; without `alone` beside a server's."""
-    archive = open_archive(settings, events, alone=alone)
-    if alone:
-        archive.removal.sweep()  # what a crash cut short
-    worklist = Worklist(
-        archive.index, archive.events, max_attempts=settings.max_attempts, retry_hours=settings.retry_hours
-    )
-    worklist.judge = Requests(partial(Registry.load, commands=settings.commands)).judge
-    return archive.with_services(
-        auth=Auth(archive.index, settings.aes),
-        worklist=worklist,
-        decoding=DecodingPool(settings.decoders),
-    )
 
 
 class Parts:

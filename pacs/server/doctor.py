@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pacs import native
 from pacs.errors import ArchiveError, NotFound
-from pacs.server import attendant, beside, compose, doors, ground
+from pacs.server import attendant, beside, doors, ground, possible
 from pacs.settings import AE, Settings
 
 Level = Literal["ok", "slow", "advice", "wrong"]
@@ -76,7 +76,7 @@ def _timed(part: str, what: str, ms: float, slow_ms: float, remedy: str) -> Find
 
 def settings_(settings: Settings) -> Findings:
     """Whether the settings can work together."""
-    compose.refuse_impossible(settings)
+    possible.refuse_impossible(settings)
     yield Finding("settings", "ok", f"data in {settings.data.absolute()}, objects {settings.objects}")
     open_to_all = settings.dimse and not settings.aes
     if open_to_all:

@@ -1,7 +1,7 @@
 """A running server: doors open in order, signals close them in order, and nothing that was promised is dropped.
 
-Start: archive, DIMSE acceptor, scheduler, worker, HTTP; then the ready file. Stop: not ready, no new associations,
-requests drained, leases given back, stores and engines closed.
+Start: archive and DIMSE doors (`pacs.server.opening`), scheduler, worker, HTTP; then the ready file. Stop: not ready,
+no new associations, requests drained, leases given back, stores and engines closed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ import uvloop
 from dicomweb import websocket
 from dicomweb.dispatch import Service
 from pacs.auth import ALL_RIGHTS
-from pacs.dimse import crew
 from pacs.errors import ArchiveError, InvalidInput, Unavailable
 from pacs.server import api_mount, collector, compose, doors, http, wire
-from pacs.server.ground import StartAttendant, attendants
 from pacs.server.metrics import MetricsDoor, of_dimse
+from pacs.server.opening import Opened, build
+from pacs.server.possible import refuse_impossible
 from pacs.server.prompt import Prompt
 from pacs.server.shelf import Shelf, Shelving
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
-    from pacs.dimse.acceptor import Acceptor
     from pacs.json_api import Row
     from pacs.settings import Settings
 
@@ -124,102 +123,59 @@ class Scheduler:
             pause = min(max(SCHEDULER_PERIOD_S, (time.thread_time() - begun) * SHARE), LONGEST_PERIOD_S)
 
 
-def serve(
-    settings: Settings,
-    start_attendant: StartAttendant,
-    *,
-    ready_file: Path | None = None,
-    say: Callable[[Running], None],
-) -> int:
-    """Run a server until SIGINT or SIGTERM; the exit status. `say` prints what a person needs once all doors answer.
+def serve(opened: Opened, stack: ExitStack, *, ready_file: Path | None = None, say: Callable[[Running], None]) -> int:
+    """Run the rest of a server until SIGINT or SIGTERM; the exit status.
 
-    The data folder is held meanwhile, by whoever has `start_attendant` from `pacs.server.ground.prepare`. Raises
-    InvalidInput for settings that cannot work together and for doors that cannot be opened.
+    What is opened here is closed with `stack`. `say` prints what a person needs once all doors answer. Raises
+    InvalidInput for settings that cannot work together.
     """
-    compose.refuse_impossible(settings)
-    if ready_file is not None and not ready_file.absolute().parent.is_dir():
-        raise InvalidInput(f"no folder for the ready file {ready_file}")
-    with ExitStack() as stack:
-        http_socket = doors.listen(doors.parse(settings.http, "http"))
-        stack.callback(http_socket.close)
-        archive = compose.build(settings)
-        stack.callback(archive.close)
-        parts = compose.Parts(archive)
-        stack.callback(parts.close)
-        acceptors = _open_dimse(archive, start_attendant, parts, stack)
-        scheduler = Scheduler(archive, parts.schedule)
-        stack.callback(scheduler.close)
+    archive, acceptors, settings = opened.archive, opened.acceptors, opened.archive.settings
+    parts = compose.Parts(archive)
+    stack.callback(parts.close)
+    parts.also_counted.append(partial(of_dimse, opened.places, opened.crew, opened.attendants))
+    scheduler = Scheduler(archive, parts.schedule)
+    stack.callback(scheduler.close)
 
-        reached = settings.public_url.rstrip("/") or f"http://{doors.address(http_socket)}"
-        running = Running(
-            http=str(doors.address(http_socket)),
-            dimse=str(doors.Door(*acceptors["dimse"].address)) if "dimse" in acceptors else "",
-            dimse_tls=str(doors.Door(*acceptors["dimse_tls"].address)) if "dimse_tls" in acceptors else "",
-            aet=settings.aet,
-            dicomweb=reached + compose.DICOMWEB_ROOT,
-            login=archive.auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60),
-            pid=os.getpid(),
-        )
+    http_door = doors.address(opened.http)
+    reached = settings.public_url.rstrip("/") or f"http://{http_door}"
+    running = Running(
+        http=str(http_door),
+        dimse=str(doors.Door(*acceptors["dimse"].address)) if "dimse" in acceptors else "",
+        dimse_tls=str(doors.Door(*acceptors["dimse_tls"].address)) if "dimse_tls" in acceptors else "",
+        aet=settings.aet,
+        dicomweb=reached + compose.DICOMWEB_ROOT,
+        login=archive.auth.create_login_link("operator", ALL_RIGHTS, settings.login_link_minutes * 60),
+        pid=os.getpid(),
+    )
 
-        def health() -> http.Health:
-            found = compose.problems(archive)
-            found |= {name: "does not accept associations" for name, each in acceptors.items() if not each.alive}
-            if not scheduler.alive:
-                found["scheduler"] = "has stopped"
-            return http.Health(found | parts.problems(), parts.warnings())
+    def health() -> http.Health:
+        found = compose.problems(archive)
+        found |= {name: "does not accept associations" for name, each in acceptors.items() if not each.alive}
+        if not scheduler.alive:
+            found["scheduler"] = "has stopped"
+        return http.Health(found | parts.problems(), parts.warnings())
 
-        def announce() -> None:
-            for path in (settings.data / "server.json", ready_file):
-                if path is not None:
-                    _write_whole(path, json.dumps(running.public()) + "\n")
-            stack.callback(lambda: (settings.data / "server.json").unlink(missing_ok=True))
-            say(running)
+    def announce() -> None:
+        for path in (settings.data / "server.json", ready_file):
+            if path is not None:
+                _write_whole(path, json.dumps(running.public()) + "\n")
+        stack.callback(lambda: (settings.data / "server.json").unlink(missing_ok=True))
+        say(running)
 
-        def close_doors() -> None:
-            log.info("stopping: no new associations, finishing what runs")
-            for each in acceptors.values():
-                each.stop()
-            deadline = time.monotonic() + settings.drain_s
-            for each in acceptors.values():
-                each.close(max(0.0, deadline - time.monotonic()))
+    def close_doors() -> None:
+        log.info("stopping: no new associations, finishing what runs")
+        for each in acceptors.values():
+            each.stop()
+        deadline = time.monotonic() + settings.drain_s
+        for each in acceptors.values():
+            each.close(max(0.0, deadline - time.monotonic()))
 
-        app_routes = compose.routes(archive, parts)
-        json_api = partial(compose.json_api, archive, parts)
-        collector.settle()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve_http(archive, app_routes, json_api, http_socket, health, announce, close_doors))
-        return 0
-
-
-def _open_dimse(
-    archive: Archive, start_attendant: StartAttendant, parts: compose.Parts, stack: ExitStack
-) -> dict[str, Acceptor]:
-    """The DIMSE doors by the names of their settings; they share the limits of associations."""
-    from pacs.dimse.acceptor import Places
-    from pacs.dimse.acceptor import serve as serve_dimse
-    from pacs.dimse.tls import server_context
-
-    settings = archive.settings
-    opened: dict[str, Acceptor] = {}
-    places = Places()
-    hands = None
-    if count := attendants(settings):
-        hands = crew.Crew(settings, count, start_attendant, archive.events.publish)
-        stack.callback(hands.close, settings.drain_s)
-    parts.also_counted.append(partial(of_dimse, places, hands, count))
-    for name in ("dimse", "dimse_tls"):
-        if not getattr(settings, name):
-            continue
-        door = doors.parse(getattr(settings, name), name)
-        context = server_context(settings) if name == "dimse_tls" else None
-        try:
-            opened[name] = serve_dimse(
-                archive, host=door.host, port=door.port, ae_title=settings.aet, tls=context, places=places, crew=hands
-            )
-        except OSError as error:
-            raise InvalidInput(f"cannot listen on {door}: {error.strerror}") from error
-        stack.callback(opened[name].close, 0.0)
-    return opened
+    app_routes = compose.routes(archive, parts)
+    json_api = partial(compose.json_api, archive, parts)
+    collector.settle()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_http(archive, app_routes, json_api, opened.http, health, announce, close_doors))
+    return 0
 
 
 async def _serve_http(
@@ -286,7 +242,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 def work(settings: Settings, plugins: tuple[str, ...]) -> int:
     """Run a worker without doors until SIGINT or SIGTERM; the exit status."""
-    compose.refuse_impossible(settings, doors_open=False)
+    refuse_impossible(settings, doors_open=False)
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
@@ -321,7 +277,7 @@ def _built_patiently(settings: Settings, asked: threading.Event) -> Archive | No
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return compose.build(settings)
+            return build(settings)
         except Unavailable as error:
             if time.monotonic() > until:
                 raise

@@ -49,7 +49,7 @@ def content_digest(dataset: bytes | memoryview, transfer_syntax_uid: str) -> str
 
 def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, arrival: Arrival) -> bytes:
     """The `HEAD_BYTES` bytes that go before the data set in its object."""
-    before, behind = _around(sop_class_uid, transfer_syntax_uid, arrival.source_ae)
+    before, behind = around(sop_class_uid, transfer_syntax_uid, arrival.source_ae)
     uid = part10.element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
     room = HEAD_BYTES - len(before) - len(uid) - len(behind) - _FACTS.size
     facts = orjson.dumps(arrival)
@@ -61,7 +61,7 @@ def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, ar
 
 
 @lru_cache(maxsize=64)
-def _around(sop_class_uid: str, transfer_syntax_uid: str, source_ae: str) -> tuple[bytes, bytes]:
+def around(sop_class_uid: str, transfer_syntax_uid: str, source_ae: str) -> tuple[bytes, bytes]:
     """What goes before and behind the SOP Instance UID, up to the arrival facts, in the heads of a series."""
     whole = part10.header(sop_class_uid, "", transfer_syntax_uid, source_ae)
     gap = part10.element(0x0003, b"UI", b"")

@@ -27,6 +27,7 @@ from pacs.storage.base import CHUNK, Locator, Placed, Recorded, Unproven, small_
 from pacs.storage.records import ALIVE, BLOCK, HEADER_BYTES, Record
 from pacs.storage.room import Ahead
 from pacs.storage.segments import MARKER, Landing, Region, Segment, SegmentClosed, sync_folder
+from pacs.storage.strips import Strip
 from pacs.storage.underway import Writes
 
 log = logging.getLogger(__name__)
@@ -224,19 +225,44 @@ class FileStore:
         size, digest = spool.size, spool.plain_digest()
         lent = spool.lend(BLOCK)
         while True:
-            with self._lock:
-                segment = self._shared
-                if segment is None or not self._usable(segment):
-                    if segment is not None:
-                        self._retired.append(segment)
-                    self._shared = None
-                    segment = self._shared = self._new_segment(eager=segment is not None, direct=self._direct)
-                if segment.wants_room:
-                    self._ahead.look(segment)
+            segment = self._current()
             try:
                 return segment, segment.append(lent, size, spool.reserve, digest, redo=redo, later=later)
             except SegmentClosed:
                 continue
+
+    def _current(self) -> Segment:
+        """The segment that all threads append to now. Raises OutOfResources or Unavailable."""
+        with self._lock:
+            segment = self._shared
+            if segment is None or not self._usable(segment):
+                if segment is not None:
+                    self._retired.append(segment)
+                self._shared = None
+                segment = self._shared = self._new_segment(eager=segment is not None, direct=self._direct)
+            if segment.wants_room:
+                self._ahead.look(segment)
+            return segment
+
+    def strip(self, length: int) -> Strip | None:
+        """Blocks of that length for one writer; None where nothing can be written past the page cache.
+
+        Raises OutOfResources or Unavailable.
+        """
+        while True:
+            segment = self._current()
+            fd = segment.direct
+            if fd is None:
+                return None
+            try:
+                return Strip(self, segment, fd, length)
+            except SegmentClosed:
+                continue
+
+    @property
+    def buffers(self) -> Buffers:
+        """Memory for arriving objects, which begins where a write past the page cache may."""
+        return self._buffers
 
     def _finish(self, spool: Spool, lane: Lane, redo: bool) -> tuple[Segment, tuple[Record, int]]:
         try:

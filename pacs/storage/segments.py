@@ -266,6 +266,30 @@ class Segment:
                 self._unfiled.discard(at)
                 self._changed.notify_all()
 
+    @property
+    def direct(self) -> int | None:
+        """What writes past the page cache, None where the file system cannot."""
+        return self._direct
+
+    def begin_strip(self, length: int) -> int:
+        """Where blocks begin that are left to one writer (`pacs.storage.strips`). Raises SegmentClosed."""
+        with self._changed:
+            at = self._begin(length)
+            self._tail = at + length
+            return at
+
+    def end_strip(self, at: int, used: int, end: int) -> bool:
+        """Told that records up to `used` are durable and filed; whether what is behind them is given to others."""
+        with self._changed:
+            last = self._tail == end
+            if last:
+                self._tail = used
+            self._writing.discard(at)
+            self._durable = max(self._durable, self._unproven())
+            self._mark()
+            self._changed.notify_all()
+            return last or used == end
+
     def region(self) -> Region:
         """Room for one object of unknown length, with nobody else appending until it is finished or dropped."""
         with self._changed:

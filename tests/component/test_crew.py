@@ -28,7 +28,7 @@ from pacs.dimse.acceptor import Acceptor, Places, policy, serve
 from pacs.dimse.commit_module import STORAGE_COMMITMENT
 from pacs.dimse.crew import Crew, attend
 from pacs.errors import InvalidInput
-from pacs.server import compose, ground
+from pacs.server import ground, possible
 from pacs.server.attendant import Attendant, Nursery
 from pacs.settings import Settings
 
@@ -318,4 +318,4 @@ def test_how_many_serve_is_said_or_found() -> None:
     assert ground.attendants(Settings(dimse_processes=3)) == 3
     assert ground.attendants(Settings(dimse_processes=3, dimse="")) == 0
     with pytest.raises(InvalidInput, match="dimse_processes"):
-        compose.refuse_impossible(Settings(dimse_processes=-1))
+        possible.refuse_impossible(Settings(dimse_processes=-1))

@@ -19,7 +19,7 @@ from dicomweb_server import multipart
 import dicomweb.app
 from pacs.archive import Archive
 from pacs.auth import CLINICAL_RIGHTS
-from pacs.server import compose, http, lending, shelf, wire
+from pacs.server import http, lending, opening, shelf, wire
 from pacs.settings import Settings
 
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
@@ -55,7 +55,7 @@ class Door:
 
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Door]:
-    archive = compose.build(Settings(data=tmp_path, decoders=1))
+    archive = opening.build(Settings(data=tmp_path, decoders=1))
     app = http.application(archive.auth, dicomweb.app.create(archive, renditions={}))
     ready = shelf.Shelf(archive.index, archive.auth)
     listener = socket.create_server(("127.0.0.1", 0))

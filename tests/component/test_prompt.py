@@ -24,7 +24,7 @@ from dicomweb.dispatch import Service
 from pacs.accesses import EVENT, window_of
 from pacs.archive import Archive
 from pacs.auth import CLINICAL_RIGHTS, Right
-from pacs.server import compose, http, shelf, wire
+from pacs.server import http, opening, shelf, wire
 from pacs.server.prompt import Prompt
 from pacs.settings import Settings
 
@@ -96,7 +96,7 @@ def doors(stack: ExitStack, archive: Archive, token: str, origins: Sequence[str]
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    archive = compose.build(Settings(data=tmp_path_factory.mktemp("data"), decoders=1))
+    archive = opening.build(Settings(data=tmp_path_factory.mktemp("data"), decoders=1))
     token = archive.auth.create_token("tests", CLINICAL_RIGHTS)
     with ExitStack() as stack:
         stack.callback(archive.close)

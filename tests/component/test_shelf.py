@@ -21,7 +21,7 @@ import dicomweb.app
 from dicomweb.dispatch import Service
 from pacs.archive import Archive
 from pacs.auth import CLINICAL_RIGHTS
-from pacs.server import compose, http, shelf, wire
+from pacs.server import http, opening, shelf, wire
 from pacs.server.prompt import Prompt
 from pacs.settings import Settings
 
@@ -60,7 +60,7 @@ class Server:
 
 @pytest.fixture(params=["long way", "at once"])
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    archive = compose.build(Settings(data=tmp_path, decoders=1))
+    archive = opening.build(Settings(data=tmp_path, decoders=1))
     ready = Counted(archive.index, archive.auth)
     routes = dicomweb.app.create(archive, renditions={})
     app = http.application(archive.auth, routes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, Sequence
+from pydicom import Dataset, Sequence, config
 from pynetdicom import AE, build_role, evt
 from pynetdicom import Association as PeerAssociation
 from pynetdicom.dimse_primitives import N_SET
@@ -165,6 +165,13 @@ def test_from_push_to_pull_to_its_end(acceptor: Acceptor, archive: Archive) -> N
         assert act(assoc, 1, uid, PULL) == 0x0120
 
 
+def referring(study: str) -> Dataset:
+    with config.disable_value_validation():
+        ds = Dataset()
+        ds.StudyInstanceUID = study
+    return ds
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -174,6 +181,7 @@ def test_from_push_to_pull_to_its_end(acceptor: Acceptor, archive: Archive) -> N
         ({"ScheduledProcedureStepPriority": "SOON"}, 0x0106),
         ({"TransactionUID": "1.2.3"}, 0x0106),
         ({"WorklistLabel": "", "SOPInstanceUID": "1.2.3"}, 0x0106),
+        ({"InputInformationSequence": Sequence([referring("not a UID")])}, 0x0106),
         ({"ScheduledProcedureStepModificationDateTime": "20200101"}, 0xB300),
     ],
 )

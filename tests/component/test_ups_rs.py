@@ -119,6 +119,7 @@ def test_the_uid_may_be_given(web: Web, form: str) -> None:
         workitem(t00081195={"vr": "UI", "Value": ["1.2.3"]}),
         {tag: element for tag, element in workitem().items() if tag != "00741204"},
         workitem(t00404005={"vr": "DT", "Value": ["soon"]}),
+        workitem(t00404021={"vr": "SQ", "Value": [{"0020000D": {"vr": "UI", "Value": ["1.2.x"]}}]}),
         {},
         [],
         [workitem(), workitem()],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pacs.errors import InvalidInput
-from pacs.server import compose, documents
+from pacs.server import documents, possible
 from pacs.settings import AE, Settings, load
 
 
@@ -73,7 +73,7 @@ def test_an_ae_that_is_mistyped_is_refused_in_words(entry: str, words: str) -> N
 )
 def test_unsafe_and_impossible_mixes_are_refused(overrides: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        compose.refuse_impossible(load(None, {}, overrides))
+        possible.refuse_impossible(load(None, {}, overrides))
 
 
 def test_every_setting_is_documented() -> None:
@@ -99,4 +99,4 @@ def test_tls_and_peers_that_cannot_be_are_refused() -> None:
         ({"aes": [{"title": "CT1", "host": "x", "port": 1, "tls": True}], "tls_ca": "/nowhere.pem"}, "tls_ca"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            compose.refuse_impossible(load(None, {}, overrides))
+            possible.refuse_impossible(load(None, {}, overrides))

@@ -48,6 +48,26 @@ def test_a_built_workitem_is_accepted_and_is_legal_dicom() -> None:
         assert dictionary_VR(element.tag) == element.VR, element.keyword
 
 
+def inputs(study: Any = "1.2.3", instance: Any = "1.2.3.4", vr: str = "UI") -> dict[str, Any]:
+    referenced = {
+        ups.REFERENCED_SOP_CLASS_UID: ups.element("UI", "1.2.840.10008.5.1.4.1.1.2"),
+        ups.REFERENCED_SOP_INSTANCE_UID: ups.element(vr, instance),
+    }
+    item = {
+        ups.STUDY_INSTANCE_UID: ups.element("UI", study),
+        ups.REFERENCED_SOP_SEQUENCE: ups.element("SQ", referenced),
+    }
+    return ups.element("SQ", item)
+
+
+def test_uids_of_inputs_that_may_be_there() -> None:
+    """Leading zeros are in real archives, and an empty value is one that is not known."""
+    for each in (inputs("1.02.3"), inputs(study=""), inputs(study=None)):
+        assert ups.created(workitem(**{ups.INPUT_INFORMATION_SEQUENCE: each}), UID, NOW)
+    with pytest.raises(InvalidInput, match="is no UID"):
+        ups.updated(workitem(), {ups.INPUT_INFORMATION_SEQUENCE: inputs(study="x")}, NOW)
+
+
 @pytest.mark.parametrize("tag", sorted(ups.TYPE_1))
 @pytest.mark.parametrize("how", ["absent", "empty"])
 def test_each_missing_type_1_attribute_is_named(tag: str, how: str) -> None:
@@ -72,6 +92,10 @@ def test_each_missing_type_1_attribute_is_named(tag: str, how: str) -> None:
         (ups.INPUT_READINESS_STATE, {"vr": "CS", "Value": ["MAYBE"]}, "READY"),
         (ups.START_DATETIME, {"vr": "DT", "Value": ["soon"]}, "DT"),
         (ups.START_DATETIME, {"vr": "DT", "Value": [7]}, "DT"),
+        (ups.INPUT_INFORMATION_SEQUENCE, inputs(study="1.2.3.x"), "StudyInstanceUID"),
+        (ups.INPUT_INFORMATION_SEQUENCE, inputs(instance="1.2." + "3" * 63), "ReferencedSOPInstanceUID"),
+        (ups.INPUT_INFORMATION_SEQUENCE, inputs(instance="not-a-uid", vr="LO"), "ReferencedSOPInstanceUID"),
+        (ups.INPUT_INFORMATION_SEQUENCE, inputs(instance=7), "ReferencedSOPInstanceUID"),
     ],
 )
 def test_what_may_not_be_there_at_creation(tag: str, element: dict[str, Any], words: str) -> None:

@@ -54,11 +54,11 @@ def _scale(chosen: argparse.Namespace) -> int:
     from pacs import settings as settings_module
     from pacs.errors import ArchiveError, InvalidInput
     from pacs.index.engine import open_index
-    from pacs.server import compose
+    from pacs.server import possible
     from pacs.workforce import Workforce
 
     settings = settings_module.load(chosen.config, os.environ, {"data": chosen.data})
-    compose.refuse_impossible(settings, doors_open=False)
+    possible.refuse_impossible(settings, doors_open=False)
     plugins = tuple(filter(None, (p.strip() for p in chosen.plugins.split(",")))) or (
         Registry.load(commands=settings.commands).ids
     )

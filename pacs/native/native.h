@@ -211,6 +211,7 @@ struct m3_express {
   struct m3_hash hash;
 };
 M3_API int m3_express(struct m3_express *x);
+M3_API void m3_sizes(uint64_t out[3]);
 
 struct vfs; /* SQLite's sqlite3_vfs */
 M3_API int m3_log_register(struct vfs *(*find)(const char *), int (*add)(struct vfs *, int));

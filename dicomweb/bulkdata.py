@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dicomweb import frames, several
-from dicomweb.answers import BATCH_BYTES, Answer, Buffer, pull
+from dicomweb.answers import Answer, Buffer, pull
 from dicomweb.calls import Call
 from dicomweb.errors import RangeNotSatisfiable
 from dicomweb.media_types import OCTET_STREAM, NotAcceptable, Offer
@@ -201,7 +201,7 @@ def _is_decoded(location: InstanceLocation, bulk: BulkValue, offer: Offer) -> bo
 
 
 def _part(call: Call, writer: Writer, location: InstanceLocation, bulk: BulkValue, offer: Offer) -> several.Part:
-    """One value, and of compressed pixel data all frames: none is left out of them, whose place tells which they are."""
+    """One value; of compressed pixel data all frames or none, since their place tells which they are."""
     at = f"{address(call.service_root, location)}/bulkdata/{bulk.path}"
 
     def pieces() -> Iterator[Buffer]:

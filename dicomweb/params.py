@@ -44,10 +44,10 @@ def query(
     """What is searched for at `level`, and warnings about what was asked for and is not done.
 
     `pairs` are the decoded parameters, `within` the keyword and UID of each parent that the path names. Names that
-    are no attribute, and attributes that no key can match here, are ignored with a warning: whoever misspelt one would
-    else take everybody's studies for those of one patient. A date and its time that are both ranges are one range;
-    several values ask for any of them, or for all of them with multiplevaluematching. Raises InvalidQuery for a value
-    without meaning and for anything given twice.
+    are no attribute, as keys or to be included, and attributes that no key can match here are ignored with a warning:
+    whoever misspelt one would else take everybody's studies for those of one patient. A date and its time that are
+    both ranges are one range; several values ask for any of them, or for all of them with multiplevaluematching.
+    Raises InvalidQuery for a value without meaning and for anything given twice.
     """
     keys: list[MatchKey] = []
     seen: set[str] = set()
@@ -60,9 +60,9 @@ def query(
     options = _options(pairs)
     for name, value in pairs:
         if name == "includefield":
-            fields = [field.strip() for field in value.split(",")]
-            everything = everything or "all" in fields
-            include |= {tag for field in fields if (tag := _tag(field)) is not None}
+            everything = everything or "all" in fields_of(value)
+            include |= {tag for field in fields_of(value) if (tag := _tag(field)) is not None}
+            warnings += unknown_fields(value)
         elif name in ("limit", "offset", *FLAGS):
             if name in once:
                 raise InvalidQuery("a parameter is given more than once", about=name)
@@ -125,8 +125,22 @@ def ignored(name: str, path: str | None) -> list[str]:
         return [f"The key {_spelled(path)} cannot be matched here and has been ignored."]
     if name in _OF_THE_ANSWER:
         return []
-    shown = f"The parameter {name}" if _PLAIN.fullmatch(name) else "A parameter"
-    return [f"{shown} is nothing that can be matched here and has been ignored."]
+    return [f"{_shown('parameter', name)} is nothing that can be matched here and has been ignored."]
+
+
+def fields_of(value: str) -> list[str]:
+    """What an includefield names (8.3.4.3)."""
+    return [field.strip() for field in value.split(",")]
+
+
+def unknown_fields(value: str) -> list[str]:
+    """What is said of an includefield that names what is no attribute; it is ignored."""
+    unknown = [field for field in fields_of(value) if field not in ("", "all") and _tag(field) is None]
+    return [f"{_shown('includefield', field)} is no attribute and has been ignored." for field in unknown]
+
+
+def _shown(kind: str, name: str) -> str:
+    return f"The {kind} {name}" if _PLAIN.fullmatch(name) else f"A{'n' if kind[0] == 'i' else ''} {kind}"
 
 
 def _key(name: str, level: Level) -> tuple[str | None, Attribute | None]:

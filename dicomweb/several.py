@@ -28,6 +28,9 @@ NAMED = 5
 TRIED = 8
 """How many are tried where one of several is wanted."""
 
+Said = list[tuple[str, str]]
+"""Header fields that say what an answer goes without."""
+
 NOT_TO_BE_HAD = (Undecodable, Corrupt, NotAcceptable, UnsupportedTransferSyntax)
 """What one part may fail with while others are sound."""
 
@@ -67,7 +70,7 @@ class LeftOut:
         if isinstance(error, Undecodable):
             self._call.web.undecodable.put(key, None, (error.reason, time.monotonic() + KNOWN_FOR_S), 1000)
 
-    def said(self) -> list[tuple[str, str]]:
+    def said(self) -> Said:
         """The Warning of an answer that lacks something."""
         if not self.errors:
             return []

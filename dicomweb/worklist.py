@@ -84,7 +84,9 @@ async def search(call: Call) -> Answer:
             offset = count(name, value)
         elif name in FLAGS:
             flags[name] = value
-        elif name != "includefield" and not add_key(keys, name, value):  # all that there is comes anyway
+        elif name == "includefield":
+            ignored += params.unknown_fields(value)  # all that there is comes anyway
+        elif not add_key(keys, name, value):
             ignored += params.ignored(name, None)
     if len(keys) > MAX_KEYS:
         raise InvalidQuery(f"more than {MAX_KEYS} matching keys")

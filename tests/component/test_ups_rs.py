@@ -247,6 +247,15 @@ def test_one_of_two_claims_succeeds(web: Web) -> None:
     assert all(code in (400, 409) for code in sorted(codes)[1:])
 
 
+def test_a_search_says_what_it_ignores(web: Web) -> None:
+    created(web, t00741204={"vr": "LO", "Value": ["Said"]})
+    answer = web.get("/workitems?Procedurestep=Said&includefield=Label,ProcedureStepLabel")
+    told = answer.headers["warning"]
+    assert "The parameter Procedurestep is nothing" in told
+    assert "The includefield Label is no attribute" in told
+    assert "warning" not in web.get("/workitems?ProcedureStepLabel=Said&includefield=all").headers
+
+
 def test_the_warnings_of_the_standard(web: Web) -> None:
     def warned(answer: httpx.Response) -> str:
         return answer.headers["warning"].removeprefix(f"299 {web.url}: ")

@@ -83,6 +83,14 @@ def test_what_is_unknown_is_ignored_and_said() -> None:
     assert len(query([(f"x{n}", "") for n in range(99)], Level.STUDY)[1]) == MAX_WARNINGS
 
 
+def test_what_is_no_attribute_is_not_included_and_said() -> None:
+    asked = [("includefield", "PatentID,all, ,00100010,"), ("includefield", "Doe^J\r\n"), ("includefield", "00091001")]
+    found, warnings = query(asked, Level.STUDY)
+    assert found.include is ALL
+    ignored = "is no attribute and has been ignored."
+    assert warnings == (f"The includefield PatentID {ignored}", f"An includefield {ignored}")
+
+
 def test_what_is_not_supported_is_said() -> None:
     _, warnings = query([("multiplevaluematching", "true"), ("KVP", "120"), ("RetrieveURL", "x")], Level.STUDY)
     ignored = "cannot be matched here and has been ignored."

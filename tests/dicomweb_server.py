@@ -99,6 +99,16 @@ def serving(
         worklist=Worklist(archive.index, archive.events), decoding=DecodingPool(archive.settings.decoders)
     )
     app = As(Starlette(routes=dicomweb.app.create(replace(archive), renditions=renditions or {})))
+    try:
+        with over_http(app) as address, httpx.Client(base_url=f"{address}/dicom-web", timeout=60) as client:
+            yield Web(archive, f"{address}/dicom-web", client)
+    finally:
+        archive.close()
+
+
+@contextmanager
+def over_http(app: ASGIApp) -> Iterator[str]:
+    """The root address of a real HTTP server that serves `app`."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
@@ -117,11 +127,8 @@ def serving(
         while not server.started:
             assert time.monotonic() < until, "the server did not start"
             time.sleep(0.01)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/dicom-web"
-        with httpx.Client(base_url=url, timeout=60) as client:
-            yield Web(archive, url, client)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(20)
         listener.close()
-        archive.close()

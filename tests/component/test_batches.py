@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dicom_data
 import pytest
+from dicomweb_server import As, over_http
 from pydantic import ValidationError
 from sqlalchemy import select
+from starlette.applications import Starlette
 from task_plugins import TARGETS
 
 from analysis.api import Code, Finding, Measurement, Table, TaskResult
@@ -19,6 +23,7 @@ from analysis.batch import Batches
 from analysis.batch_loop import BatchLoop
 from analysis.batch_models import NewBatch
 from analysis.batch_report import as_csv, changes, reduced
+from analysis.batch_routes import rows
 from analysis.registry import Installed, Registry
 from analysis.reports_read import metadata
 from analysis.trigger import Trigger
@@ -29,6 +34,8 @@ from pacs.dicom import ups
 from pacs.errors import Conflict, Forbidden, InvalidInput, InvalidQuery, NotFound
 from pacs.index import batches as sql
 from pacs.index import schema
+from pacs.server import cli
+from pacs.server.api_mount import mount
 from pacs.server.compose import study_query
 from pacs.settings import Settings
 from pacs.tasks import Tasks
@@ -571,6 +578,32 @@ def test_a_reduction_that_fails_is_told_in_words(host: Host) -> None:
     assert report.by == "default"
     assert report.table.columns[-1] == "Air: Volume [mL]"
     assert report.table.rows[0][-1] == 2.0
+
+
+def test_the_command_line_says_that_a_reduction_failed(
+    host: Host, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = host.registry.get("count")
+    assert installed is not None
+    monkeypatch.setattr(installed.plugin, "reduce", print, raising=False)  # which its own process does not find
+    batch = host.batches.create(ANN, new()).id
+    host.steps()
+    host.work()
+    host.finish(batch)
+    data = host.archive.settings.data
+    with over_http(As(Starlette(routes=mount(rows(host.batches))))) as address:
+        (data / "server.json").write_text(json.dumps({"pid": os.getpid(), "http": address.removeprefix("http://")}))
+        assert cli.main(["analyze", "--report", str(batch), "--data", str(data)]) == 0
+        table, told = capfdbinary.readouterr()
+        assert len(list(csv.reader(io.StringIO(table.decode())))) == 1 + STUDIES
+        assert told.decode().startswith("m3dicom: The plug-in's own reduction failed: AttributeError in the plug-in")
+        out = data / "report.csv"
+        watched = ["analyze", "--show", str(batch), "--watch", "--out", str(out), "--data", str(data)]
+        assert cli.main(watched) == 0
+        assert out.read_bytes() == table
+        assert b"reduction failed" in capfdbinary.readouterr()[1]
+        assert cli.main(["analyze", "--changes", str(batch), "--data", str(data)]) == 0
+        assert capfdbinary.readouterr()[1] == b""
 
 
 @pytest.mark.parametrize("cell", [10**30, float("nan"), float("inf"), "a\0b", "\x1b[31m"])

@@ -89,8 +89,7 @@ def _run(chosen: argparse.Namespace) -> int:
         return _list(settings, chosen)
     name, number = asked[0], getattr(chosen, asked[0])
     if name in ("report", "changes"):
-        table = "table" if name == "report" else "changes"
-        return _csv(settings, chosen, f"/api/batches/{number}/report?format=csv&table={table}")
+        return _csv(settings, chosen, number, "table" if name == "report" else "changes")
     method = "GET" if name == "show" else "POST"
     body = {"version": chosen.version} if name == "resume" else None
     told = beside.ask(settings, method, f"/api/batches/{number}" + ("" if name == "show" else f"/{name}"), body)
@@ -153,7 +152,7 @@ def _after(settings: Settings, chosen: argparse.Namespace, told: dict[str, Any])
     if chosen.json:
         print(json.dumps(told))
     if chosen.watch and told["state"] == "done" and chosen.out:
-        _csv(settings, chosen, f"/api/batches/{told['id']}/report?format=csv")
+        _csv(settings, chosen, told["id"], "table")
     wrong = told["state"] == "failed" or told["items"].get("failed") or told["items"].get("canceled")
     return 1 if chosen.watch and (wrong or told["state"] == "cancelled") else 0
 
@@ -176,12 +175,17 @@ def _list(settings: Settings, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _csv(settings: Settings, chosen: argparse.Namespace, path: str) -> int:
+def _csv(settings: Settings, chosen: argparse.Namespace, number: int, table: str) -> int:
+    """Write a table of the report; why it is not the one that the plug-in makes goes to standard error."""
     from pacs.server import beside
 
-    content = beside.ask_bytes(settings, path)
+    note = beside.ask(settings, "GET", f"/api/batches/{number}/report")["note"] if table == "table" else ""
+    content = beside.ask_bytes(settings, f"/api/batches/{number}/report?format=csv&table={table}")
     if chosen.out:
         chosen.out.write_bytes(content)
     else:
         sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    if note:
+        print(f"m3dicom: {note}; this is the default table", file=sys.stderr)
     return 0

@@ -180,7 +180,7 @@ static int recounted(struct room *room, struct row row, const char *member, int6
 /* Whether all is as usual with what the look-up found; then the arrival's columns are complete. -1: no memory. */
 static int usual(struct joiner *j, struct m3_joining *arrival) {
   const struct sqlite *sqlite = &j->sqlite;
-  if (is_null(j, SERIES) || !is_null(j, HELD) || !is_null(j, BURIED)) return 0;
+  if (!is_null(j, HELD) || !is_null(j, BURIED)) return 0;
   if (!is_null(j, STABLE_AT) || !is_null(j, FINGERPRINT)) return 0;
   if (!equals(j, SCOPE, &arrival->scope)) return 0;
   if (!equals(j, PATIENT_ID, &arrival->patient_id) || !equals(j, ISSUER, &arrival->issuer)) return 0;

@@ -54,8 +54,8 @@ def value(held: Any, alive: list[bytes]) -> Value:
         case int():
             return Value(INTEGER, integer=held)
     raw = held.encode() if isinstance(held, str) else bytes(held)
-    alive.append(raw)
-    return Value(TEXT if isinstance(held, str) else BLOB, len(raw), bytes=cast(raw, c_void_p).value)
+    alive.append(raw)  # what is empty may lie nowhere
+    return Value(TEXT if isinstance(held, str) else BLOB, len(raw), bytes=cast(raw, c_void_p).value if raw else None)
 
 
 class Arriving:
@@ -200,9 +200,10 @@ def set_study(conn: Connection, **values: Any) -> None:
     conn.execute(update(schema.study).values(**values))
 
 
-def other_class(conn: Connection) -> None:
+def other_class(conn: Connection, uid: bytes) -> None:
     row = conn.execute(select(schema.study.c.row)).scalar_one()
-    set_study(conn, row=row.replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.2.1"))
+    assert b'"1.2.840.10008.5.1.4.1.1.2"' in row
+    set_study(conn, row=row.replace(b"1.2.840.10008.5.1.4.1.1.2", uid))
 
 
 def buried(conn: Connection, uid: str) -> None:
@@ -225,7 +226,9 @@ UNUSUALLY: dict[str, Callable[[Connection, Arriving], Any]] = {
     "series came later": lambda conn, a: conn.execute(
         update(schema.series).values(created_at=a.values["i_created_at"] + 1)
     ),
-    "class not named": lambda conn, _: other_class(conn),
+    "class not named": lambda conn, _: other_class(conn, b"1.2.840.10008.5.1.4.1.1.4"),
+    "longer class": lambda conn, _: other_class(conn, b"1.2.840.10008.5.1.4.1.1.2.1"),
+    "class with more before": lambda conn, _: other_class(conn, b"1.1.2.840.10008.5.1.4.1.1.2"),
     "row without a count": lambda conn, _: set_study(conn, row=b'{"00080062":{"Value":["1.2.840.10008.5.1.4.1.1.2"]}}'),
     "other study": lambda conn, _: set_study(conn, study_instance_uid="1.2.3"),
     "other series": lambda conn, _: conn.execute(
@@ -241,6 +244,16 @@ def test_what_is_not_usual_is_left_to_python(index: Index, arrival: Arriving, ho
     before = table_rows(index)
     assert arrival.join(index) == UNUSUAL
     assert table_rows(index) == before
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0.0), (-1.0, 0.0), (5.0, 5.0)])
+def test_the_last_arrival_of_a_study_is_its_latest(
+    index: Index, arrival: Arriving, before: float | None, after: float
+) -> None:
+    at = arrival.values["i_created_at"]
+    index.transact(lambda conn: set_study(conn, last_instance_at=None if before is None else at + before))
+    assert arrival.join(index) == JOINED
+    assert table_rows(index)["study"][0]["last_instance_at"] == at + after
 
 
 def test_what_sqlite_refuses_leaves_nothing(index: Index, arrival: Arriving) -> None:

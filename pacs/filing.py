@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
-from sqlalchemy.dialects import postgresql
 
 from pacs import identity, packing, recount
 from pacs.dicom import json_model
@@ -112,11 +111,17 @@ _HELD = Statement(
 _LOCK = Statement(select(_s.id).where(_s.study_instance_uid == bindparam("study")).with_for_update())
 _ELSEWHERE = Statement(select(_r.id).where(_r.series_instance_uid == bindparam("uid")).limit(1))
 _INSERT_STUDY, _INSERT_SERIES, _INSERT_INSTANCE = map(_Insert, (schema.study, schema.series, schema.instance))
-_INSERT_STUDY_UNLESS_THERE = Statement(
-    postgresql.insert(schema.study).on_conflict_do_nothing(index_elements=[_s.study_instance_uid]).returning(_s.id),
-    [column.name for column in schema.study.columns if column.name != "id"],
-)
-"""For PostgreSQL, where others may insert it at the same time: it waits for them, and returns nothing if they did."""
+
+
+@cache
+def _insert_study_unless_there() -> Statement:
+    """For PostgreSQL, where others may insert it at the same time: it waits for them, and returns nothing if so."""
+    from sqlalchemy.dialects.postgresql import insert as insert_into  # no other database has to load it
+
+    new = insert_into(schema.study).on_conflict_do_nothing(index_elements=[_s.study_instance_uid]).returning(_s.id)
+    return Statement(new, [column.name for column in schema.study.columns if column.name != "id"])
+
+
 _INSERT_METADATA = Statement(insert(schema.instance_metadata), schema.instance_metadata.columns.keys())
 _COUNT_SERIES = Statement(
     update(schema.series)
@@ -479,7 +484,7 @@ def _insert_study(conn: Connection, entry: Entry) -> bool:
     }
     if conn.dialect.name == "sqlite":
         _INSERT_STUDY(conn, made)
-    elif _INSERT_STUDY_UNLESS_THERE.first(conn, made) is None:
+    elif _insert_study_unless_there().first(conn, made) is None:
         return False
     if corrections.concerns(conn, scan.study_instance_uid, made["patient_id"]):
         identity.begin(conn, scan.study_instance_uid, arrival.at)

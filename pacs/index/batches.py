@@ -30,10 +30,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.index import schema, workitems
 from pacs.index.schema import _ID, _TEXT, metadata
+from pacs.index.statement import insert_of
 
 batch = Table(
     "batch",
@@ -198,9 +198,9 @@ def next_studies(conn: Connection, number: int, after: int, limit: int) -> list[
 
 def add_items(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Note items; those that are known stay as they are."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
+    insert_into = insert_of(conn)
     for row in rows:
-        conn.execute(dialect.insert(batch_item).values(**row).on_conflict_do_nothing())
+        conn.execute(insert_into(batch_item).values(**row).on_conflict_do_nothing())
 
 
 def items(conn: Connection, number: int, *states: str, after: int = 0, limit: int | None = None) -> list[Row[Any]]:

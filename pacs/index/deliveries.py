@@ -25,10 +25,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.index import schema
 from pacs.index.schema import _ID, _TEXT, metadata
+from pacs.index.statement import insert_of
 
 delivery = Table(
     "delivery",
@@ -86,10 +86,10 @@ def candidates(conn: Connection, sop_instance_uids: Sequence[str]) -> list[Row[A
 
 def add(conn: Connection, rows: Sequence[Mapping[str, Any]], *, again: bool = False) -> int:
     """How many deliveries were noted. One that is known stays as it is; with `again` one that has ended starts anew."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
+    insert_into = insert_of(conn)
     changed = 0
     for row in rows:
-        new = dialect.insert(delivery).values(**row)
+        new = insert_into(delivery).values(**row)
         target = [d.destination, d.sop_instance_uid, d.digest]
         if again:
             fresh = {name: row[name] for name in ("rule", "principal", "state", "commitment", "created_at")}

@@ -44,7 +44,7 @@ def migrate(conn: Connection) -> int:
     if conn.dialect.name == "postgresql":
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     if not inspect(conn).has_table(schema.meta.name):
-        schema.metadata.create_all(conn)
+        schema.create_all(conn)
         conn.execute(insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION)))
         return schema.SCHEMA_VERSION
     version = int(conn.execute(select(schema.meta.c.value).where(schema.meta.c.name == "schema")).scalar_one())

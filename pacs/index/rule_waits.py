@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import (
+    TEXT,
     BigInteger,
     Column,
     ColumnElement,
@@ -24,11 +25,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql
 
 from pacs.index import schema
 
-_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_TEXT = Text().with_variant(TEXT(collation="C"), "postgresql")
 
 rule_wait = Table(
     "rule_wait",

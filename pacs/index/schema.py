@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    TEXT,
     BigInteger,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -22,7 +24,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
 from pacs.dicom.attributes import TABLE, Attribute, Level
@@ -32,8 +33,9 @@ SCHEMA_VERSION = 1
 metadata = MetaData()
 
 # Code point order in both databases, so that ranges and prefixes mean the same and can use an index.
-_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_TEXT = Text().with_variant(TEXT(collation="C"), "postgresql")
 _ID = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's row id
+_WHERE = "where"
 
 
 def _columns(*levels: Level) -> list[Column[Any]]:
@@ -52,8 +54,16 @@ def _columns(*levels: Level) -> list[Column[Any]]:
 
 def _rare(name: str, column: str) -> list[Index]:
     """An index of the rows that have a value in a column that most leave empty: the others cost nothing."""
-    held = text(f"{column} IS NOT NULL")
-    return [Index(name, column, sqlite_where=held, postgresql_where=held)]
+    return [Index(name, column, info={_WHERE: f"{column} IS NOT NULL"})]
+
+
+def create_all(conn: Connection) -> None:
+    """Make all tables and indexes in an empty database."""
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            if (where := index.info.get(_WHERE)) is not None:  # to say it above would load both dialects at each start
+                index.dialect_options[conn.dialect.name]["where"] = text(where)
+    metadata.create_all(conn)
 
 
 meta = Table("meta", metadata, Column("name", _TEXT, primary_key=True), Column("value", _TEXT, nullable=False))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Dialect
+from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.elements import CompilerElement
 
@@ -118,6 +118,17 @@ class Statement:
             driver.executemany(text, whole).close()
         else:
             conn.exec_driver_sql(text, whole)
+
+
+def insert_of(conn: Connection) -> Callable[[Table], Any]:
+    """INSERT as the database of `conn` has it, with ON CONFLICT; other dialects are not loaded."""
+    if conn.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_into_postgresql
+
+        return insert_into_postgresql
+    from sqlalchemy.dialects.sqlite import insert as insert_into_sqlite
+
+    return insert_into_sqlite
 
 
 def _ordered(names: Sequence[str]) -> Callable[[Values], Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    TEXT,
     BigInteger,
     Column,
     Connection,
@@ -31,14 +32,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql
 
 from pacs.dicom.ups import Attributes
 from pacs.dicom.ups_events import GLOBAL_UID, EventType, Report
 from pacs.index import schema
 from pacs.index.order import in_order
 
-_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_TEXT = Text().with_variant(TEXT(collation="C"), "postgresql")
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 NONE, WITHOUT_LOCK, WITH_LOCK = range(3)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection, Double, Index, Integer, LargeBinary, Row, Table, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.index import schema
 from pacs.index.schema import _ID, _TEXT, metadata
+from pacs.index.statement import insert_of
 
 verdict = Table(
     "verdict",
@@ -47,8 +47,8 @@ _IN_ONE_LIST = 500
 
 def add(conn: Connection, values: Mapping[str, Any]) -> bool:
     """Note a verdict; False where it is known."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
-    return conn.execute(dialect.insert(verdict).values(**values).on_conflict_do_nothing()).rowcount == 1
+    insert_into = insert_of(conn)
+    return conn.execute(insert_into(verdict).values(**values).on_conflict_do_nothing()).rowcount == 1
 
 
 def latest(conn: Connection, report_uid: str, tracking_uid: str, reader: str) -> Row[Any] | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    TEXT,
     BigInteger,
     Column,
     ColumnElement,
@@ -36,7 +37,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql
 
 from pacs.dicom import ups, ups_match
 from pacs.dicom.matching import Criterion, Empty, Fuzzy, Item, Moments, Single, Wildcard
@@ -44,7 +44,7 @@ from pacs.dicom.ups import Attributes, State
 from pacs.index import schema
 from pacs.index.search import compare
 
-_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_TEXT = Text().with_variant(TEXT(collation="C"), "postgresql")
 
 workitem_value = Table(
     "workitem_value",

@@ -24,6 +24,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,6 +32,8 @@ from pacs.dimse import crew
 from pacs.errors import Unavailable
 
 if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
     from pacs.archive import Archive
     from pacs.decoding import DecodingPool
     from pacs.dimse.negotiation import Policy
@@ -76,12 +79,12 @@ class Nursery:
         self._lock = threading.Lock()
 
     @classmethod
-    def forked(cls, not_theirs: Sequence[int] = ()) -> Self:
+    def forked(cls, settings: Settings, not_theirs: Sequence[int] = ()) -> Self:
         """One that shares what this process has loaded; it closes the descriptors that are `not_theirs`.
 
         For a process that has one thread only. Raises OSError.
         """
-        _load()
+        _load(settings)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         with theirs:
@@ -142,28 +145,37 @@ def main() -> int:
     return 0
 
 
-def _load() -> None:
-    """Have in memory what attendants need: after the fork it is shared, and ready at once."""
+def _load(settings: Settings | None = None) -> None:
+    """Have in memory what attendants need, with these settings: after the fork it is shared, and ready at once."""
+    from sqlalchemy import make_url
+
     from pacs import archive, auth, worklist
     from pacs.dicom import walk
     from pacs.dimse import acceptor
 
     del acceptor, archive, auth, worklist
     walk.warm()
-    _make_sql()
+    if settings is not None and settings.objects.startswith("s3://") and find_spec("boto3"):
+        from pacs.storage import s3
+
+        s3.warm()
+    kind = "sqlite"
+    if settings is not None and settings.index != "sqlite" and find_spec("psycopg"):
+        import psycopg
+
+        kind = "postgresql+psycopg"
+        del psycopg
+    _make_sql(make_url(f"{kind}://").get_dialect()())
     gc.freeze()  # now: a collection after the fork would write to every object, and so make a copy of it
 
 
-def _make_sql() -> None:
+def _make_sql(dialect: Dialect) -> None:
     """Have the text of all SQL that is made once: the first instance of each attendant need not wait for it."""
-    from sqlalchemy.dialects.sqlite.pysqlite import dialect
-
     from pacs.index.statement import Statement
 
-    spoken = dialect()
     for each in gc.get_objects():
         if isinstance(each, Statement):
-            each.prepare(spoken)
+            each.prepare(dialect)
 
 
 def _run(work: object, line: socket.socket, parent: int) -> None:

@@ -92,7 +92,7 @@ def _nursery(settings: Settings, ours: int, theirs: int, stack: ExitStack) -> St
         from pacs.server.attendant import Nursery
 
         alone = threading.active_count() == 1
-        nurseries.append(Nursery.forked([ours]) if alone else Nursery.started([theirs]))
+        nurseries.append(Nursery.forked(settings, [ours]) if alone else Nursery.started([theirs]))
 
     def start(line: socket.socket) -> Attendant:
         try:

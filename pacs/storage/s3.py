@@ -38,6 +38,12 @@ _FULL = frozenset(("507", "InsufficientStorage", "XMinioStorageFull", "QuotaExce
 _FINAL = frozenset(("400", "401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"))
 
 
+def warm() -> None:
+    """Have in memory what every client is made of; processes forked after that share it."""
+    nobody = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}  # else they would be looked for
+    boto3.client("s3", region_name="us-east-1", **nobody).close()
+
+
 class S3Store:
     """Objects under `prefix` in a bucket. Credentials come from where boto3 looks for them unless given."""
 

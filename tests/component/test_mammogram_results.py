@@ -655,3 +655,17 @@ def test_a_report_of_one_mark_on_two_images_is_valid(tmp_path: Path) -> None:
         ["bash", script, "--strict", "--skip-set", tmp_path], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_what_the_sources_do_not_say_is_empty_and_valid(tmp_path: Path) -> None:
+    """Who the patient is, and when the study was: never invented. The validators' words on DICOMDIR are ignored."""
+    unsaid = ("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
+    _, results = result_objects.mammogram_results(**dict.fromkeys(unsaid))
+    for number, ds in enumerate(results):
+        assert [ds[keyword].value or "" for keyword in unsaid] == [""] * len(unsaid)
+        (tmp_path / f"{ds.Modality}{number}.dcm").write_bytes(provenance.part10(ds))
+    script = Path(__file__).resolve().parents[1] / "validate_results.sh"
+    command = ["bash", script, "--strict", "--only", "[MP]*", tmp_path]  # pictures and their presentation state
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "PR 1, errors 0" in found.stdout

@@ -24,6 +24,7 @@ FLAGS = (
     "-O2",
     "-fPIC",
     "-shared",
+    "-pthread",
     "-fvisibility=hidden",
     "-fno-strict-aliasing",
     "-fwrapv",

@@ -68,9 +68,9 @@ M3_API void m3_hash_begin(struct m3_hash *h);
 M3_API void m3_hash_feed(struct m3_hash *h, const uint8_t *data, size_t size);
 M3_API void m3_hash_end(const struct m3_hash *h, uint8_t out[32]); /* of all so far; more may follow */
 
-/* Whose turn it is to write to the index: one thread of one process (join.c). */
+/* Whose turn it is to write to the index: one thread of one process (turn.c). */
 M3_API int m3_turn_open(int fd, uint64_t *turn);      /* of a lock file that is open; 0, or minus an error number */
-M3_API int m3_turn_take(uint64_t turn, int wait);     /* 1: the caller's now; 0: another's, unless one waits; or minus an error number */
+M3_API int m3_turn_take(uint64_t turn, int wait);     /* 1: the caller's now; 0: another's, unless one waits; or minus an error number, also EINTR */
 M3_API void m3_turn_give(uint64_t turn);              /* by the thread that took it */
 M3_API void m3_turn_close(uint64_t turn);             /* the file stays open */
 
@@ -109,7 +109,7 @@ struct m3_joining {
 M3_API int m3_joiner_open(const void *const *sqlite, const char *path, const char *vfs, const char *setup,
                           const char *lookup, const char *insert, uint64_t turn, uint64_t *joiner);
 M3_API int m3_join(uint64_t joiner, struct m3_joining *arrival); /* m3_joined; from any thread */
-M3_API void m3_joiner_close(uint64_t joiner);
+M3_API void m3_joiner_close(uint64_t joiner); /* what comes later is M3_UNUSUAL */
 
 /* What data sets that follow a pattern are like (pacs/dicom/repeats.py), and what comes of one (follow.c). */
 enum m3_reader { M3_CODES = 0, M3_STRINGS, M3_STRING, M3_INTEGERS, M3_DECIMALS, M3_US, M3_SS, M3_UL, M3_SL };

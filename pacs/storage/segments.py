@@ -40,6 +40,7 @@ WORTH_STARTING = 128 << 10
 """From this length on the disk is told to begin before anybody waits for it."""
 
 _READ = 1 << 20
+_ZEROS = bytes(_READ)
 _NEAR = 64 << 10
 
 
@@ -493,10 +494,10 @@ def _next_data(fd: int, at: int, end: int) -> int:
         except OSError:  # no data follows
             return end
         piece = os.pread(fd, wanted, at)
-        if kept := len(piece.lstrip(b"\0")):
-            return at + (len(piece) - kept) // BLOCK * BLOCK
         if not piece:
             return end
+        if piece != _ZEROS[: len(piece)]:  # compared at once: zeros written ahead may be a whole segment long
+            return at + next(i for i in range(0, len(piece), BLOCK) if piece[i : i + BLOCK].strip(b"\0"))
         at, wanted = at + len(piece), _READ
     return end
 

@@ -29,6 +29,7 @@ from pacs.audit import Audit
 from pacs.auth import SYSTEM
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
+from pacs.digest import Digest
 from pacs.errors import DuplicateInstance, NotFound, OutOfResources, Unavailable
 from pacs.events import Events
 from pacs.index import schema
@@ -36,7 +37,7 @@ from pacs.index.engine import open_index
 from pacs.ingest import Ingest
 from pacs.settings import Settings
 from pacs.spool import IN_MEMORY_BYTES
-from pacs.storage import segments
+from pacs.storage import records, segments
 from pacs.storage.arrival import HEAD_BYTES
 from pacs.storage.base import Locator, Placed
 from pacs.storage.files import FileStore
@@ -588,6 +589,25 @@ def test_what_is_torn_is_found_and_never_served(tmp_path: Path, harm: Any, lost:
             with pytest.raises(NotFound):
                 store.read(locator)
     store.close()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_zeros_of_any_length_hide_no_record_behind_them(tmp_path: Path, written: bool) -> None:
+    """Segments are written ahead; who came later may be on the disk while who came before is not."""
+    nonce, path = b"n" * records.NONCE_BYTES, tmp_path / "segment"
+    places = []
+    with path.open("w+b") as file:
+        file.write(records.first_block(nonce))
+        for gap in (0, 1, 2, 255, 256, 257, 512, 1023):
+            file.write(bytes(gap * BLOCK)) if written else file.seek(gap * BLOCK, os.SEEK_CUR)
+            places.append(file.tell())
+            data = content(gap, 5000)
+            file.write(records.header(nonce, file.tell(), len(data), b"", Digest(data).digest()) + data)
+            file.seek(records.aligned(file.tell()))
+        file.write(bytes(700 * BLOCK))
+        file.flush()
+        found = list(segments.walk_records(file.fileno(), nonce, os.fstat(file.fileno()).st_size))
+    assert [each.at for each in found] == places
 
 
 def test_who_asks_for_what_a_crash_left_is_not_taken_for_its_writer(tmp_path: Path) -> None:

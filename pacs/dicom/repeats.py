@@ -162,8 +162,8 @@ class Repeats:
         marks: list[Mark] = []
         walk = Walk(data, syntax, DEFAULT_LIMITS, marks)
         metadata = walk.run()
-        self._known = _known(walk, metadata, marks, before) if walk.ordered else None
-        return walk, metadata, None, None
+        self._known = known = _known(walk, metadata, marks, before) if walk.ordered else None
+        return walk, metadata, None, None if known is None or known.whole is None else known.whole.pattern
 
 
 def _compared(known: _Known, source: bytes) -> tuple[Begun, list[bytes], bool]:

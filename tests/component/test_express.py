@@ -15,7 +15,7 @@ from servers import missing
 from sqlalchemy import func, select
 
 from pacs import native
-from pacs.archive import Archive, open_archive
+from pacs.archive import open_archive
 from pacs.auth import Auth
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.index import schema
@@ -85,7 +85,7 @@ def slices(count: int, number: int = 0, **attributes: Any) -> list[Dataset]:
         ds.SOPInstanceUID = f"1.2.3.{number + 1}.{1000 + at}"
         ds.InstanceNumber = at * 7 - 3
         ds.AcquisitionNumber = [1, 22, 333][at % 3]
-        ds.ContentDate = "2024011%d" % (at % 10)
+        ds.ContentDate = f"2024011{at % 10}"
         ds.ContentTime = ["101112", "101112.5", "235959.123456"][at % 3]
         ds.AcquisitionDateTime = ["20240110101112.250000", "20240110101113"][at % 2]
         ds.SliceLocation = [0, "-0.5", "12.500", "+7", "123456.789", "1e3", "00.125"][at % 7]

@@ -133,6 +133,11 @@ class Auth:
         known = self._cache.get(f"{kind}:{_digest(secret)}")
         return known[1] if known is not None and known[0] > self._clock() else None
 
+    def remembered_until(self, secret: str, kind: str = "token") -> float:
+        """When `remembered` will have to look again, in Unix seconds; 0 where nothing is remembered."""
+        known = self._cache.get(f"{kind}:{_digest(secret)}")
+        return 0.0 if known is None else known[0]
+
     def authenticate(self, secret: str, kind: str = "token") -> Principal:
         """Who holds `secret` (a bearer token or a session). Raises Unauthenticated."""
         known = self.remembered(secret, kind)

@@ -149,6 +149,10 @@ class Settings:
     scrub_per_day: float = _setting(1.0, "Percent of all instances whose stored bytes are verified each day; 0 = none.")
     stable_after_s: float = _setting(10.0, "A study is stable when nothing new came for this long.")
     drain_s: float = _setting(10.0, "How long a stopping server lets requests and associations finish.")
+    keep_awake: bool = _setting(
+        True,
+        "While a client asks again at once and nothing else wants to compute, a processor is kept from sleeping.",
+    )
 
     event_hours: float = _setting(72.0, "A Workitem event that its subscriber did not take for this long is dropped.")
     workitem_days: float = _setting(

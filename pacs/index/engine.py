@@ -19,10 +19,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs import native
 from pacs.errors import InvalidInput, Unavailable
-from pacs.index import joiner, joining, wal
+from pacs.index import joiner, joining, pulse, wal
 from pacs.index.checkpoint import LAST_RESORT_PAGES, Checkpointer
 from pacs.index.joiner import Joiner
 from pacs.index.migrate import migrate
+from pacs.index.pulse import Pulse
 from pacs.index.statement import Found, Statement, Values
 from pacs.index.turn import Turn
 from pacs.index.writer import GroupCommit, Pending, Pooled, T, Work, Writer, translated
@@ -47,6 +48,7 @@ class Index:
         self._spare: deque[PoolProxiedConnection] = deque()
         # `version` is told by one and the same connection: each has numbers of its own.
         self._watching = reader.raw_connection() if reader.dialect.name == "sqlite" else None
+        self._pulse: Pulse | None = None
 
     @property
     def dialect(self) -> str:
@@ -130,9 +132,20 @@ class Index:
         except sqlite3.Error as error:
             raise translated(error) from error
 
+    def pulse(self) -> Pulse | None:
+        """What changes with each commit, asked without a call of the system; None where it cannot be had.
+
+        It ends with the index. To be asked for once, by one thread.
+        """
+        if self._watching is not None and self._pulse is None and self._reader.url.database is not None:
+            self._pulse = pulse.opened(Path(self._reader.url.database))
+        return self._pulse
+
     def close(self) -> None:
         """Finish accepted transactions and let go of the database."""
         self._writer.close()
+        if self._pulse is not None:
+            self._pulse.close()
         if self._watching is not None:
             self._watching.close()
         while (connection := self._spared()) is not None:

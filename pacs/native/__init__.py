@@ -44,6 +44,19 @@ class Patience(ctypes.Structure):
     _fields_ = (("silence", c_double), ("pdu", c_double), ("window", c_double), ("rate", c_double))
 
 
+class Awake(ctypes.Structure):
+    """`struct m3_awake` of awake.c."""
+
+    _fields_ = (
+        ("until", c_double),
+        ("rested", c_double),
+        ("asleep", c_uint32),
+        ("ended", c_uint32),
+        ("given_up", c_uint32),
+        ("processors", c_uint32),
+    )
+
+
 class Hash(ctypes.Structure):
     """`struct m3_hash` of native.h: BLAKE3 of what was fed so far."""
 
@@ -72,6 +85,8 @@ def load() -> Any | None:
             return None
     except (OSError, AttributeError):
         return None
+    found.m3_awake_run.argtypes, found.m3_awake_run.restype = (POINTER(Awake),), c_int
+    found.m3_awake_rouse.argtypes, found.m3_awake_rouse.restype = (POINTER(Awake),), None
     wire = (POINTER(Wire), POINTER(Patience))
     found.m3_command.argtypes = (*wire, c_double, c_void_p, c_size_t)
     found.m3_dataset.argtypes = (*wire, c_uint32, c_void_p, c_size_t)

@@ -30,6 +30,7 @@ from dicomweb.dispatch import Service
 from pacs.auth import ALL_RIGHTS
 from pacs.errors import ArchiveError, InvalidInput, Unavailable
 from pacs.server import api_mount, collector, compose, doors, http, wire
+from pacs.server.awake import Awake
 from pacs.server.metrics import MetricsDoor, of_dimse
 from pacs.server.opening import Opened, build
 from pacs.server.possible import refuse_impossible
@@ -197,6 +198,7 @@ async def _serve_http(
     shelf = Shelf(archive.index, archive.auth)
     services = [route for route in routes if isinstance(route, Service)]
     prompt = Prompt(services, archive.auth, shelf, archive.settings.cors_origins)
+    awake = Awake() if archive.settings.keep_awake else None
     server = _Http(
         uvicorn.Config(
             Shelving(http.application(archive.auth, routes, archive.settings.cors_origins), shelf),
@@ -205,7 +207,7 @@ async def _serve_http(
             server_header=False,
             lifespan="off",
             proxy_headers=False,
-            http=wire.protocol(shelf, prompt),
+            http=wire.protocol(shelf, prompt, awake),
             ws="websockets-sansio",
             ws_ping_interval=websocket.PING_S,
             ws_ping_timeout=websocket.PONG_S,
@@ -232,6 +234,8 @@ async def _serve_http(
     server.should_exit = True
     await asyncio.to_thread(close_doors)
     await serving
+    if awake is not None:
+        awake.close()
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -20,8 +20,9 @@ from dicomweb.answers import Answer, Buffer
 from dicomweb.calls import MADE_OF, TOLD
 from dicomweb.dispatch import Service
 from pacs.errors import Unauthenticated
+from pacs.server.at_hand import Fields
 from pacs.server.http import credential_of, known, secured
-from pacs.server.shelf import Fields, Shelf, status_line
+from pacs.server.shelf import Shelf, status_line
 
 if TYPE_CHECKING:
     from pacs.auth import Auth

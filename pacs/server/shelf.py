@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicomweb.answers import Buffer
 from dicomweb.calls import MADE_OF, SEEN
 from dicomweb.kept import Kept
-from pacs.accesses import window_of
+from pacs.accesses import WINDOW_S, window_of
 from pacs.errors import ArchiveError
+from pacs.server.at_hand import AtHand, Fields
 
 if TYPE_CHECKING:
     from pacs.auth import Auth, Principal
@@ -35,8 +36,6 @@ REMEMBERED = 4096
 
 FIELD_BYTES = 160
 """What a header field of a request takes besides its text."""
-
-Fields = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +58,23 @@ class Shelf:
         self._auth = auth
         self._ready: Kept[_Ready] = Kept()
         self._common: tuple[Fields, bytes] = (), b""
+        self.at_hand = AtHand(index, self.lines, clock)
+        """What was given out lately to who sends the same bytes again."""
         self._asked: dict[int, None] = {}  # by hash: what was asked for lately, and is worth keeping the next time
 
     def find(
-        self, request: Hashable, common: Fields, state: MutableMapping[str, Any] | None = None
+        self,
+        request: Hashable,
+        common: Fields,
+        state: MutableMapping[str, Any] | None = None,
+        came_as: tuple[str | None, bytes] | None = None,
     ) -> list[bytes] | None:
         """The answer to a request as it goes over the wire, with the header fields that all answers have; or None.
 
-        What version of the index was looked at is left in the request's ASGI `state`.
+        What version of the index was looked at is left in the request's ASGI `state`. What is found will be `at_hand`
+        for whom and the bytes that the request `came_as`.
         """
+        beat = None if came_as is None else self.at_hand.beat()  # before it is asked what the index is like
         try:
             version = self._index.version()
         except ArchiveError:  # let the application say so
@@ -80,6 +87,10 @@ class Shelf:
         principal = self._auth.remembered(*found.credential)
         if principal is not found.principal and principal != found.principal:
             return None
+        if came_as is not None and beat is not None:
+            until = min((found.window + 1) * WINDOW_S, self._auth.remembered_until(*found.credential))
+            within = found.window * WINDOW_S, until
+            self.at_hand.put(came_as, beat, within, found.status, b"%b\r\n%b" % (found.fields, found.body))
         return [b"%b%b%b\r\n" % (found.status, self.lines(common), found.fields), found.body]
 
     def lines(self, common: Fields) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from dicomweb.answers import Buffer
 from dicomweb.bodies import LEND
 from dicomweb.calls import MADE, TOLD
+from pacs.server.awake import Awake
 from pacs.server.heads import Head
 from pacs.server.lending import WORTH_LENDING, LentBody
 from pacs.server.prompt import Prompt
@@ -91,6 +93,9 @@ class BoundedHttp(HttpToolsProtocol):
     prompt: Prompt | None = None
     """Who may know an answer without waiting."""
 
+    awake: Awake | None = None
+    """What is told of answers that were at hand."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -128,7 +133,7 @@ class BoundedHttp(HttpToolsProtocol):
         of_a_body = self._in_body
         self._may_be_long = not of_a_body and self._head_bytes + len(data) > HEAD_BYTES
         begins = not of_a_body and (self._head_since is None or not self._head_bytes)
-        if begins and self._head is not None and self._is_given(self._head, data):
+        if begins and self._head is not None and (self._is_at_hand(data) or self._is_given(self._head, data)):
             return
         self._sent = False
         super().data_received(data)
@@ -201,16 +206,33 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         return not (self.flow.write_paused or self.parser.should_upgrade())
 
+    def _is_at_hand(self, data: bytes) -> bool:
+        """Whether `data` is a request whose answer is at hand, and that went out."""
+        assert self.shelf is not None
+        whole = self.shelf.at_hand.find((self.client and self.client[0], data), self.server_state.default_headers)
+        if whole is None or not self._is_free():
+            return False
+        self._unset_keepalive_if_required()
+        self._send([whole])
+        self.on_message_complete()
+        if self.awake is not None:
+            self.awake.answered(time.monotonic())
+        return True
+
+    def _is_free(self) -> bool:
+        """Whether an answer may go out at once."""
+        waiting = self.cycle is not None and not self.cycle.response_complete
+        return not (waiting or self.flow.write_paused or self.transport.is_closing())
+
     def _is_given(self, head: Head, data: bytes) -> bool:
         """Whether `data` is another request with a head that is known, and was answered here."""
         asked = head.asked(data)
-        waiting = self.cycle is not None and not self.cycle.response_complete
-        if asked is None or waiting or self.flow.write_paused or self.transport.is_closing():
+        if asked is None or not self._is_free():
             return False
         self._unset_keepalive_if_required()
         state: dict[str, Any] = {**self.app_state, TOLD: head.told}
         request = (asked, head.fields, self.client and self.client[0])
-        if not self._is_ready(request, state):
+        if not self._is_ready(request, state, data):
             state[REQUEST] = request
             if self.prompt is None or not self._is_sent(self.prompt, head.scope(asked, state)):
                 self._begun = state  # the long way goes on from here
@@ -218,10 +240,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.on_message_complete()
         return True
 
-    def _is_ready(self, request: tuple[Any, ...], state: dict[str, Any]) -> bool:
-        """Whether the answer was ready, and went out."""
+    def _is_ready(self, request: tuple[Any, ...], state: dict[str, Any], whole: bytes | None = None) -> bool:
+        """Whether the answer was ready, and went out; the request is `whole` where nothing else came with it."""
         assert self.shelf is not None
-        ready = self.shelf.find(request, self.server_state.default_headers, state)
+        came_as = None if whole is None else (self.client and self.client[0], whole)
+        ready = self.shelf.find(request, self.server_state.default_headers, state, came_as)
         if ready is None:
             return False
         self._send(ready)
@@ -367,6 +390,6 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol(shelf: Shelf, prompt: Prompt | None = None) -> type[BoundedHttp]:
+def protocol(shelf: Shelf, prompt: Prompt | None = None, awake: Awake | None = None) -> type[BoundedHttp]:
     """The protocol of connections whose answers may be ready on a shelf, or made at once."""
-    return type("ShelvedHttp", (BoundedHttp,), {"shelf": shelf, "prompt": prompt})
+    return type("ShelvedHttp", (BoundedHttp,), {"shelf": shelf, "prompt": prompt, "awake": awake})

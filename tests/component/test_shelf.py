@@ -20,8 +20,10 @@ from dicomweb_server import multipart
 import dicomweb.app
 from dicomweb.dispatch import Service
 from pacs.archive import Archive
-from pacs.auth import CLINICAL_RIGHTS
-from pacs.server import http, opening, shelf, wire
+from pacs.auth import CLINICAL_RIGHTS, Auth
+from pacs.index import wal
+from pacs.index.engine import open_index
+from pacs.server import at_hand, http, opening, shelf, wire
 from pacs.server.prompt import Prompt
 from pacs.settings import Settings
 
@@ -32,6 +34,17 @@ class Counted(shelf.Shelf):
     given = 0
 
     def find(self, *asked: Any) -> list[bytes] | None:
+        found = super().find(*asked)
+        self.given += found is not None
+        return found
+
+
+class CountedAtHand(at_hand.AtHand):
+    """The same of what is at hand."""
+
+    given = 0
+
+    def find(self, *asked: Any) -> bytes | None:
         found = super().find(*asked)
         self.given += found is not None
         return found
@@ -62,6 +75,7 @@ class Server:
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     archive = opening.build(Settings(data=tmp_path, decoders=1))
     ready = Counted(archive.index, archive.auth)
+    ready.at_hand = CountedAtHand(archive.index, ready.lines, lambda: ready._clock())
     routes = dicomweb.app.create(archive, renditions={})
     app = http.application(archive.auth, routes)
     services = [route for route in routes if isinstance(route, Service)]
@@ -201,3 +215,156 @@ def test_what_is_kept_of_requests_is_counted(server: Server) -> None:
         assert time.monotonic() < until, "never kept"
         server.get("/studies?PatientID=nobody", **{"X-Long": "x" * 30_000})
     assert server.shelf._ready.bytes_held > held + 30_000
+
+
+class Client:
+    """One connection that stays, and sends the same bytes for the same thing."""
+
+    def __init__(self, server: Server, address: str = "127.0.0.1", token: str = "") -> None:
+        self.server = server
+        self.socket = socket.create_connection(("127.0.0.1", server.port), 60, source_address=(address, 0))
+        self.stream = self.socket.makefile("rb")
+        self.fields = (
+            f"Host: 127.0.0.1:{server.port}\r\nAccept: {JSON_TYPE}\r\nAuthorization: Bearer {token or server.token}\r\n"
+        )
+
+    def get(self, path: str, pieces: int = 1) -> tuple[int, dict[str, str], bytes]:
+        """Status, header fields and body; the request is sent in so many pieces."""
+        request = f"GET /dicom-web{path} HTTP/1.1\r\n{self.fields}\r\n".encode()
+        size = -(-len(request) // pieces)
+        for at in range(0, len(request), size):
+            self.socket.sendall(request[at : at + size])
+        status = int(self.stream.readline().split()[1])
+        fields = {}
+        while line := self.stream.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            fields[name] = value
+        return status, fields, self.stream.read(int(fields.get("content-length", 0)))
+
+    def until_at_hand(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """The first answer that was at hand: a credential is remembered for seconds only."""
+        until = time.monotonic() + 60
+        while True:
+            before = self.given
+            answer = self.get(path)
+            if self.given > before:
+                return answer
+            assert time.monotonic() < until, "never at hand"
+
+    @property
+    def given(self) -> int:
+        assert isinstance(self.server.shelf.at_hand, CountedAtHand)
+        return self.server.shelf.at_hand.given
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self.socket.close()
+
+
+needs_pulse = pytest.mark.skipif(wal.functions(("sqlite3_exec",)) is None, reason="SQLite is inside of Python")
+at_once = pytest.mark.parametrize("server", ["at once"], indirect=True)
+
+
+@needs_pulse
+@at_once
+def test_the_same_bytes_get_the_same_answer_until_somebody_commits(server: Server) -> None:
+    with Client(server) as client:
+        for path in ("/studies", "/instances?PatientID=P1", "/studies?PatientID=nobody"):
+            made = client.get(path)
+            for _ in range(3):  # not only once
+                again = client.until_at_hand(path)
+                assert (again[0], again[2]) == (made[0], made[2])
+                assert {name for name in again[1] if name != "date"} == {name for name in made[1] if name != "date"}
+        seen = len(json.loads(client.until_at_hand("/instances?PatientID=P1")[2]))
+        server.store(dicom_data.image(77, PatientID="P1", SOPInstanceUID="1.2.3.77", **same_place()))
+        before = client.given
+        assert len(json.loads(client.get("/instances?PatientID=P1")[2])) == seen + 1
+        assert client.given == before, "an answer from before the change"
+        assert len(json.loads(client.until_at_hand("/instances?PatientID=P1")[2])) == seen + 1
+
+
+@needs_pulse
+@at_once
+def test_a_revocation_by_another_process_ends_what_is_at_hand(server: Server) -> None:
+    other = open_index(f"sqlite:///{server.archive.settings.data / 'index.db'}")
+    try:
+        with Client(server) as client:
+            client.until_at_hand("/studies")
+            given = client.given
+            Auth(other).revoke(server.token)
+            server.archive.auth._clock = lambda: time.time() + 2.5  # a credential is remembered for two seconds
+            assert client.get("/studies")[0] == 401
+            assert client.get("/studies")[0] == 401
+            assert client.given == given
+    finally:
+        other.close()
+
+
+@needs_pulse
+@at_once
+def test_what_is_at_hand_is_for_one_address_and_one_credential(server: Server) -> None:
+    other = server.archive.auth.create_token("others", CLINICAL_RIGHTS, scope="elsewhere")
+    with Client(server) as client, Client(server, "127.0.0.2") as away, Client(server, token=other) as stranger:
+        client.until_at_hand("/studies")
+        given = client.given
+        assert stranger.get("/studies")[0] == 204
+        assert away.get("/studies")[0] == away.get("/studies")[0] == 200
+        assert client.given == given, "given to somebody else"
+        assert away.until_at_hand("/studies")[0] == 200
+        assert stranger.until_at_hand("/studies")[0] == 204
+
+
+@needs_pulse
+@at_once
+def test_what_is_at_hand_ends_with_the_credential_and_the_quarter_of_an_hour(server: Server) -> None:
+    with Client(server) as client:
+        client.until_at_hand("/studies")
+        given = client.given
+        now = time.time()
+        server.shelf._clock = lambda: now + 900.0
+        assert client.get("/studies")[0] == 200
+        server.shelf._clock = lambda: now + 2.5
+        assert client.get("/studies")[0] == 200
+        server.shelf._clock = lambda: now - 900.0
+        assert client.get("/studies")[0] == 200
+        assert client.given == given
+
+
+@needs_pulse
+@at_once
+def test_answers_at_hand_tell_the_time(server: Server) -> None:
+    with Client(server) as client:
+        first = client.until_at_hand("/studies")[1]["date"]
+        until = time.monotonic() + 60
+        while client.until_at_hand("/studies")[1]["date"] == first:
+            assert time.monotonic() < until, "the clock stands still"
+
+
+@needs_pulse
+@at_once
+def test_a_request_in_pieces_or_with_more_behind_it_is_read_as_ever(server: Server) -> None:
+    with Client(server) as client:
+        _, _, body = client.until_at_hand("/studies")
+        assert client.get("/studies", pieces=3)[2] == body
+        both = f"GET /dicom-web/studies HTTP/1.1\r\n{client.fields}\r\n" * 2
+        client.socket.sendall(both.encode())
+        client.socket.sendall(b"GET /dicom-web/studies HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        raw = client.stream.read()
+        assert raw.count(b"HTTP/1.1 200") == 2
+        assert raw.count(b"HTTP/1.1 401") == 1
+        assert raw.count(body) == 2
+
+
+@needs_pulse
+@at_once
+def test_what_is_at_hand_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_hand, "HELD_BYTES", 8000)
+    held = server.shelf.at_hand
+    with Client(server) as client:
+        for number in range(20):
+            client.until_at_hand(f"/studies?PatientID=nobody{number}")
+            assert 0 < held._total <= 8000
+    assert 0 < len(held._held) < 20

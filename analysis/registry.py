@@ -17,6 +17,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from analysis.api import Manifest, NotAnalysable, Params, Plugin
+from pacs.dicom import ups_task
 from pacs.dicom.ups_task import Parameter
 
 GROUP = "m3dicom.plugins"
@@ -61,6 +62,20 @@ class Installed:
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise NotAnalysable(f"the parameters cannot be used: {faults}") from None
+
+    def asked(self, attributes: Mapping[str, Any]) -> Params:
+        """The parameters that a Workitem asks for.
+
+        Raises NotAnalysable as `params`, and for a number in another unit than the plug-in takes it in; InvalidInput
+        for content items that are none.
+        """
+        fields = self.schema().get("properties", {})
+        for name, unit in ups_task.units_of(attributes).items():
+            own = ups_task.long_string(str(fields.get(name, {}).get("unit", "1"))) or "1"
+            if name in fields and unit not in ("1", own):
+                takes = "has no unit" if own == "1" else f"is in {own}"
+                raise NotAnalysable(f"the parameters cannot be used: {name} {takes}, not in {unit}")
+        return self.params(ups_task.parameters_of(attributes))
 
     def written(self, params: Params) -> list[Parameter]:
         """The parameters as a Workitem carries them; one that is None is left out where that is its default."""

@@ -33,9 +33,8 @@ class Requests:
         installed = self._registry().get(plugin)
         if installed is None:
             return None
-        parameters = ups_task.parameters_of(attributes)
         try:
-            installed.params(parameters)
+            installed.asked(attributes)
         except NotAnalysable as error:
             raise InvalidInput(str(error), about=ups.PARAMETERS_SEQUENCE) from None
         study = _lacks_prior(installed, attributes)

@@ -187,7 +187,7 @@ class Runner:
         if installed is None:
             raise NotAnalysable(f"the plug-in {claim.plugin} is not installed here")
         manifest = installed.manifest
-        params = installed.params(ups_task.parameters_of(claim.attributes))
+        params = installed.asked(claim.attributes)
         chosen = self._choose(manifest, ups_task.references_of(claim.attributes))
         digests = sorted(location.digest for each in chosen for location in each.locations)
         self._scratch.mkdir(parents=True, exist_ok=True)

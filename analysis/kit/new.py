@@ -26,12 +26,10 @@ def write(name: str, folder: Path) -> list[Path]:
     (installing the new one would hide or replace it), and where the folder is there already.
     """
     package = name.replace("-", "_")
-    if (
-        not re.fullmatch(r"[a-z][a-z0-9-]{1,39}[a-z0-9]", name)
-        or not package.isidentifier()
-        or keyword.iskeyword(package)
-    ):
+    if not re.fullmatch(r"[a-z][a-z0-9-]{1,39}[a-z0-9]", name):
         raise InvalidInput(f"a plug-in's name is three or more small letters, digits and hyphens, not {name!r}")
+    if keyword.iskeyword(package):
+        raise InvalidInput(f"a plug-in cannot be called {name!r}: that is a word of Python")
     if find_spec(package) is not None:
         raise InvalidInput(f"a plug-in cannot be called {name!r}: a module {package} is there already")
     root = folder / name

@@ -158,6 +158,18 @@ def parameters_of(attributes: Mapping[str, Any], tag: str = ups.PARAMETERS_SEQUE
     return found
 
 
+def units_of(attributes: Mapping[str, Any], tag: str = ups.PARAMETERS_SEQUENCE) -> dict[str, str]:
+    """The code of the unit of each numeric parameter that names one, by name; "1" says that there is none."""
+    found: dict[str, str] = {}
+    for item in ups.items(attributes, tag):
+        concept = next(iter(ups.items(item, CONCEPT_NAME_CODE_SEQUENCE)), {})
+        units = next(iter(ups.items(item, UNITS_CODE_SEQUENCE)), {})
+        name, unit = ups.code_value(concept)[0], ups.code_value(units)[0]
+        if name and unit and ups.value(item, VALUE_TYPE) == "NUMERIC":
+            found[name] = unit
+    return found
+
+
 def read_back(parameters: Sequence[Parameter]) -> dict[str, Any]:
     """What `parameters_of` gives of a Workitem that these were written into."""
     return parameters_of({ups.PARAMETERS_SEQUENCE: element("SQ", *map(content_item, parameters))})

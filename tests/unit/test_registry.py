@@ -108,6 +108,33 @@ def test_wrong_parameters_are_refused_in_words(registry: Registry, given: dict[s
         installed.params(given)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "unit", "words"),
+    [
+        ("threshold", 30, "mm", "threshold is in HU, not in mm"),
+        ("voxels", 3, "mm", "voxels has no unit, not in mm"),
+        ("threshold", 30, "HU", ""), ("threshold", 30, "1", ""), ("threshold", 30, "", ""),
+    ],
+)  # fmt: skip
+def test_a_number_in_another_unit_is_refused(name: str, value: float, unit: str, words: str) -> None:
+    class InUnits(Params):
+        """One parameter with a unit, one without."""
+
+        threshold: float = Field(300, json_schema_extra={"unit": "HU"})
+        voxels: int = 1
+
+    installed = Installed("", SimpleNamespace(params=InUnits))  # type: ignore[arg-type]
+    item = ups_task.content_item(ups_task.Parameter(name, name, value, unit or "1"))
+    if not unit:
+        del item[ups_task.UNITS_CODE_SEQUENCE]
+    attributes = {ups.PARAMETERS_SEQUENCE: ups.element("SQ", item)}
+    if words:
+        with pytest.raises(NotAnalysable, match=words):
+            installed.asked(attributes)
+    else:
+        assert installed.asked(attributes) == InUnits(threshold=30)
+
+
 def test_job_key_depends_on_everything_but_the_order_of_inputs() -> None:
     manifest = Count.manifest
     base = job_key(manifest, CountParams(), ["a", "b"])

@@ -32,8 +32,6 @@ from pacs.dimse import crew
 from pacs.errors import Unavailable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect
-
     from pacs.archive import Archive
     from pacs.decoding import DecodingPool
     from pacs.dimse.negotiation import Policy
@@ -146,36 +144,34 @@ def main() -> int:
 
 
 def _load(settings: Settings | None = None) -> None:
-    """Have in memory what attendants need, with these settings: after the fork it is shared, and ready at once."""
-    from sqlalchemy import make_url
-
+    """Have in memory what a server with these settings and its attendants need: after the fork they share it."""
     from pacs import archive, auth, worklist
-    from pacs.dicom import walk
     from pacs.dimse import acceptor
 
     del acceptor, archive, auth, worklist
-    walk.warm()
     if settings is not None and settings.objects.startswith("s3://") and find_spec("boto3"):
         from pacs.storage import s3
 
         s3.warm()
-    kind = "sqlite"
     if settings is not None and settings.index != "sqlite" and find_spec("psycopg"):
         import psycopg
 
-        kind = "postgresql+psycopg"
         del psycopg
-    _make_sql(make_url(f"{kind}://").get_dialect()())
-    gc.freeze()  # now: a collection after the fork would write to every object, and so make a copy of it
 
 
-def _make_sql(dialect: Dialect) -> None:
-    """Have the text of all SQL that is made once: the first instance of each attendant need not wait for it."""
+def _prepare() -> None:
+    """Make, before attendants are forked, what each would make for its first instance."""
+    from sqlalchemy import make_url
+
+    from pacs.dicom import walk
     from pacs.index.statement import Statement
 
+    walk.warm()
+    dialect = make_url("postgresql+psycopg://" if "psycopg" in sys.modules else "sqlite://").get_dialect()()
     for each in gc.get_objects():
         if isinstance(each, Statement):
             each.prepare(dialect)
+    gc.freeze()  # a collection after the fork would write to every object, and so make a copy of it
 
 
 def _run(work: object, line: socket.socket, parent: int) -> None:
@@ -213,6 +209,7 @@ def _end_with(parent: int) -> None:
 
 
 def _nurse(line: socket.socket) -> None:
+    _prepare()  # the server goes on meanwhile
     selector = selectors.DefaultSelector()
     selector.register(line, selectors.EVENT_READ)
     while True:

@@ -61,7 +61,8 @@ def is_worth_saying(record: logging.LogRecord) -> bool:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    chosen = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = _parser(next(iter(arguments), "")).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for quiet in ("uvicorn", "botocore", "boto3", "urllib3", "s3transfer", "pydicom", "pynetdicom"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
@@ -71,7 +72,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: str) -> argparse.ArgumentParser:
+    """What reads a command line that begins with the word `first`."""
     parser = argparse.ArgumentParser(prog="m3dicom", description="An analysis extension that stands beside a PACS.")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -116,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--aet", metavar="TITLE", help="the server's AE title")
     demo.add_argument("--small", action="store_true", help="smaller studies, for tests and slow machines")
     demo.set_defaults(run=_demo)
-    commands.add_all(verbs)
+    if first not in verbs.choices:  # a server need not wait for all the other commands to be loaded
+        commands.add_all(verbs)
     return parser
 
 

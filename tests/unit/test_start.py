@@ -26,6 +26,33 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert said.stdout.strip() == "[]"
 
 
+def test_dimse_doors_open_without_the_web() -> None:
+    """What `m3dicom serve` has loaded when associations are served already (`pacs.server.cli`)."""
+    code = """
+import sys
+from pacs.server import cli, collector, ground
+cli._parser("serve")
+from pacs.server import attendant
+attendant._load()
+from pacs.server import opening
+web = ("dicomweb", "starlette", "uvicorn", "pydantic", "analysis", "viewer", "http.client", "pacs.care")
+print([name for name in web if name in sys.modules], "sqlalchemy.dialects.postgresql" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert said.stdout.strip() == "[] False"
+
+
+def test_commands_are_quick_to_say_what_there_is() -> None:
+    code = """
+import sys
+from pacs.server import cli
+cli._parser("")
+print([name for name in ("sqlalchemy", "pacs.archive", "starlette") if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     with (
         doors.listen(doors.parse("127.0.0.1:0", "http")) as listener,

@@ -21,7 +21,6 @@ from typing import IO, TYPE_CHECKING
 
 from pacs import settings as settings_module
 from pacs.errors import InvalidInput, OutOfResources, Unavailable
-from pacs.index.migrate import RESTORING
 from pacs.server.commands import common
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def _load(file: Path, settings: Settings) -> None:
 
     The transaction is committed by the last words alone, so that a pipe that ends too early undoes it.
     """
+    from pacs.index.migrate import RESTORING
+
     reader = shutil.which("pg_restore")
     if reader is None:
         raise InvalidInput("pg_restore is missing: install PostgreSQL's client programs")
@@ -201,6 +202,7 @@ def _restore(chosen: argparse.Namespace) -> int:
 
 
 def _put_back_sqlite(settings: Settings, file: Path) -> None:
+    from pacs.index.migrate import RESTORING
     from pacs.server.commands.rebuild import put_in_place
 
     draft = settings.data / "index.restored"
@@ -223,6 +225,8 @@ def _put_back_sqlite(settings: Settings, file: Path) -> None:
 def _put_back_postgresql(settings: Settings, file: Path) -> None:
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
+
+    from pacs.index.migrate import RESTORING
 
     engine = create_engine(settings.index_url, connect_args={"connect_timeout": 5})
     try:

@@ -28,7 +28,7 @@ from pacs.native.structures import NOWHERE, Value
 from pacs.spool import IN_MEMORY_BYTES
 from pacs.storage import arrival
 from pacs.storage.arrival import HEAD_BYTES
-from pacs.storage.records import BLOCK, HEADER_BYTES, aligned
+from pacs.storage.records import HEADER_BYTES, aligned
 from pacs.storage.strips import Strip
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Express:
         self._strip: Strip | None = None
         self._memory: Memory | None = None
         self._pin: c_char | None = None
-        self._context = ctypes.c_uint64()
+        self._length = self._taken = 0
         self.terms.followed, self.terms.packed = addressof(self._followed), addressof(self._packed)
         self.terms.joiner = joiner.address
 
@@ -129,6 +129,7 @@ class Express:
             self._unfit = pattern
             return False
         self._learned = pattern
+        self._length = stored.entry.locator.length
         self._parts.young.forget(stored.series_instance_uid)
         return True
 
@@ -242,23 +243,26 @@ class Express:
     # --- where they go ---
 
     def open(self) -> bool:
-        """Whether there is a place for them. Followed by `close`."""
+        """Whether there is a place for them, still or anew. Followed by `close`."""
+        self.terms.size = self.terms.stage = 0
+        if self._memory is not None and self._strip is not None:
+            self._name_object(self._strip)
+            return True
+        self.close()
+        context = self._parts.store.writes.take()
+        if context is None:
+            return False
+        self.terms.write = context
         self._memory = self._parts.store.buffers.take()
-        whole = memoryview(self._memory.map)
         self._pin = c_char.from_buffer(self._memory.map, self._memory.start)
-        whole.release()
         self.terms.memory = addressof(self._pin)
         self.terms.room = min(IN_MEMORY_BYTES - HEAD_BYTES, self._parts.limit)
-        self.terms.size = self.terms.stage = 0
-        if not self._context.value and self._library.m3_write_open(ctypes.byref(self._context)):
-            return False
-        self.terms.write = self._context.value
         return self.renew()
 
     def renew(self) -> bool:
         """Whether there is a strip that holds the next record."""
         terms, store = self.terms, self._parts.store
-        record = aligned(HEADER_BYTES + HEAD_BYTES + max(terms.size, BLOCK))
+        record = aligned(HEADER_BYTES + max(HEAD_BYTES + terms.size, self._length))
         try:
             if self._strip is not None:
                 self._leave_strip()
@@ -270,8 +274,11 @@ class Express:
         self._strip = strip
         terms.fd, terms.strip, terms.strip_end = strip.fd, strip.at, strip.end
         terms.nonce[:] = list(strip.nonce)
-        self._columns[self._object_key] = _value(strip.name, self._kept)
+        self._name_object(strip)
         return True
+
+    def _name_object(self, strip: Strip) -> None:
+        self._columns[self._object_key] = _value(strip.name, self._kept)
 
     def _leave_strip(self) -> None:
         strip, self._strip = self._strip, None
@@ -282,6 +289,11 @@ class Express:
         """Told of each instance that was stored."""
         self._parts.index.joined(1)
         self._parts.events.publish()
+
+    def has_taken(self) -> bool:
+        """Whether instances went through since this was asked last."""
+        before, self._taken = self._taken, self.terms.stored
+        return before != self._taken
 
     def dataset(self) -> memoryview:
         """What has come of a data set, valid until `close`."""
@@ -303,6 +315,7 @@ class Express:
         memory, self._memory = self._memory, None
         if memory is not None:
             self._parts.store.buffers.give(memory)
+            self._parts.store.writes.give(self.terms.write)
 
 
 def _value(value: Any, kept: Kept) -> Value:

@@ -583,6 +583,8 @@ class Ingest:
     def is_like(self, express: Express) -> bool:
         """Whether instances like the last one of this thread may go through `express`."""
         last = self._seen.last
+        if express.has_taken():
+            self._seen.repeats.worth_it()
         return last is not None and express.learn(last, self._seen.repeats.following)
 
     def news(self, prepared: Prepared, scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:

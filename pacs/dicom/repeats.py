@@ -130,6 +130,10 @@ class Repeats:
         known = self._known
         return None if known is None or known.whole is None else Following(known.syntax, known.reach, known.whole)
 
+    def worth_it(self) -> None:
+        """Told that others have followed what was learned: the next surprise is learned from, too."""
+        self._in_vain = 0
+
     def walk(self, data: memoryview, syntax: TransferSyntax) -> Walked:
         """What `Walk` tells of the data set, inflated, under the default limits; raises what it raises.
 

@@ -168,6 +168,8 @@ class Association(threading.Thread):
             status.report("an association failed", error)
             last = encode_abort(AbortSource.PROVIDER)
         finally:
+            if self._passing is not None:
+                self._passing.close()
             self._abort_operation()
             self._outgoing.close()
             self._say_goodbye(last)
@@ -200,6 +202,8 @@ class Association(threading.Thread):
             came = passing.take(self._contexts, lambda: self._draining, self._begun)
             if came is not None:
                 return self._contexts[came.context_id], self._reader.decode(came.command_set), came.dataset
+        if passing is not None:
+            passing.close()
         return *self._read_command(self._idle_s), None
 
     def _negotiate(self) -> tuple[Negotiated, Peer]:

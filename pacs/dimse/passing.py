@@ -66,7 +66,6 @@ class Passing:
         """
         express, terms = self._express, self._express.terms
         if not express.open():
-            express.close()
             return None
         try:
             while True:
@@ -86,7 +85,10 @@ class Passing:
                 return self._handed_over(passage, contexts)
         finally:
             terms.busy = 0
-            express.close()
+
+    def close(self) -> None:
+        """Give back what `take` has taken: nothing is expected. May be called again."""
+        self._express.close()
 
     def _handed_over(self, passage: int, contexts: Container[int]) -> Came:
         express, terms = self._express, self._express.terms
@@ -97,7 +99,8 @@ class Passing:
         rest = partial(self._incoming.rest, terms.outcome, terms.context)
 
         def give(operation: StoreOperation) -> None:
-            operation.write(held)
+            with held:
+                operation.write(held)
             rest(operation)
 
         return Came(terms.context, self._incoming.command_set(terms.like_size), give)

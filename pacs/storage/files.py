@@ -267,6 +267,11 @@ class FileStore:
         """Memory for arriving objects, which begins where a write past the page cache may."""
         return self._buffers
 
+    @property
+    def writes(self) -> Writes:
+        """What begins writes past the page cache."""
+        return self._writes
+
     def _finish(self, spool: Spool, lane: Lane, redo: bool) -> tuple[Segment, tuple[Record, int]]:
         try:
             head = os.pread(lane.fd, spool.reserve, lane.base)

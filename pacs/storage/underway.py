@@ -43,21 +43,28 @@ class Writes:
         self._library = native.load()
         self._free: deque[int] = deque()
 
+    def take(self) -> int | None:
+        """What one write after the other may be begun with, until it is given back; None where nothing can."""
+        if self._library is None:
+            return None
+        try:
+            return self._free.pop()
+        except IndexError:
+            made = ctypes.c_uint64()
+            return None if self._library.m3_write_open(ctypes.byref(made)) else made.value
+
+    def give(self, context: int) -> None:
+        """Have back what `take` gave; no write is under way."""
+        self._free.append(context)
+
     def begin(self, fd: int, view: memoryview, at: int) -> Underway | None:
         """The write of `view`, which has to stay as it is meanwhile; None where nothing could be begun.
 
         `fd` was opened with O_DIRECT; memory, length and place are whole blocks.
         """
-        library = self._library
-        if library is None:
+        library, context = self._library, self.take()
+        if library is None or context is None:
             return None
-        try:
-            context = self._free.pop()
-        except IndexError:
-            made = ctypes.c_uint64()
-            if library.m3_write_open(ctypes.byref(made)):
-                return None
-            context = made.value
         address = ctypes.addressof(ctypes.c_char.from_buffer(view))
         failure = library.m3_write_begin(context, fd, address, len(view), at)
         if not failure:

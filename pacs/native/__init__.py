@@ -66,8 +66,8 @@ class Hash(ctypes.Structure):
         ("lanes", c_uint32),
         ("waiting", c_uint32),
         ("depth", c_uint32),
-        ("stack", c_uint32 * (47 * 8)),
-        ("leaves", c_uint32 * (128 * 8)),
+        ("stack", c_uint8 * (47 * 32)),
+        ("leaves", c_uint8 * (128 * 32)),
         ("rest", c_uint8 * 8192),
     )
 

@@ -60,8 +60,8 @@ struct m3_hash {
   uint32_t held;                           /* bytes in `rest` */
   uint32_t lanes;                          /* how many chunks side by side: 8 or 4, as m3_hash_begin finds it */
   uint32_t waiting, depth;                 /* chaining values in `leaves` and in `stack` */
-  uint32_t stack[47 * 8];                  /* chaining values of whole subtrees of at least M3_HASH_LEAVES chunks */
-  uint32_t leaves[M3_HASH_LEAVES * 8];     /* of chunks that wait for being joined */
+  uint8_t stack[47 * 32];                  /* chaining values of whole subtrees of at least M3_HASH_LEAVES chunks */
+  uint8_t leaves[M3_HASH_LEAVES * 32];     /* of chunks that wait for being joined */
   uint8_t rest[8 * 1024];                  /* of what was fed: fewer than eight chunks */
 };
 M3_API void m3_hash_begin(struct m3_hash *h);

@@ -140,13 +140,43 @@ static void pack(void) {
   free(out);
 }
 
+/* The digest of a text is the same whatever the pieces, how many chunks go side by side, and who asked for it before. */
+static void hash(void) {
+  size_t size = any(8) ? any(20000) : any(300000);
+  uint8_t *text = memory(size), *whole = memory(32), *found = memory(32);
+  struct m3_hash *one = (struct m3_hash *)memory(sizeof *one), *other = (struct m3_hash *)memory(sizeof *other);
+  for (size_t at = 0; at < size; at++) text[at] = (uint8_t)any(256);
+  m3_hash_begin(one);
+  m3_hash_feed(one, text, size);
+  m3_hash_end(one, whole);
+  m3_hash_begin(other);
+  if (any(2)) other->lanes = 4;
+  for (size_t at = 0, next; at < size; at += next) {
+    next = 1 + any(any(2) ? 1500 : 70000);
+    if (next > size - at) next = size - at;
+    uint8_t *piece = memory(next);
+    memcpy(piece, text + at, next);
+    m3_hash_feed(other, piece, next);
+    free(piece);
+    if (!any(8)) m3_hash_end(other, found);
+  }
+  m3_hash_end(other, found);
+  holds(!memcmp(whole, found, 32), "one digest");
+  free(text);
+  free(whole);
+  free(found);
+  free(one);
+  free(other);
+}
+
 int main(int count, char **words) {
   if (count != 3) return 2;
   state = strtoull(words[1], NULL, 10) * 2654435761u + 88172645463325252u;
   uint64_t inputs = strtoull(words[2], NULL, 10);
   for (uint64_t at = 0; at < inputs; at++) {
     if (any(8)) wire();
-    else pack();
+    else if (any(2)) pack();
+    else hash();
   }
   printf("%llu inputs\n", (unsigned long long)inputs);
   return 0;

@@ -81,6 +81,16 @@ def test_the_end_may_be_asked_for_anywhere(library: Any, lanes: int) -> None:
         assert hashing.digest() == other.digest() == hashing.digest(), f"{at} bytes"
 
 
+def test_python_knows_the_structure_as_c_does(library: Any, lanes: int) -> None:
+    hashing = Hashing(library, lanes)
+    hashing.feed(DATA[: SUBTREE + GROUP + 5])
+    state = hashing.state
+    assert (state.chunks, state.held, state.waiting, state.depth) == (136, 5, 8, 1)
+    assert bytes(state.rest[:6]) == DATA[SUBTREE + GROUP :][:5] + b"\xa5"
+    hashing.feed(DATA[: GROUP - 6])
+    assert bytes(state.rest[GROUP - 2 :]) == DATA[GROUP - 7 :][:1] + b"\xa5"  # its last byte is the structure's
+
+
 def test_nothing_is_written_behind_the_digest(library: Any, lanes: int) -> None:
     hashing = Hashing(library, lanes)
     hashing.feed(DATA[:5000])

@@ -98,12 +98,18 @@ class View:
 
     def _told(self, workitem: str, principal: Principal, steps: int, seen: set[str]) -> dict[str, Any]:
         seen.add(workitem)
-        attributes = self._archive.worklist.retrieve(workitem, principal)
+        try:
+            attributes = self._archive.worklist.retrieve(workitem, principal)
+        except NotFound:  # as in an index that was made again: its results tell by themselves
+            attributes = {}
         found = self._outputs(workitem, attributes, principal)
+        if not attributes and not found:
+            raise NotFound("neither a Workitem nor a result of one has this UID", about=workitem)
         kept = self._record(found)
         code = next(iter(ups.items(attributes, ups.WORKITEM_CODE_SEQUENCE)), {})
         used: dict[str, Any] = kept["inputs"] if isinstance(kept.get("inputs"), dict) else {}
-        inputs = self._inputs(attributes, list(used.get("instances") or ()), principal)
+        instances = list(used.get("instances") or ())
+        inputs = self._inputs(attributes, instances, principal) if attributes else self._read_in(instances, principal)
         makers = sorted({maker for each in inputs for maker in each["made_by"]} - seen)
         upwards = []
         for maker in makers[: steps if steps > 0 else 0]:
@@ -114,7 +120,7 @@ class View:
         told = {
             "workitem": workitem,
             "label": text(attributes, ups.LABEL) or "",
-            "state": text(attributes, ups.PROCEDURE_STEP_STATE) or "",
+            "state": text(attributes, ups.PROCEDURE_STEP_STATE) or "removed",
             "plugin": kept.get("plugin") or {"id": ups.code_value(code)[0], "title": text(code, "00080104") or ""},
             "parameters": kept.get("parameters") or _parameters(attributes),
             "inputs": inputs,
@@ -150,6 +156,31 @@ class View:
                 }
             )
         return told
+
+    def _read_in(self, used: Sequence[str], principal: Principal) -> list[dict[str, Any]]:
+        """The inputs that a record names, where no Workitem tells of them: those that are here, by series."""
+        i, r, s = schema.instance.c, schema.series.c, schema.study.c
+        told: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(used), _AT_ONCE):
+            wanted = (
+                select(s.study_instance_uid, r.series_instance_uid, i.result_of)
+                .join_from(schema.instance, schema.series, r.id == i.series_key)
+                .join(schema.study, s.id == i.study_key)
+                .where(i.sop_instance_uid.in_(used[start : start + _AT_ONCE]))
+                .order_by(i.id)
+            )
+            if principal.scope:
+                wanted = wanted.where(s.scope == principal.scope)
+            with self._archive.index.read() as conn:
+                for study, series, maker in conn.execute(wanted):
+                    each = told.setdefault(
+                        series,
+                        {"study_instance_uid": study, "series_instance_uid": series, "instances": 0, "made_by": []},
+                    )
+                    each["instances"] += 1
+                    if maker and maker not in each["made_by"]:
+                        each["made_by"] = sorted([*each["made_by"], maker])
+        return list(told.values())
 
     def _within(self, asked: ups_task.References, principal: Principal) -> list[str]:
         """The instances of a series, or of a study, without its results."""

@@ -123,12 +123,18 @@ class Parts:
 def study_query(text: str) -> Query:
     """A search of studies as QIDO-RS writes it (PS3.18 8.3.4).
 
-    Raises InvalidQuery, also for a key that is not matched: a misspelt one would else mean everybody's studies.
+    Raises InvalidQuery, also for a key that is not matched or has no value: a misspelt one, or a script's empty
+    variable, would else mean everybody's studies.
     """
     try:
         pairs = parse_qsl(text.removeprefix("?"), keep_blank_values=True, max_num_fields=params.MAX_KEYS)
     except ValueError:
         raise InvalidQuery(f"more than {params.MAX_KEYS} matching keys") from None
+    for name, value in pairs:
+        if name in ("limit", "offset", "includefield"):
+            raise InvalidQuery(f"{name} has no meaning here: every study that matches is taken", about=name)
+        if not value.strip():
+            raise InvalidQuery("a key without a value would mean all studies: write * where that is wanted")
     query, warnings = params.query(pairs, Level.STUDY)
     if warnings or (query.keys == () and text.strip("?& ")):
         raise InvalidQuery(

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
@@ -238,12 +239,16 @@ def application(auth: Auth, routes: Sequence[BaseRoute], cors_origins: Sequence[
     async def not_found(request: Request, _: Exception) -> JSONResponse:
         return problem(404, "Not Found", "there is nothing at this address")
 
+    async def not_possible(request: Request, error: Exception) -> JSONResponse:
+        headers = error.headers if isinstance(error, HTTPException) else None  # Allow
+        return problem(405, "Method Not Allowed", f"{request.method} is not possible here", dict(headers or {}))
+
     async def failed(request: Request, _: Exception) -> JSONResponse:
         return problem(500, "Internal Server Error", "the server failed; its log says where")
 
     app = _Front(
         [route for route in routes if isinstance(route, Service)],
-        Starlette(routes=routes, exception_handlers={404: not_found, 500: failed}),
+        Starlette(routes=routes, exception_handlers={404: not_found, 405: not_possible, 500: failed}),
     )
     return SecurityHeaders(Cors(Authentication(app, auth), cors_origins, GUARDED_PREFIXES[0]))
 

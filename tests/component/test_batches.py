@@ -535,8 +535,12 @@ def test_who_may_ask_for_what(host: Host) -> None:
         host.batches.create(ANN, new(plugin="nothing"))
     with pytest.raises(InvalidInput, match="threshold"):
         host.batches.preview(ANN, new(parameters={"threshold": 1e6}))
-    with pytest.raises(InvalidQuery):
-        host.batches.preview(ANN, new(query="PatientId=B1"))
+    for query, words in (
+        ("PatientId=B1", "PatientId"), ("PatientID=", "without a value"), ("PatientID=*&StudyID", "without a value"),
+        ("PatientID=B1&limit=1", "limit"), ("includefield=all", "includefield"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidQuery, match=words):
+            host.batches.preview(ANN, new(query=query))
     mine = host.batches.create(Principal("eve", "token", ALL_RIGHTS, "ward"), new())
     host.steps()
     assert host.batches.one(ANN, mine.id).items == {}, "studies of another scope are nobody's business"

@@ -45,6 +45,13 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
     assert all(each["summary"].endswith(".") for each in operations)
 
 
+def test_what_is_not_possible_is_said_as_a_problem(running_server: RunningServer) -> None:
+    with known_to(running_server) as known:
+        answer = known.request("DELETE", "/api/batches")
+    assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
+    assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
+
+
 def test_every_operation_is_mounted_and_wants_a_login(running_server: RunningServer, document: dict[str, Any]) -> None:
     """Without a credential a known operation is refused (401) or open; with one it is not "nothing at this address"."""
     with known_to(running_server) as known, httpx.Client(base_url=running_server.http, timeout=60) as stranger:

@@ -11,6 +11,7 @@ from pathlib import Path
 import dicom_data
 import pytest
 from pydicom import dcmread
+from sqlalchemy import delete
 
 from analysis import provenance_view
 from analysis.queue import LocalQueue
@@ -22,6 +23,7 @@ from pacs.archive import Archive, open_archive
 from pacs.auth import ALL_RIGHTS, SYSTEM, Principal
 from pacs.dicom import ups, ups_task
 from pacs.errors import NotFound
+from pacs.index import schema
 from pacs.json_api import Asked, Reply
 from pacs.settings import Settings
 from pacs.worklist import Worklist
@@ -126,8 +128,9 @@ def test_a_result_tells_where_it_is_from(archive: Archive) -> None:
     digests = {each.sop_instance_uid: each.digest for each in archive.retrieve.locate(SYSTEM, STUDY, SERIES)}
     assert kept["inputs"]["instances"] == digests
     assert kept["workitem"] == uid
-    with pytest.raises(NotFound):
-        row.handler(Asked(ADMIN, {"uid": "1.2.3"}))
+    for unknown in ("1.2.3", location.study_instance_uid):
+        with pytest.raises(NotFound, match="neither a Workitem nor a result"):
+            row.handler(Asked(ADMIN, {"uid": unknown}))
 
 
 def test_what_was_made_of_a_result_tells_how_that_one_came_to_be(archive: Archive) -> None:
@@ -146,6 +149,22 @@ def test_what_was_made_of_a_result_tells_how_that_one_came_to_be(archive: Archiv
     seen.feed(provenance_view.page(told))
     for word in ("Review 1.0", "Count 1.0", first, second):
         assert word in seen.text
+
+
+def test_results_tell_where_they_are_from_without_their_workitem(archive: Archive) -> None:
+    """An index that was made again from the objects knows of no Workitems."""
+    uid = ended(archive, "count")
+    view = provenance_view.View(archive)
+    before = view.of(uid, ADMIN)
+    result = before["outputs"][0]["sop_instance_uid"]
+    maker = view.of(result, ADMIN)["workitem"]
+    archive.index.transact(lambda conn: conn.execute(delete(schema.workitem)))
+    told = view.of(result, ADMIN)
+    assert (told["workitem"], told["state"], told["label"]) == (maker, "removed", "")
+    for name in ("plugin", "parameters", "package", "backend", "inputs", "outputs", "upwards"):
+        assert told[name] == before[name], name
+    assert view.of(maker, ADMIN) == told
+    assert "removed" in provenance_view.page(told)
 
 
 class Words(HTMLParser):

@@ -50,6 +50,16 @@ def free_port() -> int:
                 return port
 
 
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A TCP port for a server that is started again and again; nobody else is given it in between."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: it never listens
+        holder.bind(("127.0.0.1", free_port()))
+        port: int = holder.getsockname()[1]
+        yield port
+
+
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
     """Return when `process` listens on `port`."""
     end = time.monotonic() + seconds

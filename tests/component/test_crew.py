@@ -18,7 +18,7 @@ import dicom_data
 import pytest
 from conftest import ServerStarter
 from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association, Rejected, associate_request
-from faults.kills import descendants
+from faults.away import descendants
 
 from pacs import uids
 from pacs.archive import Archive, open_archive

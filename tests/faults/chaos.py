@@ -27,7 +27,8 @@ import numpy as np
 import orjson
 from conftest import COMMAND, RunningServer, start_server
 from faults import chaos_plugin
-from faults.kills import _alive, descendants
+from faults.away import descendants
+from faults.kills import _alive
 from faults.load import wait_until
 from pydicom import dcmread
 from redis_server import Redis, redis

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from faults.kills import descendants
+from faults.away import descendants
 
 
 class Disk(Protocol):

@@ -6,20 +6,21 @@ import os
 import random
 import signal
 import sqlite3
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import rebuilding
 from conftest import COMMAND, RunningServer, start_server
+from faults.away import Away, Watch, descendants, named
 from faults.load import Load, check, wait_until
 from faults.power import Lost, lose, lose_log, watcher
-from servers import postgresql, rclone
+from servers import held_port, postgresql, rclone
 
 from pacs.settings import Settings
 
@@ -54,16 +55,6 @@ def s3_and_postgresql() -> Iterator[dict[str, str]]:
         }
 
 
-def descendants(pid: int, *, deep: bool = True) -> list[int]:
-    """The process ids of the children of a process and, if `deep`, of theirs."""
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *(descendants(int(child)) if deep else ())]
-    return found
-
-
 def _alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -73,13 +64,15 @@ def _alive(pid: int) -> bool:
 
 
 class KillLoop:
-    """A server that is killed and started again under load."""
+    """A server that is killed and started again, on the same ports, while its clients go on."""
 
     def __init__(self, data: Path, settings: Mapping[str, str], seed: int = 1, *, power: bool = False) -> None:
         """With `power`, each kill is a loss of power: what was not synced by then is taken away (`faults.power`)."""
         self.load = Load()
         self.lost: list[Lost] = []
+        self.away: list[Away] = []
         self.ready_after: list[float] = []
+        """Seconds from a kill until all doors answered, those of the web included."""
         self.kills = self.attendants_killed = 0
         self.acknowledged = 0
         """How many instances were promised, what `finish` sends again left out."""
@@ -94,15 +87,21 @@ class KillLoop:
         if self._watcher:
             self._settings |= {"LD_PRELOAD": str(self._watcher), "WALSYNC": str(self._wal_record)}
         self._token = ""
-        self.server = self._start()
-        self.ready_after.clear()  # the first start makes the schema; none was killed before it
+        self._ports = ExitStack()
+        doors = [f"--{door}=127.0.0.1:{self._ports.enter_context(held_port())}" for door in ("http", "dimse")]
+        self._doors = tuple(doors)
+        index = urlsplit(settings.get("M3DICOM_INDEX", ""))
+        self._database = named("-p", str(index.port)) if index.port else []
+        try:
+            self.server = self._start()  # it makes the schema; none was killed before it
+        except BaseException:
+            self._ports.close()
+            raise
 
     def _start(self) -> RunningServer:
-        began = time.monotonic()
         launcher = str(Path(__file__).with_name("power.py"))
         command = (sys.executable, launcher, str(self._record)) if self._record else (COMMAND,)
-        server = start_server(self._data, settings=self._settings, command=command)
-        self.ready_after.append(time.monotonic() - began)
+        server = start_server(self._data, settings=self._settings, arguments=self._doors, command=command)
         self._token = self._token or server.token
         self.client.close()
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -110,7 +109,7 @@ class KillLoop:
         return server
 
     def turn(self) -> None:
-        """Load, kill, start, check what came in this turn."""
+        """Load, kill, start while the load goes on, and check what came in this turn."""
         self.load.start(self.server.dimse, self.server.dicomweb, self._token)
         time.sleep(self._dice.uniform(0.05, 0.9))
         if not self._record and self._dice.random() < ONLY_AN_ATTENDANT and self._kill_an_attendant():
@@ -118,24 +117,46 @@ class KillLoop:
             if self._dice.random() < 0.5:
                 check(self.client, self.load.book, self.load.stop())
                 return
-        self._kill()
-        studies = self.load.stop()
-        while not self._record and self._dice.random() < IN_THE_START:
-            self._kill_in_the_start()
-        self.server = self._start()
+        studies = self._lose_power() if self._record else self._kill()
         check(self.client, self.load.book, studies)
 
-    def _kill(self) -> None:
+    def _kill(self) -> set[str]:
+        """The studies that were sent to in this turn, after a kill and the return of the server."""
         everybody = descendants(self.server.process.pid)
+        watch = Watch(self.server.dimse, self.load.first_store, self._database)
+        killed = time.monotonic()
+        self._end(everybody)
+        again = False
+        while self._dice.random() < IN_THE_START:
+            self._kill_in_the_start()
+            again = True
+        if again:
+            watch, killed = Watch(self.server.dimse, self.load.first_store, self._database), time.monotonic()
+        watch.gone()
+        self.server = self._start()
+        watch.started(self.server.process.pid)
+        self.ready_after.append(time.monotonic() - killed)
+        self.away.append(watch.result())
+        time.sleep(self._dice.uniform(0.05, 0.3))
+        return self.load.stop()
+
+    def _lose_power(self) -> set[str]:
+        """The same after a loss of power."""
+        assert self._record is not None
+        self._end(descendants(self.server.process.pid))
+        studies = self.load.stop()
+        self.lost.append(lose(self._data, self._record, self._dice))
+        if self._watcher:
+            self.log_writes_lost += lose_log(self._data / "index.db", self._wal_record, self._dice)
+        self.server = self._start()
+        return studies
+
+    def _end(self, everybody: list[int]) -> None:
         self.server.process.kill()
         self.server.process.wait()
-        self._gone(everybody)
         self.kills += 1
         self._judge()
-        if self._record:
-            self.lost.append(lose(self._data, self._record, self._dice))
-            if self._watcher:
-                self.log_writes_lost += lose_log(self._data / "index.db", self._wal_record, self._dice)
+        self._gone(everybody)
 
     def _kill_an_attendant(self) -> bool:
         """Whether there was one to be killed: they are the children of a child of the server."""
@@ -162,13 +183,15 @@ class KillLoop:
         assert "Traceback" not in said, said[-8000:]
 
     def _kill_in_the_start(self) -> None:
-        command = [COMMAND, "serve", "--data", str(self._data), "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0"]
+        command = [COMMAND, "serve", "--data", str(self._data), *self._doors]
         environment = {**os.environ, **self._settings}
         silent = subprocess.DEVNULL
         process = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent)
         time.sleep(self._dice.uniform(0.1, 1.5))
+        everybody = descendants(process.pid)
         process.kill()
         process.wait()
+        self._gone(everybody)
         self.kills += 1
 
     def finish(self) -> int:
@@ -190,6 +213,7 @@ class KillLoop:
         """Stop the server."""
         self.client.close()
         self.server.stop()
+        self._ports.close()
 
     def compare(self) -> int:
         """How many rows a rebuild from the objects alone makes, all of them as they are in the index on SQLite.
@@ -211,7 +235,3 @@ class KillLoop:
         rebuilding.make_again(settings)
         rebuilding.assert_same(rebuilding.contents(settings.index_url), old)
         return sum(map(len, old.values()))
-
-    def times(self) -> tuple[float, float]:
-        """Median and maximum of the seconds from start to ready after a kill."""
-        return statistics.median(self.ready_after), max(self.ready_after)

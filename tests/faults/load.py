@@ -100,11 +100,13 @@ class Load:
         self._threads: list[threading.Thread] = []
         self._round: set[str] = set()
         self.failed: list[BaseException] = []
+        self._stored: list[tuple[float, float]] = []
 
     def start(self, dimse: tuple[str, int], dicomweb: str, token: str) -> None:
         """Begin to send."""
         self._stop.clear()
         self._round = set()
+        self._stored = []
         visits: list[Callable[[], None]] = [lambda: self._dimse(dimse)] * self._clients[0]
         visits += [lambda: self._stow(dicomweb, token)] * self._clients[1]
         self._threads = [threading.Thread(target=self._forever, args=(visit,), daemon=True) for visit in visits]
@@ -126,6 +128,10 @@ class Load:
         while len(self.book.promised) < goal:
             assert time.monotonic() < until, f"{len(self.book.promised)} of {goal} stored; {self.book.answers}"
             time.sleep(0.02)
+
+    def first_store(self, since: float) -> float | None:
+        """When the first C-STORE was answered whose association began after `since`; None while none is."""
+        return min((answered for began, answered in list(self._stored) if began > since), default=None)
 
     def _forever(self, visit: Callable[[], None]) -> None:
         while not self._stop.is_set():
@@ -160,6 +166,7 @@ class Load:
 
     def _dimse(self, address: tuple[str, int]) -> None:
         contexts = ((CT, (EXPLICIT,)), (VERIFICATION, ("1.2.840.10008.1.2",)))
+        began = time.monotonic()
         with Association(address, contexts=contexts, timeout=60) as assoc:
             study = next(self._studies)
             for _ in range(A_STUDY):
@@ -169,6 +176,7 @@ class Load:
                 answer = assoc.store(CT, name, dataset_of(file))
                 if (status := answer[0x0900]) == 0:
                     self.book.promised.add(name)
+                    self._stored.append((began, time.monotonic()))
                 else:
                     self.book.answered(f"{status:04X}H" if answer.get(0x0902) else f"{status:04X}H without words")
                     self._stop.wait(PAUSE_S)

@@ -28,10 +28,11 @@ struct m3_awake {
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOKS = 8, PAUSES = 100 };
+enum { CROWDED = 32, PAUSES = 100 };
 #define LOOK_S 0.0005   /* how often it is looked who wants to run */
-#define REST_S 1.0      /* after others did; twice as long each time, up to: */
-#define LONGEST_REST_S 64.0
+#define REST_S 0.01     /* after others did; twice as long each time that they do again soon, up to: */
+#define LONGEST_REST_S 2.0
+#define SOON 10 /* rests */
 
 static double now(void) {
   struct timespec t;
@@ -69,8 +70,11 @@ static int keep(const struct m3_awake *a, int fd) {
   for (double t = now(); t < a->until && !a->ended; t = now()) {
     if (t >= look) {
       unsigned long count = wanting(fd);
-      crowded = count && count <= a->processors ? 0 : crowded + 1;
-      if (crowded == LOOKS) return 1;
+      if (!count || count > a->processors) {
+        if (++crowded == CROWDED) return 1;
+      } else if (crowded) { /* who was just woken wants to run, too, for a moment */
+        crowded -= crowded > 1 ? 2 : 1;
+      }
       look = t + LOOK_S;
     }
     for (int i = 0; i < PAUSES; i++) pause_once();
@@ -94,8 +98,9 @@ M3_API int m3_awake_run(struct m3_awake *a) {
     sleep_until_roused(a);
     double begun = now();
     if (!keep(a, fd)) continue;
-    if (now() - begun > rest) rest = REST_S; /* that was something new */
-    a->rested = now() + rest;
+    double ended = now();
+    if (ended - begun > SOON * rest) rest = REST_S;
+    a->rested = ended + rest;
     a->given_up++;
     rest = rest * 2 > LONGEST_REST_S ? LONGEST_REST_S : rest * 2;
   }

@@ -19,13 +19,19 @@ from pacs import native
 log = logging.getLogger(__name__)
 
 SOON_S = 0.0005
-"""A request that comes within so long of the last answer comes at once, and so long a processor is kept."""
+"""A request that comes within so long of the last answer comes at once."""
+
+KEPT_S = 0.002
+"""How long a processor is kept for the next one."""
 
 TOGETHER_S = 0.000025
 """Requests that follow one another more closely come over several connections, and nothing sleeps then."""
 
-IN_A_ROW = 64
-"""After so many requests that came at once."""
+ENOUGH, MOST = 64, 128
+"""After so many requests that came at once; and how many of them are remembered."""
+
+LATE, CROWD = 16, 4
+"""How many of those a request outweighs that came late, or together with others."""
 
 
 class Awake:
@@ -37,7 +43,7 @@ class Awake:
         self._may = self._library is not None and processors > 1 and not is_rationed()
         self._state = native.Awake(processors=processors)
         self._thread: threading.Thread | None = None
-        self._row = 0
+        self._at_once = 0
         self._last = 0.0
 
     @property
@@ -48,13 +54,14 @@ class Awake:
     def answered(self, now: float) -> None:
         """A request was answered at a moment of `time.monotonic`."""
         since, self._last = now - self._last, now
-        if not TOGETHER_S < since < SOON_S:
-            self._row = 0
+        self._at_once += 1 if TOGETHER_S < since < SOON_S else -CROWD if since < SOON_S else -LATE
+        if self._at_once < ENOUGH:
+            self._at_once = max(0, self._at_once)
             return
-        self._row += 1
-        if self._row < IN_A_ROW or not self._may or now < self._state.rested:
+        self._at_once = min(MOST, self._at_once)
+        if not self._may or now < self._state.rested:
             return
-        self._state.until = now + SOON_S
+        self._state.until = now + KEPT_S
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, args=(self._library,), name="awake", daemon=True)
             self._thread.start()

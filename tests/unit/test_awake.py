@@ -12,7 +12,7 @@ import pytest
 
 from pacs import native
 from pacs.server import awake
-from pacs.server.awake import IN_A_ROW, SOON_S, TOGETHER_S, Awake, is_rationed
+from pacs.server.awake import ENOUGH, KEPT_S, SOON_S, TOGETHER_S, Awake, is_rationed
 
 needs_library = pytest.mark.skipif(native.load() is None, reason="the compiled part was not built")
 
@@ -39,7 +39,7 @@ def thread() -> threading.Thread | None:
 
 
 @pytest.mark.parametrize(
-    ("count", "apart"), [(IN_A_ROW, SOON_S / 2), (10 * IN_A_ROW, SOON_S * 1.1), (10 * IN_A_ROW, TOGETHER_S / 2)]
+    ("count", "apart"), [(ENOUGH, SOON_S / 2), (10 * ENOUGH, SOON_S * 1.1), (10 * ENOUGH, TOGETHER_S / 2)]
 )
 def test_nothing_is_kept_awake_for_few_requests_slow_ones_or_many_at_once(
     kept: Awake, count: int, apart: float
@@ -50,8 +50,8 @@ def test_nothing_is_kept_awake_for_few_requests_slow_ones_or_many_at_once(
 
 @needs_library
 def test_after_many_requests_at_once_a_thread_of_the_lowest_priority_computes_nothing(kept: Awake) -> None:
-    now = answer(kept, IN_A_ROW + 1, SOON_S / 2)
-    assert kept._state.until == pytest.approx(now + SOON_S)
+    now = answer(kept, ENOUGH + 1, SOON_S / 2)
+    assert kept._state.until == pytest.approx(now + KEPT_S)
     found = thread()
     assert found is not None
     assert found.native_id is not None
@@ -61,7 +61,7 @@ def test_after_many_requests_at_once_a_thread_of_the_lowest_priority_computes_no
         time.sleep(0.001)
     kept.close()
     assert not found.is_alive()
-    answer(kept, IN_A_ROW + 1, SOON_S / 2)
+    answer(kept, ENOUGH + 1, SOON_S / 2)
     assert thread() is None
 
 
@@ -71,13 +71,13 @@ def test_where_others_want_the_processors_it_rests(kept: Awake) -> None:
     until = time.monotonic() + 60
     while not kept.given_up:
         assert time.monotonic() < until, "never given up"
-        now = answer(kept, IN_A_ROW + 1, SOON_S / 2)
+        now = answer(kept, ENOUGH + 1, SOON_S / 2)
         kept._state.until = now + 60  # whoever computes for others has longer than we have
         time.sleep(0.001)
     assert kept._state.rested > time.monotonic() - 60
     kept._state.until = 0
     kept._state.rested = time.monotonic() + 600
-    answer(kept, IN_A_ROW + 1, SOON_S / 2)
+    answer(kept, ENOUGH + 1, SOON_S / 2)
     assert kept._state.until == 0, "it rests"
 
 
@@ -85,7 +85,7 @@ def test_one_processor_is_not_kept_awake(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(awake, "is_rationed", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     alone = Awake()
-    answer(alone, IN_A_ROW + 1, SOON_S / 2)
+    answer(alone, ENOUGH + 1, SOON_S / 2)
     assert thread() is None
     alone.close()
 

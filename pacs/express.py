@@ -95,9 +95,8 @@ class Express:
         """`joiner` writes to the index."""
         self._parts = parts
         self._library = library
-        size, followed, _ = structures.sizes(library)
-        self._room = ctypes.create_string_buffer(size)
-        self._followed = ctypes.create_string_buffer(followed)
+        self._room = ctypes.create_string_buffer(structures.room(library))
+        self._followed = structures.Followed()
         self._packed = ctypes.create_string_buffer(structures.PACKED_ROOM)
         self.terms = structures.Express.from_buffer(self._room)
         """What the library is told, and tells."""

@@ -104,7 +104,11 @@ static int fold_moment(struct span s, uint32_t fold, char *text, uint32_t *size)
   const uint8_t *at = s.at;
   *size = 0;
   if (fold != M3_TIME_COLUMN) {
-    if (length < 8 || number(at, 4, 9999) < 1000 || number(at + 4, 2, 12) < 1 || number(at + 6, 2, 28) < 1) return 0;
+    if (length < 8 || number(at, 4, 9999) < 1000) return 0;
+    int month = number(at + 4, 2, 12), day = number(at + 6, 2, 31);
+    /* a date-time is one of the calendar, a date is not looked at so closely */
+    int last = fold == M3_DATE_COLUMN ? 31 : month == 2 ? 28 : month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
+    if (month < 1 || day < 1 || day > last) return 0;
     memcpy(text, at, 8);
     *size = 8;
     at += 8, length -= 8;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, Union, c_char, c_double, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER, Structure, Union, c_char, c_double, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p, sizeof,
+)  # fmt: skip
 from typing import Any, Final
 
 from pacs.native import Patience, Wire
@@ -69,6 +71,24 @@ class Pattern(Structure):
     )  # fmt: skip
 
 
+class FollowedStep(Structure):
+    """What came of one element that differs: its entry in the JSON, and its first value folded for its column."""
+
+    _fields_ = (
+        ("at", c_uint32), ("size", c_uint32), ("empty", c_uint32), ("folded", Value), ("text", c_char * 24),
+    )  # fmt: skip
+
+
+class Followed(Structure):
+    """`struct m3_followed`."""
+
+    _fields_ = (
+        ("json_size", c_uint32), ("row_size", c_uint32), ("place", c_uint32), ("uid_size", c_uint32),
+        ("uid", c_void_p), ("steps", FollowedStep * MOST_STEPS),
+        ("json", c_uint8 * TEXT_ROOM), ("row", c_uint8 * (TEXT_ROOM // 8)),
+    )  # fmt: skip
+
+
 class Express(Structure):
     """`struct m3_express`, but for what the library alone knows at its end: it is made by `express`."""
 
@@ -107,8 +127,9 @@ def declared(library: Any) -> bool:
     return True
 
 
-def sizes(library: Any) -> tuple[int, int, int]:
-    """How many bytes the library's m3_express and m3_followed take, and where the hash begins in the former."""
+def room(library: Any) -> int:
+    """How many bytes the library's m3_express takes. What is known of its structures here is checked."""
     found = (c_uint64 * 3)()
     library.m3_sizes(found)
-    return found[0], found[1], found[2]
+    assert (found[1], found[2]) == (sizeof(Followed), sizeof(Express)), "native.h has changed"
+    return int(found[0])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORESEEN_BYTES = 8 << 20
 """What is decoded or encoded of a long answer before its headers go out, while few are being sent."""
+FORESEEN_PARTS = 256
+"""How many parts at most: nobody wants to wait for a thousand small pictures."""
 KNOWN_FOR_S = 600
 """How long it is known that something cannot be decoded: a decoder may also have been short of time or memory."""
 NAMED = 5
@@ -149,7 +151,7 @@ class _Making:
         self.ended = False
 
     def ahead(self, most: int, *, positional: bool) -> list[Buffer]:
-        """About `most` bytes of whole parts and the beginning of one; all of them, and the end, where they are less."""
+        """About `most` bytes of whole parts and the beginning of one, and at most FORESEEN_PARTS; all, where less."""
         made: list[Buffer] = []
         size = count = 0
         for part in self._parts:
@@ -172,7 +174,7 @@ class _Making:
                 continue
             made += own
             count += 1
-            if size >= most:
+            if size >= most or count >= FORESEEN_PARTS:
                 self._begun = part, pieces
                 return made
         if not count:

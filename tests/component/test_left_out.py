@@ -139,9 +139,12 @@ def test_frames_asked_for_by_number_are_all_there_or_none(web: Web) -> None:
     assert (sound.status_code, [content for _, content in parts(sound)]) == (200, [PIXELS.tobytes()] * 2)
 
 
-def test_a_frame_that_is_found_out_too_late_breaks_the_answer_once(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(several, "FORESEEN_BYTES", 100)
-    where, [name] = stored(web, compressed("late", [GOOD, GOOD, BAD, GOOD]))
+@pytest.mark.parametrize(("limit", "most"), [("FORESEEN_BYTES", 100), ("FORESEEN_PARTS", 2)])
+def test_a_frame_that_is_found_out_too_late_breaks_the_answer_once(
+    web: Web, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(several, limit, most)
+    where, [name] = stored(web, compressed(f"late {limit}", [GOOD, GOOD, BAD, GOOD]))
     for below, accept, status in (("frames/1,2,3", BYTES, 406), ("rendered", PNGS, 206)):
         with web.client.stream("GET", f"{where}/instances/{name}/{below}", headers={"Accept": accept}) as answer:
             assert answer.status_code == 200

@@ -147,7 +147,7 @@ class Load:
     def new(self, study: int) -> tuple[str, bytes]:
         """The SOP Instance UID and the bytes of an instance that nobody has sent, in the book as sent."""
         number = next(self._numbers)
-        file = self._templates[number % len(self._templates)].file(study, number)
+        file = self._template(study).file(study, number)
         name = uid(INSTANCE, number)
         self.book.files[name] = (study, number)
         self.book.studies[name] = uid(STUDY, study)
@@ -162,7 +162,11 @@ class Load:
     def file(self, name: str) -> bytes:
         """The file that was sent under this SOP Instance UID."""
         study, number = self.book.files[name]
-        return self._templates[number % len(self._templates)].file(study, number)
+        return self._template(study).file(study, number)
+
+    def _template(self, study: int) -> Template:
+        """What the images of a study are like: all of one size, as an archive gets them."""
+        return self._templates[study % len(self._templates)]
 
     def _dimse(self, address: tuple[str, int]) -> None:
         contexts = ((CT, (EXPLICIT,)), (VERIFICATION, ("1.2.840.10008.1.2",)))

@@ -66,7 +66,9 @@ def pattern(
     is what goes before and behind the SOP Instance UID in its RetrieveURL.
     """
     whole = known.whole
-    if not known.syntax.little_endian or len(whole.steps) > native.MOST_STEPS:
+    syntax = known.syntax
+    # Of a deflated data set the library would look at other bytes than those that were read
+    if not syntax.little_endian or syntax.deflated or len(whole.steps) > native.MOST_STEPS:
         return None
     if sum(len(text) for *_, text in whole.steps) + len(whole.json) > _MOST_TEXT:
         return None
@@ -90,7 +92,7 @@ def pattern(
     run = whole.run + whole.tail.header
     return native.Pattern(
         kept.hold(steps), kept.hold(pieces), kept.at(run), kept.at(whole.json), len(steps), len(pieces), len(run),
-        len(whole.json), known.syntax.explicit, known.reach, places[_UID], whole.tail.length,
+        len(whole.json), syntax.explicit, known.reach, places[_UID], whole.tail.length,
     )  # fmt: skip
 
 

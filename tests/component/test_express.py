@@ -9,14 +9,14 @@ from typing import Any
 import dicom_data
 import pytest
 import rebuilding
-from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association
+from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, VERIFICATION, Association
 from pydicom import Dataset
 from servers import missing
 from sqlalchemy import func, select
 
 from pacs import native
 from pacs.archive import open_archive
-from pacs.auth import Auth
+from pacs.auth import SYSTEM, Auth
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.index import schema
 from pacs.ingest import Ingest
@@ -103,4 +103,25 @@ def test_rows_and_bytes_are_those_of_the_usual_way(place: Place, syntax: str) ->
         assert [send(assoc, ds, syntax) for ds in slices(12, number=1)] == [0] * 12
     assert place.held == 52
     assert place.usual < 30, "the library has taken what it could"
+    place.equals_rebuild()
+
+
+def test_bytes_that_are_not_deflated_are_no_deflated_data_set(place: Place) -> None:
+    several = slices(24)
+    with place.associate(((CT, (DEFLATED,)),)) as assoc:
+        assert [send(assoc, ds, DEFLATED) for ds in several[:20]] == [0] * 20
+        for ds in several[20:]:
+            assert send(assoc, ds, EXPLICIT) != 0, "as it would be inflated"
+    assert place.held == 20
+
+
+def test_a_series_that_was_removed_meanwhile_is_taken_again(place: Place) -> None:
+    several = slices(60)
+    with place.associate() as assoc:
+        assert [send(assoc, ds) for ds in several[:20]] == [0] * 20
+        place.archive.removal.delete(SYSTEM, str(several[0].StudyInstanceUID), str(several[0].SeriesInstanceUID))
+        before = place.usual
+        assert [send(assoc, ds) for ds in several[20:]] == [0] * 40
+        assert place.usual - before < 20, "it was learned where the series is now"
+    assert place.held == 40
     place.equals_rebuild()

@@ -95,7 +95,7 @@ def open_archive(settings: Settings, events: Events | None = None, *, alone: boo
         index = open_index(settings.index_url)
         if alone:  # else beside a server that has asked
             try:
-                behind.refuse(store, index)
+                behind.refuse(store, index, newest=True)
             except BaseException:
                 index.close()
                 raise

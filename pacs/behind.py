@@ -23,13 +23,17 @@ ENOUGH = 100
 _LOOKED_AT = 5000
 
 
-def refuse(store: ObjectStore, index: Index) -> None:
-    """Nothing, or Unavailable in words for an index that is not whole, or older than its store."""
+def refuse(store: ObjectStore, index: Index, *, newest: bool = False) -> None:
+    """Nothing, or Unavailable in words for an index that is not whole, or older than its store.
+
+    With `newest` only the journal's records behind the last one that the index knows are looked for: all that is needed
+    where nobody has written to an older index since it was put back, and as quick after years as on the first day.
+    """
     with index.read() as conn:
         unfinished = migrate.unfinished(conn)
     if unfinished:
         raise Unavailable(f"{unfinished[0]}: run `{unfinished[1]}`")
-    number = records(store, index)
+    number = records(store, index, newest=newest)
     if not number:
         return
     with index.read() as conn:
@@ -41,13 +45,18 @@ def refuse(store: ObjectStore, index: Index) -> None:
     )
 
 
-def records(store: ObjectStore, index: Index) -> int:
+def records(store: ObjectStore, index: Index, *, newest: bool = False) -> int:
     """How many records the store's journal has that the index does not know: none where it is as far as the store.
 
-    Names are listed and nothing is read. The store comes first: a server that shares the index commits a record before
-    it exports it, so that one which is listed is in the index by then.
+    Names are listed and nothing is read; with `newest` those behind the last one of the index. The store comes first: a
+    server that shares the index commits a record before it exports it, so that one which is listed is in the index by
+    then.
     """
-    there = {found[1] for name in store.small(journal.PREFIX) if (found := _RECORD.fullmatch(name))}
+    after = ""
+    if newest:
+        with index.read() as conn:
+            after = journal.last_name(conn)
+    there = {found[1] for name in store.small(journal.PREFIX, after) if (found := _RECORD.fullmatch(name))}
     if not there:
         return 0
     with index.read() as conn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pacs import behind
 from pacs.auth import drop_ended
 from pacs.errors import ArchiveError
 from pacs.journal import Journal
@@ -26,20 +27,23 @@ class Care:
     def __init__(self, archive: Archive) -> None:
         self._index = archive.index
         self._removal = archive.removal
-        self._swept = False
+        self._begun = False
         self._credentials_at = 0.0
+        self._store = archive.uncached_store
         self._journal = Journal(archive.uncached_store, archive.index)
         scrub = Scrub(archive.uncached_store, archive.index, bytes_per_s=BYTES_PER_S)
         self._scrub = Background(scrub, archive.settings.scrub_per_day)
 
     def step(self, now: float) -> None:
-        """One round. What a crash or an unreachable store kept out of the journal is written as soon as it can be."""
-        if not self._swept:
-            try:
-                self._removal.sweep()  # what a crash cut short
-                self._swept = True
-            except ArchiveError as error:
-                log.warning("removed objects are left: %s; trying again", error)
+        """One round. What a crash or an unreachable store kept out of the journal is written as soon as it can be.
+
+        Raises Unavailable in the first rounds, for as long as the index is behind its store or that cannot be told:
+        what comes after this in the scheduler (retention) does not act then.
+        """
+        if not self._begun:
+            behind.refuse(self._store, self._index)  # all of the journal: the start has looked at its end
+            self._removal.sweep()  # what a crash cut short
+            self._begun = True
         try:
             self._journal.export()
         except ArchiveError as error:

@@ -122,6 +122,12 @@ def known(conn: Connection) -> set[str]:
     return set(conn.execute(select(journal.c.uuid)).scalars())
 
 
+def last_name(conn: Connection) -> str:
+    """The name of the last record that this index has; "" where it has none."""
+    last = conn.execute(select(journal.c.seq, journal.c.uuid).order_by(journal.c.seq.desc()).limit(1)).first()
+    return f"{PREFIX}{last.seq:020}-{last.uuid}.json" if last is not None else ""
+
+
 def adopt(conn: Connection, records: Sequence[Record]) -> None:
     """Add records that were read from the store to an index that does not have them; later ones count on from there.
 

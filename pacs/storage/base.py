@@ -164,8 +164,8 @@ class ObjectStore(Protocol):
     def read_small(self, name: str) -> bytes:
         """The bytes of that name. Raises NotFound."""
 
-    def small(self, prefix: str = "") -> Iterator[str]:
-        """The names that start with `prefix`, sorted."""
+    def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        """The names that start with `prefix`, sorted; only those behind the name `after`."""
 
     def delete_small(self, name: str) -> None:
         """Remove what has that name, if anything does."""

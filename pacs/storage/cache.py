@@ -203,9 +203,9 @@ class CachedStore:
         """Always from the remote store: small objects may change."""
         return self._remote.read_small(name)
 
-    def small(self, prefix: str = "") -> Iterator[str]:
+    def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """What the remote store has."""
-        return self._remote.small(prefix)
+        return self._remote.small(prefix, after)
 
     def delete_small(self, name: str) -> None:
         """Remove it there."""

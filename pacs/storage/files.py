@@ -562,13 +562,14 @@ class FileStore:
         except OSError as error:
             raise _unreadable(error) from error
 
-    def small(self, prefix: str = "") -> Iterator[str]:
+    def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """The names, sorted."""
-        found = []
+        found: list[str] = []
+        root = len(os.fspath(self._small)) + 1
         for folder, _, names in os.walk(self._small):
-            inside = Path(folder).relative_to(self._small)
-            found += [(inside / name).as_posix() for name in names]
-        return iter(sorted(name for name in found if name.startswith(prefix)))
+            inside = f"{folder[root:]}/" if len(folder) > root else ""
+            found += [whole for name in names if (whole := inside + name).startswith(prefix) and whole > after]
+        return iter(sorted(found))
 
     def delete_small(self, name: str) -> None:
         """Remove the file; its folder stays for the next."""

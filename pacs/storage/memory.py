@@ -101,10 +101,10 @@ class MemoryStore:
                 raise NotFound("no such small object", about=name)
             return data
 
-    def small(self, prefix: str = "") -> Iterator[str]:
+    def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """The names, sorted."""
         with self._lock:
-            return iter(sorted(name for name in self._small if name.startswith(prefix)))
+            return iter(sorted(name for name in self._small if name.startswith(prefix) and name > after))
 
     def delete_small(self, name: str) -> None:
         """Forget what has that name."""

@@ -230,8 +230,8 @@ class S3Store:
             if not key.startswith(SMALL_PREFIX):
                 yield Locator(key, 0, length)
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        after: dict[str, str] = {}
+    def _list(self, prefix: str, since: str = "") -> Iterator[tuple[str, int]]:
+        after = {"StartAfter": self._prefix + since} if since else {}  # not every server heeds it
         while True:
             where = {"Bucket": self._bucket, "Prefix": self._prefix + prefix, **after}
             page = self._call(partial(self._client.list_objects_v2, **where))
@@ -248,9 +248,10 @@ class S3Store:
         """The bytes of that name."""
         return self._read(SMALL_PREFIX + small_name(name))
 
-    def small(self, prefix: str = "") -> Iterator[str]:
-        """The names, sorted."""
-        return iter(sorted(key.removeprefix(SMALL_PREFIX) for key, _ in self._list(SMALL_PREFIX + prefix)))
+    def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        """The names, sorted; a request for each thousand."""
+        listed = self._list(SMALL_PREFIX + prefix, SMALL_PREFIX + after if after else "")
+        return iter(sorted(name for key, _ in listed if (name := key.removeprefix(SMALL_PREFIX)) > after))
 
     def delete_small(self, name: str) -> None:
         """Remove what has that name."""

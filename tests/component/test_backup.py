@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, inspect
 from pacs import behind, journal, uids
 from pacs.archive import Archive, open_archive
 from pacs.auth import SYSTEM, Auth
+from pacs.care import Care
 from pacs.dicom.attributes import Level
 from pacs.dicom.matching import Query
 from pacs.errors import DuplicateInstance, NotFound, Unavailable
@@ -317,10 +318,10 @@ def test_a_record_of_another_server_while_one_starts_is_known(tmp_path: Path) ->
     class Shared(MemoryStore):
         """Another server has just recorded something when the names are listed."""
 
-        def small(self, prefix: str = "") -> Iterator[str]:
+        def small(self, prefix: str = "", after: str = "") -> Iterator[str]:
             index.transact(lambda conn: journal.record(conn, "deleted", {"instances": []}))
             journal.Journal(self, index).export()
-            return super().small(prefix)
+            return super().small(prefix, after)
 
     store = Shared()
     assert behind.records(store, index) == 0
@@ -328,6 +329,27 @@ def test_a_record_of_another_server_while_one_starts_is_known(tmp_path: Path) ->
     store.put_small(f"{journal.PREFIX}{7:020}-{'f' * 32}.json", b"{}")
     assert behind.records(store, index) == 1
     index.close()
+
+
+def test_an_older_index_that_went_on_is_found_after_the_start(tmp_path: Path) -> None:
+    """The start looks at the journal's end; whoever acts on what the index knows waits for the rest of it."""
+    archive = open_archive(Settings(data=tmp_path))
+    archive.store.put_small(f"{journal.PREFIX}{1:020}-{'f' * 32}.json", b"{}")
+    for _ in range(2):
+        archive.index.transact(lambda conn: journal.record(conn, "deleted", {"instances": []}))
+    journal.Journal(archive.store, archive.index).export()
+    assert behind.records(archive.store, archive.index, newest=True) == 0
+    assert behind.records(archive.store, archive.index) == 1
+    archive.close()
+    archive = open_archive(Settings(data=tmp_path))
+    care = Care(archive)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="m3dicom rebuild"):
+            care.step(time.time())
+    archive.store.delete_small(f"{journal.PREFIX}{1:020}-{'f' * 32}.json")
+    care.step(time.time())
+    care.close()
+    archive.close()
 
 
 def test_the_doctor_knows_of_objects_that_a_copy_put_back_by_hand_lacks(tmp_path: Path) -> None:

@@ -152,6 +152,9 @@ def test_small_ones_have_names_and_may_change(store: ObjectStore) -> None:
     assert list(store.small()) == sorted(names)
     assert list(store.small("journal/")) == sorted(names[:2])
     assert list(store.small("nothing/")) == []
+    assert list(store.small("journal/", names[1])) == [names[0]]
+    assert list(store.small("journal/", "journal/00000000000000000001")) == sorted(names[:2])
+    assert list(store.small("journal/", names[0])) == []
     assert store.read_small("state") == b"second"
     assert store.read_small(names[0]) == names[0].encode()
     assert list(store.walk()) == []

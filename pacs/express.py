@@ -306,6 +306,7 @@ class Express:
             self._strip.erase(self.terms.strip, self.terms.erase_size)
             self.terms.strip += self.terms.erase_size
             self.terms.erase_size = 0
+            self._learned = None  # study or series may have gone elsewhere: the next one is not written in vain, too
 
     def close(self) -> None:
         """Give back what `open` took. May be called again."""

@@ -125,7 +125,7 @@ static int equals(struct joiner *j, enum here column, const struct m3_value *val
   if (type != TYPE_TEXT || value->kind != M3_TEXT) return 0;
   const void *there = j->sqlite.column_blob(j->lookup, column); /* before its length */
   return (uint32_t)j->sqlite.column_bytes(j->lookup, column) == value->size &&
-         (!value->size || !memcmp(there, value->bytes, value->size));
+         (!value->size || (there && !memcmp(there, value->bytes, value->size)));
 }
 
 /* A stored row (pacs/index/rows.py): JSON in which no text holds what opens a member, since its quotes would be escaped. */

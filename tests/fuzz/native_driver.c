@@ -2,8 +2,9 @@
 
        native_driver SEED COUNT
 
-   Every buffer is of its own on the heap and exactly as long as it is said to be, so that a byte too far is found. Streams of
-   PDUs are made with lengths that fit and are then spoilt; they come from memory, and now and then through a socket. */
+   Every buffer is of its own on the heap and exactly as long as it is said to be, so that a byte too far is found.
+   Streams of PDUs are made with lengths that fit and are then spoilt; they come from memory, and now and then through a
+   socket. Data sets are those of native_stores.c. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,30 +12,30 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "native.h"
+#include "native_driver.h"
 
 static uint64_t state;
 
-static uint32_t any(uint32_t below) {
+uint32_t any(uint32_t below) {
   state ^= state << 13;
   state ^= state >> 7;
   state ^= state << 17;
   return below ? (uint32_t)(state >> 16) % below : 0;
 }
 
-static void holds(int so, const char *what) {
+void holds(int so, const char *what) {
   if (so) return;
   fprintf(stderr, "BROKEN: %s\n", what);
   abort();
 }
 
-static uint8_t *memory(size_t size) {
+uint8_t *memory(size_t size) {
   uint8_t *found = malloc(size ? size : 1);
   holds(found != NULL, "memory");
   return found;
 }
 
-static uint32_t put32(uint8_t *at, uint32_t value) {
+uint32_t put32(uint8_t *at, uint32_t value) {
   for (int byte = 0; byte < 4; byte++) at[byte] = (uint8_t)(value >> (24 - 8 * byte));
   return 4;
 }
@@ -174,10 +175,15 @@ int main(int count, char **words) {
   state = strtoull(words[1], NULL, 10) * 2654435761u + 88172645463325252u;
   uint64_t inputs = strtoull(words[2], NULL, 10);
   for (uint64_t at = 0; at < inputs; at++) {
-    if (any(8)) wire();
-    else if (any(2)) pack();
+    uint32_t which = any(16);
+    if (which < 8) wire();
+    else if (which < 12) follow();
+    else if (which < 14) express();
+    else if (which < 15) pack();
     else hash();
   }
-  printf("%llu inputs\n", (unsigned long long)inputs);
+  holds(inputs < 1000 || (followed && stored && odd), "data sets of every kind");
+  printf("%llu inputs: %llu data sets followed, %llu stored, %llu not\n", (unsigned long long)inputs,
+         (unsigned long long)followed, (unsigned long long)stored, (unsigned long long)odd);
   return 0;
 }

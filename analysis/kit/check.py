@@ -20,6 +20,7 @@ from analysis.kit.cases import Case
 from analysis.kit.trial import PATIENCE_S, RUNNING_AT, WHEN, Bench, Outcome
 from analysis.process import GRACE_S
 from analysis.registry import Installed
+from analysis.results.meanings import is_unit
 from pacs.dicom.ups_task import MOST_LO
 
 KIND_OF_SOP_CLASS: Mapping[str, str] = {
@@ -97,6 +98,9 @@ def declared(installed: Installed) -> Iterator[Finding]:
             yield from _as_text(f"parameter {name}", "title", shape["title"])
         if "unit" in shape:
             yield from _as_text(f"parameter {name}", "unit", str(shape["unit"]))
+            if not is_unit(str(shape["unit"])):
+                words = f'its unit {shape["unit"]!r} is none that PS3.16 knows: is it of UCUM, as "[hnsf\'U]" is?'
+                yield Finding("advice", f"parameter {name}", words)
         if not shape.get("description") and not shape.get("title"):
             yield Finding("advice", f"parameter {name}", "neither title nor description")
         if shape.get("type") in ("number", "integer"):

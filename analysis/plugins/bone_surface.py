@@ -18,12 +18,12 @@ class BoneSurfaceParams(Params):
     threshold_hu: float | None = Field(
         default=None, ge=-500, le=3000, title="Threshold",
         description="Bone is what is denser than this; left out, it is found from the image",
-        json_schema_extra={"unit": "HU"},
+        json_schema_extra={"unit": "[hnsf'U]"},
     )  # fmt: skip
     smoothing_voxels: float = Field(
         default=0.7, ge=0, le=3, title="Smoothing",
         description="Width of the Gaussian against noise, in pixels of a slice",
-        json_schema_extra={"unit": "px"},
+        json_schema_extra={"unit": "{pixels}"},
     )  # fmt: skip
     error_mm: float | None = Field(
         default=None, ge=0.01, le=2, title="Surface error",

@@ -23,6 +23,7 @@ _UNITS: Mapping[str, str] = MappingProxyType(
 )
 """Names of units that PS3.16 uses, and does not name or names by their code value."""
 
+_ANNOTATION = re.compile(r"\{[!-z|~]+\}")
 _TAG = re.compile(r"(?<=\S) \([a-z /]+\)$")  # "Bone (body structure)"
 _SPELLINGS = (
     *(("metre", "meter"), ("litre", "liter"), ("centre", "center"), ("fibre", "fiber"), ("colour", "color")),
@@ -45,6 +46,12 @@ def contradicted(scheme: str, code: str, meaning: str) -> str:
     if scheme in ("DCM", "UCUM") or (scheme, code) in _FIXED or not _words([meaning]) & _words(known):
         return known[0]
     return ""
+
+
+def is_unit(code: str) -> bool:
+    """Whether a code is made of units of UCUM that PS3.16 uses, or of annotations in braces; others may be it, too."""
+    parts = [part for part in re.split(r"[./]", code) if part]
+    return bool(parts) and all(_ANNOTATION.fullmatch(part) or _known("UCUM", part) for part in parts)
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,8 @@ from analysis.kit import cases, new
 from analysis.kit.cases import Case
 from analysis.kit.check import Finding, cancelled, declared, judged, repeated
 from analysis.kit.trial import Bench
-from analysis.registry import Installed, resolve
+from analysis.registry import Installed, Registry, resolve
+from analysis.results.meanings import is_unit
 from pacs.errors import InvalidInput
 
 EXAMPLE = ROOT / "examples" / "air-spaces"
@@ -167,6 +168,15 @@ def test_titles_and_units_are_what_dicom_can_carry() -> None:
         ("parameter depth", "title"), ("parameter depth", "unit"),
     }  # fmt: skip
     assert not [each for each in declared(plugin("Behaved")) if each.verdict == "failed"]
+
+
+def test_units_that_are_not_of_ucum_are_asked_about() -> None:
+    right = ("[hnsf'U]", "mm", "ml", "{pixels}", "mm/s", "g/cm3", "1", "%", "deg")
+    wrong = ("HU", "px", "", "pixels", "mm/px", "{a b}")
+    assert [code for code in (*right, *wrong) if is_unit(code)] == [*right]
+    assert any("is none that PS3.16 knows" in each.words for each in declared(plugin("Mislabels")))
+    for installed in Registry.load():  # those that come with it
+        assert [each for each in declared(installed) if each.verdict == "failed" or "unit" in each.words] == []
 
 
 def test_the_phantom_is_shaped_to_the_input() -> None:

@@ -64,6 +64,7 @@ const UNITS: Record<string, string> = {
   mm3: 'mm³',
   cm3: 'cm³',
   ml: 'mL',
+  '{pixels}': 'px',
 };
 
 /** A UCUM code as people write it. */

@@ -241,12 +241,14 @@ def check(client: httpx.Client, book: Book, studies: Collection[str] | None = No
     promised = {name for name in book.promised if book.studies[name] in wanted}
     for study in sorted(wanted):
         found = visible(client, study)
+        names = _listed(client, study)
+        if set(names) - found.keys() - promised:
+            # What was on its way when its process was killed may be filed while we look: it was promised to nobody
+            found, names = visible(client, study), _listed(client, study)
         for name, digest in found.items():
             promise(book.sent.get(name) == digest, f"{name} is there with other bytes than were sent")
         count += len(found)
         promised -= found.keys()
-        listed = client.get(f"/studies/{study}/instances", params={"includefield": "all"})
-        names = [each["00080018"]["Value"][0] for each in listed.json()] if listed.status_code == 200 else []
         promise(sorted(names) == sorted(found), f"{len(names)} instances are listed and {len(found)} can be read")
         if found:
             metadata = client.get(f"/studies/{study}/metadata")
@@ -256,6 +258,12 @@ def check(client: httpx.Client, book: Book, studies: Collection[str] | None = No
             promise(row["00201208"]["Value"] == [len(found)], "the study counts wrongly")
     promise(not promised, f"{len(promised)} instances were acknowledged and are gone: {sorted(promised)[:3]}")
     return count
+
+
+def _listed(client: httpx.Client, study: str) -> list[str]:
+    """The SOP Instance UIDs that a search finds in a study."""
+    answer = client.get(f"/studies/{study}/instances", params={"includefield": "all"})
+    return [each["00080018"]["Value"][0] for each in answer.json()] if answer.status_code == 200 else []
 
 
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = 60) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pacs.index.engine import Index
 
 HELD_BYTES = 16 << 20
-LARGEST_BYTES = 64 << 10
-"""Of one answer: what a socket takes at once, and for which what is saved here counts."""
+LARGEST_BYTES = 256 << 10
+"""Of one answer: a longer one takes so long to send that what is saved here does not count."""
 
 OVERHEAD_BYTES = 500
 

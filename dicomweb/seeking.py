@@ -1,29 +1,37 @@
-"""Where bytes are in memory that is received into: by the C library, which leaves the interpreter to others meanwhile.
+"""Where bytes are in memory that is received into: found in C, which leaves the interpreter to others meanwhile.
 
-`bytearray.find` takes three times as long for a boundary of multipart bodies in the pixels of a CT, and all other
+`bytearray.find` takes thirty times as long for a boundary of multipart bodies in the pixels of a CT, and all other
 threads wait for it.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import c_char, c_size_t, c_void_p
 from functools import cache
-from typing import Any
+
+from pacs import native
 
 WORTH_BYTES = 4096
-"""In less, the way to the C library and back takes longer than the search."""
+"""In less, the way to C and back takes longer than the search."""
+
+Search = Callable[[int, int, bytes, int], int | None]
+"""From an address, so many bytes from there, what is looked for and its length to where it is; see `_searches`."""
 
 
 @cache
-def _memmem() -> Any | None:
-    """The function of POSIX.1-2024, None where the C library is older and has none."""
+def _searches() -> tuple[Search, bool] | None:
+    """What searches, and whether it tells an offset, or -1: else it tells an address, or None."""
+    library = native.load()
+    if library is not None:
+        return library.m3_find, True
     try:
-        found = ctypes.CDLL(None).memmem
-    except (OSError, AttributeError, TypeError):
+        found = ctypes.CDLL(None).memmem  # POSIX.1-2024
+    except (OSError, AttributeError, TypeError):  # the C library is older
         return None
     found.argtypes, found.restype = (c_void_p, c_size_t, ctypes.c_char_p, c_size_t), c_void_p
-    return found
+    return found, False
 
 
 class Sought:
@@ -36,8 +44,11 @@ class Sought:
 
     def find(self, wanted: bytes, start: int, end: int) -> int:
         """As `bytearray.find`, for 0 <= `start` and `end` <= the length."""
-        search = _memmem()
-        if search is None or end - start < WORTH_BYTES:
+        searches = _searches()
+        if searches is None or end - start < WORTH_BYTES:
             return self.memory.find(wanted, start, end)
-        found: int | None = search(self._address + start, end - start, wanted, len(wanted))
+        search, tells_offset = searches
+        found = search(self._address + start, end - start, wanted, len(wanted))
+        if tells_offset:
+            return -1 if found is None or found < 0 else start + found
         return -1 if found is None else found - self._address

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pacs.buffers import Buffers, Memory
-from pacs.digest import Digest
+from pacs.digest import running
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 
 IN_MEMORY_BYTES = 1 << 20
@@ -126,7 +126,7 @@ class Spool:
         self._start = start = self._memory.start + lead
         self._buffer[start : start + reserve] = bytes(reserve)
         self._limit = limit
-        self._hash = Digest()
+        self._hash = running()
         self._map: mmap.mmap | None = None
         self._mapped_from = 0
         self.backing: Backing | None = None
@@ -164,15 +164,16 @@ class Spool:
         """Append bytes; they may be reused afterwards. Raises TooLarge, OutOfResources or Unavailable."""
         view = memoryview(data).cast("B")
         self._admit(len(view))
-        self._hash.update(view)
         if self.backing is None:
             assert self._memory is not None
             if self.size + len(view) <= IN_MEMORY_BYTES:
                 at = self._start + self.size
-                self._buffer[at : at + len(view)] = view
+                with memoryview(self._buffer) as whole, whole[at : at + len(view)] as to:
+                    self._hash.copied(view, to)
                 self.size += len(view)
                 return
             self._leave_memory()
+        self._hash.update(view)
         self._append(view)
 
     def _admit(self, count: int) -> None:
@@ -203,12 +204,7 @@ class Spool:
 
     def digest(self, suffix: bytes = b"") -> str:
         """The BLAKE3, in hex, of everything written after the reserve, then `suffix`."""
-        return self._digest(suffix).hex()
-
-    def _digest(self, suffix: bytes) -> bytes:
-        whole = self._hash.copy()
-        whole.update(suffix)
-        return whole.digest()
+        return self._hash.digest(suffix).hex()
 
     def plain_digest(self) -> bytes:
         """The BLAKE3 of everything written after the reserve."""

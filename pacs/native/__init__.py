@@ -101,6 +101,9 @@ def load() -> Any | None:
     found.m3_hash_begin.argtypes, found.m3_hash_begin.restype = (POINTER(Hash),), None
     found.m3_hash_feed.argtypes, found.m3_hash_feed.restype = (POINTER(Hash), c_void_p, c_size_t), None
     found.m3_hash_end.argtypes, found.m3_hash_end.restype = (POINTER(Hash), c_void_p), None
+    found.m3_hash_copy.argtypes = (POINTER(Hash), c_void_p, c_void_p, c_size_t)
+    found.m3_hash_copy.restype = None
+    found.m3_find.argtypes, found.m3_find.restype = (c_void_p, c_size_t, c_char_p, c_size_t), c_int64
     found.m3_turn_open.argtypes, found.m3_turn_open.restype = (c_int, POINTER(c_uint64)), c_int
     found.m3_turn_take.argtypes, found.m3_turn_take.restype = (c_uint64, c_int), c_int
     found.m3_turn_give.argtypes = found.m3_turn_close.argtypes = (c_uint64,)

@@ -68,6 +68,10 @@ M3_API void m3_hash_begin(struct m3_hash *h);
 M3_API void m3_hash_feed(struct m3_hash *h, const uint8_t *data, size_t size);
 M3_API void m3_hash_end(const struct m3_hash *h, uint8_t out[32]); /* of all so far; more may follow */
 
+/* Bodies of parts (bodies.c): where `what` is in the data, or -1; and bytes fed to a hash on their way from one place to another. */
+M3_API int64_t m3_find(const uint8_t *data, size_t size, const uint8_t *what, size_t length);
+M3_API void m3_hash_copy(struct m3_hash *h, uint8_t *to, const uint8_t *from, size_t size);
+
 /* Whose turn it is to write to the index: one thread of one process (turn.c). */
 M3_API int m3_turn_open(int fd, uint64_t *turn);      /* of a lock file that is open; 0, or minus an error number */
 M3_API int m3_turn_take(uint64_t turn, int wait);     /* 1: the caller's now; 0: another's, unless one waits; or minus an error number, also EINTR */

@@ -14,7 +14,7 @@ PACKAGES = ("pacs", "dicomweb", "analysis", "viewer", "conformance")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pacs.errors": (),
     "pacs.uids": ("pacs.errors",),
-    "pacs.digest": (),
+    "pacs.digest": ("pacs.native",),
     "pacs.events": (),
     "pacs.settings": ("pacs.errors",),
     "pacs.native": (),  # knows bytes only

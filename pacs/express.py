@@ -102,7 +102,7 @@ class Express:
         """What the library is told, and tells."""
         self.address = addressof(self.terms)
         self._joiner = joiner
-        self._kept = Kept()
+        self._kept, self._name = Kept(), Kept()
         self._learned: object = None
         self._asked: tuple[Like, Like] | None = None
         self._unfit: object = None
@@ -277,7 +277,8 @@ class Express:
         return True
 
     def _name_object(self, strip: Strip) -> None:
-        self._columns[self._object_key] = _value(strip.name, self._kept)
+        self._name = Kept()
+        self._columns[self._object_key] = _value(strip.name, self._name)
 
     def _leave_strip(self) -> None:
         strip, self._strip = self._strip, None

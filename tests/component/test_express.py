@@ -9,13 +9,13 @@ from typing import Any
 import dicom_data
 import pytest
 import rebuilding
-from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, VERIFICATION, Association
+from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, VERIFICATION, Association, command, pdu, pdv
 from pydicom import Dataset
 from servers import missing
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from pacs import native
-from pacs.archive import open_archive
+from pacs.archive import open_archive, open_store
 from pacs.auth import SYSTEM, Auth
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.index import schema
@@ -126,4 +126,114 @@ def test_a_series_that_was_removed_meanwhile_is_taken_again(place: Place) -> Non
         assert [send(assoc, ds) for ds in several[20:]] == [0] * 40
         assert place.usual - before < 20, "it was learned where the series is now"
     assert place.held == 41
-    place.equals_rebuild()
+    assert [row["number_of_instances"] for row in table_rows(place)["series"]] == [1, 40]
+
+
+TABLES = (schema.study, schema.series, schema.instance, schema.instance_metadata, schema.audit, schema.change)
+OF_ITS_OWN = {"object_key", "object_offset", "created_at", "at", "last_instance_at", "stable_at"}
+
+
+def table_rows(place: Place) -> dict[str, list[dict[str, Any]]]:
+    """All that a store leaves in the index, without times, and places in segments."""
+    with place.archive.index.read() as conn:
+        return {
+            table.name: [
+                {name: held for name, held in row._mapping.items() if name not in OF_ITS_OWN}
+                for row in conn.execute(select(table).order_by(*table.primary_key.columns))
+            ]
+            for table in TABLES
+        }
+
+
+def pieces(assoc: Association, uid: str, data: bytes, size: int, first: int = 0, priority: int = 0) -> bytes:
+    """A C-STORE-RQ whose data set comes in PDUs of `size`; `first` bytes of its command set have a PDU of their own."""
+    fields = {0x0002: CT, 0x0100: 1, 0x0110: assoc.next_id(), 0x0700: priority, 0x0800: 1, 0x1000: uid}
+    raw = command(fields)
+    made = [pdu(4, pdv(1, 1, raw[:first]))] if first else []
+    made.append(pdu(4, pdv(1, 3, raw[first:])))
+    for at in range(0, len(data), size):
+        made.append(pdu(4, pdv(1, 0 if at + size < len(data) else 2, data[at : at + size])))
+    return b"".join(made)
+
+
+def message(assoc: Association, uid: str, data: bytes, priority: int = 0) -> bytes:
+    """A C-STORE-RQ in PDUs as long as they may be."""
+    return pieces(assoc, uid, data, 60_000, priority=priority)
+
+
+def talk(place: Place) -> list[Any]:
+    """The answers to instances that are alike, with a surprise among every few."""
+    several = slices(90)
+    given = iter(several)
+    other = dicom_data.dataset_bytes(slices(1, ImageComments="of the same UID, and another")[0])
+    known = str(several[0].SOPInstanceUID)
+    answers: list[Any] = []
+
+    def next_one() -> tuple[str, bytes]:
+        ds = next(given)
+        return str(ds.SOPInstanceUID), dicom_data.dataset_bytes(ds)
+
+    def stable() -> None:
+        place.archive.index.transact(lambda conn: conn.execute(update(schema.study).values(stable_at=1.0)))
+
+    with place.associate() as assoc:
+        assoc.message_id = 0xFFFF - 30  # what follows the last one is 0
+
+        def ask(*messages: bytes) -> None:
+            assoc.message_id %= 0xFFFF
+            assoc.send(b"".join(messages))
+            answers.extend(assoc.response()[0] for _ in messages)
+
+        uid, data = next_one()
+        for surprise in (
+            lambda: ask(message(assoc, known, dicom_data.dataset_bytes(several[0]))),
+            lambda: ask(message(assoc, known, other)),
+            lambda: ask(message(assoc, uid + "9", data)),
+            lambda: ask(message(assoc, uid, data[:-3])),
+            lambda: ask(message(assoc, uid, data + bytes(2))),
+            lambda: ask(message(assoc, uid, data, priority=2)),
+            lambda: ask(message(assoc, *of(slices(1, number=1, PatientID="ANOTHER")[0]))),
+            lambda: ask(message(assoc, *of(slices(1, number=2, study=1)[0]))),
+            lambda: ask(message(assoc, *of(slices(1, number=3, PixelData=bytes(1 << 20))[0]))),
+            lambda: answers.append(assoc.echo()),
+            lambda: ask(*(message(assoc, *next_one()) for _ in range(4))),
+            lambda: ask(pieces(assoc, *next_one(), 1 << 9, 20)),
+            lambda: ask(pieces(assoc, *next_one(), 7)),
+            lambda: assoc.send(assoc.message(1, command({0x0100: 0x0FFF, 0x0120: 1, 0x0800: 0x0101}))),
+            stable,
+        ):
+            for _ in range(4):
+                ask(message(assoc, *next_one()))
+            surprise()
+    return answers
+
+
+def of(ds: Dataset) -> tuple[str, bytes]:
+    return str(ds.SOPInstanceUID), dicom_data.dataset_bytes(ds)
+
+
+def records(place: Place) -> int:
+    """How many objects are in the store of a place that is closed."""
+    store = open_store(place.archive.settings, cached=False)
+    try:
+        return sum(1 for _ in store.walk())
+    finally:
+        store.close()
+
+
+def test_whatever_comes_between_all_is_as_the_usual_way_has_it(
+    place: Place, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Place(tmp_path_factory.mktemp("usual"), monkeypatch)
+    try:
+        monkeypatch.setattr(usual.archive.ingest, "express", lambda: None)
+        answers = talk(place)
+        taken = len(answers) - place.usual
+        assert taken > 20, "the library has taken what it could"
+        assert talk(usual) == answers
+        assert table_rows(usual) == table_rows(place)
+    finally:
+        usual.close()
+    held = place.held
+    place.close()
+    assert records(place) == records(usual) == held

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ctypes import (
-    POINTER, Structure, Union, c_char, c_double, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p, sizeof,
+    POINTER,
+    Structure,
+    Union,
+    c_char,
+    c_double,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    sizeof,
 )  # fmt: skip
 from typing import Any, Final
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,9 @@ def table_rows(place: Place) -> dict[str, list[dict[str, Any]]]:
 
 def pieces(assoc: Association, uid: str, data: bytes, size: int, first: int = 0, priority: int = 0) -> bytes:
     """A C-STORE-RQ whose data set comes in PDUs of `size`; `first` bytes of its command set have a PDU of their own."""
-    fields = {0x0002: CT, 0x0100: 1, 0x0110: assoc.next_id(), 0x0700: priority, 0x0800: 1, 0x1000: uid}
+    fields: dict[int, int | str | bytes] = {
+        0x0002: CT, 0x0100: 1, 0x0110: assoc.next_id(), 0x0700: priority, 0x0800: 1, 0x1000: uid,
+    }  # fmt: skip
     raw = command(fields)
     made = [pdu(4, pdv(1, 1, raw[:first]))] if first else []
     made.append(pdu(4, pdv(1, 3, raw[first:])))
@@ -185,7 +187,7 @@ def talk(place: Place) -> list[Any]:
             answers.extend(assoc.response()[0] for _ in messages)
 
         uid, data = next_one()
-        for surprise in (
+        surprises: tuple[Callable[[], None], ...] = (
             lambda: ask(message(assoc, known, dicom_data.dataset_bytes(several[0]))),
             lambda: ask(message(assoc, known, other)),
             lambda: ask(message(assoc, uid + "9", data)),
@@ -201,7 +203,8 @@ def talk(place: Place) -> list[Any]:
             lambda: ask(pieces(assoc, *next_one(), 7)),
             lambda: assoc.send(assoc.message(1, command({0x0100: 0x0FFF, 0x0120: 1, 0x0800: 0x0101}))),
             stable,
-        ):
+        )
+        for surprise in surprises:
             for _ in range(4):
                 ask(message(assoc, *next_one()))
             surprise()

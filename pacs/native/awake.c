@@ -30,6 +30,7 @@ struct m3_awake {
 
 enum { CROWDED = 32, PAUSES = 100 };
 #define LOOK_S 0.0005   /* how often it is looked who wants to run */
+#define STARVED_S 0.02  /* who has not run for so long sees that others do */
 #define REST_S 0.01     /* after others did; twice as long each time that they do again soon, up to: */
 #define LONGEST_REST_S 2.0
 #define SOON 10 /* rests */
@@ -66,8 +67,9 @@ static unsigned long wanting(int fd) {
 /* Compute nothing until `until`, or until others want the processors; whether they did. */
 static int keep(const struct m3_awake *a, int fd) {
   int crowded = 0;
-  double look = 0;
-  for (double t = now(); t < a->until && !a->ended; t = now()) {
+  double look = 0, before = now();
+  for (double t = before; t < a->until && !a->ended; before = t, t = now()) {
+    if (t - before > STARVED_S) return 1;
     if (t >= look) {
       unsigned long count = wanting(fd);
       if (!count || count > a->processors) {

@@ -201,6 +201,8 @@ class Association(threading.Thread):
         if passing is not None and passing.ready(self._stored_in):
             came = passing.take(self._contexts, lambda: self._draining, self._begun)
             if came is not None:
+                if came.dataset is None:  # who knows how long it takes: a strip is not kept over that
+                    passing.close()
                 return self._contexts[came.context_id], self._reader.decode(came.command_set), came.dataset
         if passing is not None:
             passing.close()

@@ -412,15 +412,27 @@ class Ingest:
         self, conn: Connection, prepared: Sequence[Prepared], also: Callable[[Connection], None] | None = None
     ) -> _Answer:
         again: list[dict[str, object]] = []
-        filed = [self._file(conn, each, again) for each in prepared]
+        stored, news, recorded = list[Stored](), list[tuple[Prepared, str]](), False
+        for each in prepared:
+            # One alone has been tried before (see `_Arrival`); a rejection note does more than join
+            if also is None and len(prepared) > 1 and each.rejects is None:
+                self._record(conn, news)  # told in the order in which they came
+                news.clear()
+                if (answer := self.joined(conn, each)) is not None:
+                    stored += answer[0]
+                    continue
+            outcome, scope, odd = self._file(conn, each, again)
+            stored.append(_stored(each, outcome))
+            recorded = recorded or odd
+            if outcome == "stored":
+                news.append((each, scope))
         if also is not None:
             also(conn)
-        self._record(conn, [(p, s) for p, (outcome, s, _) in zip(prepared, filed, strict=True) if outcome == "stored"])
+        self._record(conn, news)
         if again:
             journal.record(conn, "stored again", {"instances": again})
-        stored = [_stored(p, outcome) for p, (outcome, _, _) in zip(prepared, filed, strict=True)]
         _land(prepared)
-        return stored, bool(again) or any(odd for _, _, odd in filed)
+        return stored, bool(again) or recorded
 
     def filed_together(self, conn: Connection, prepared: Sequence[Prepared]) -> list[_Answer | None]:
         """What became of instances that arrived at the same time: rows that they share are written once.
@@ -454,6 +466,8 @@ class Ingest:
 
     @staticmethod
     def _record(conn: Connection, news: Sequence[tuple[Prepared, str]]) -> None:
+        if not news:
+            return
         audit.record_all(conn, [_audit_row(p) for p, _ in news])
         changes.append_all(conn, [_change_row(p, scope) for p, scope in news])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ def sent() -> list[Any]:
 
 
 def stored(archive: Archive, datasets: list[Any]) -> list[str]:
-    outcomes = []
+    outcomes = list[str]()
     for ds in datasets:
         receiving = archive.ingest.receive_part10()
         receiving.write(dicom_data.part10(ds))
@@ -62,7 +63,23 @@ def stored(archive: Archive, datasets: list[Any]) -> list[str]:
     return outcomes
 
 
-def test_the_quick_way_leaves_what_the_long_way_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stored_together(archive: Archive, datasets: list[Any]) -> list[str]:
+    """As `stored`, in bodies of several, of which all are prepared before one is filed."""
+    outcomes = list[str]()
+    for several in (datasets[at : at + 5] for at in range(0, len(datasets), 5)):
+        prepared = []
+        for ds in several:
+            receiving = archive.ingest.receive_part10()
+            receiving.write(dicom_data.part10(ds))
+            prepared.append(archive.ingest.prepare(receiving, principal=SENDER, later=True))
+        outcomes += [each.outcome for each in archive.ingest.file(prepared)]
+    return outcomes
+
+
+@pytest.mark.parametrize("store", [stored, stored_together])
+def test_the_quick_way_leaves_what_the_long_way_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Callable[[Archive, list[Any]], list[str]]
+) -> None:
     joined: list[bytes] = []
     found, outcomes = [], []
     quick, write = filing.join, joining.join
@@ -78,7 +95,7 @@ def test_the_quick_way_leaves_what_the_long_way_leaves(tmp_path: Path, monkeypat
         monkeypatch.setattr(ingest, "time", SimpleNamespace(time=lambda clock=clock: float(next(clock))))
         archive = open_archive(Settings(data=tmp_path / name))
         try:
-            outcomes.append(stored(archive, sent()))
+            outcomes.append(store(archive, sent()))
             found.append(rows(archive))
         finally:
             archive.close()

@@ -39,7 +39,8 @@ def test_compose_services_are_complete() -> None:
         for other in service.get("depends_on", {}):
             assert other in services
     for name in ("server", "worker"):
-        _parser().parse_args(services[name]["command"])
+        command = services[name]["command"]
+        _parser(command[0]).parse_args(command)
 
 
 def test_linters_find_nothing() -> None:

@@ -30,7 +30,7 @@ FOLDS: Final = {
     "TM": native.TIME_COLUMN,
     "DT": native.DATETIME_COLUMN,
 }
-_UID: Final = "00080018"
+SOP_INSTANCE_UID: Final = "00080018"
 _ADDRESS: Final = "00081190"
 _MOST_TEXT: Final = native.TEXT_ROOM - (8 << 10)
 """The JSON of what does not differ: the rest is left for what does."""
@@ -57,13 +57,13 @@ class Kept:
 
 
 def pattern(
-    known: Following, columns: Mapping[str, tuple[str, int]], members: Sequence[Member], path: tuple[bytes, bytes],
+    known: Following, columns: Mapping[str, tuple[str, int]], members: Sequence[Member], address: bytes,
     kept: Kept,
 ) -> native.Pattern | None:  # fmt: skip
     """The pattern for the library; None where something differs that only Python reads.
 
-    `columns` has, by tag, the VR and the place of what is searched; `members` are those of the row, ascending; `path`
-    is what goes before and behind the SOP Instance UID in its RetrieveURL.
+    `columns` has, by tag, the VR and the place of what is searched; `members` are those of the row, ascending;
+    `address` is its RetrieveURL up to the SOP Instance UID, which ends it.
     """
     whole = known.whole
     syntax = known.syntax
@@ -73,7 +73,7 @@ def pattern(
     if sum(len(text) for *_, text in whole.steps) + len(whole.json) > _MOST_TEXT:
         return None
     places = {key: at for at, (_, _, key, *_) in enumerate(whole.steps)}
-    if _UID not in places:
+    if SOP_INSTANCE_UID not in places:
         return None
     steps = (native.Step * len(whole.steps))()
     for at, (run, begins, key, vr, _, limit, _, text) in enumerate(whole.steps):
@@ -88,21 +88,21 @@ def pattern(
     vrs = {key: vr for _, _, key, vr, *_ in whole.steps}
     if any(vrs[tag] != vr for tag, vr, written, _ in members if written is None and tag != _ADDRESS):
         return None
-    pieces = _pieces(members, path, places, kept)
+    pieces = _pieces(members, address, places, kept)
     run = whole.run + whole.tail.header
     return native.Pattern(
         kept.hold(steps), kept.hold(pieces), kept.at(run), kept.at(whole.json), len(steps), len(pieces), len(run),
-        len(whole.json), syntax.explicit, known.reach, places[_UID], whole.tail.length,
+        len(whole.json), syntax.explicit, known.reach, places[SOP_INSTANCE_UID], whole.tail.length,
     )  # fmt: skip
 
 
-def _pieces(members: Sequence[Member], path: tuple[bytes, bytes], steps: Mapping[str, int], kept: Kept) -> Any:
+def _pieces(members: Sequence[Member], address: bytes, steps: Mapping[str, int], kept: Kept) -> Any:
     made = list[tuple[bytes, int, bool]]()
     text = b"{"
     for tag, _, written, always in members:
         if tag == _ADDRESS:
-            made.append((text + b'"00081190":{"vr":"UR","Value":["' + path[0], native.ITS_UID, True))
-            text = path[1] + b'"]},'
+            made.append((text + b'"00081190":{"vr":"UR","Value":["' + address, native.ITS_UID, True))
+            text = b'"]},'
         elif written is None:
             made += ((text, native.NO_STEP, True), (b'"%b":' % tag.encode("ascii"), steps[tag], always))
             text = b""

@@ -49,7 +49,6 @@ _SETTLED: Final = frozenset(
 )  # fmt: skip
 """What rules more than the element itself: who decodes text, whose study it is, where the frames are."""
 
-_SOP_INSTANCE_UID: Final = "00080018"
 _FRAME_OFFSET: Final = 4
 """Where in `FrameTable.to_bytes` the place of native pixel data is."""
 
@@ -101,7 +100,6 @@ class Express:
         self.terms = structures.Express.from_buffer(self._room)
         """What the library is told, and tells."""
         self.address = addressof(self.terms)
-        self._joiner = joiner
         self._kept, self._name = Kept(), Kept()
         self._learned: object = None
         self._asked: tuple[Like, Like] | None = None
@@ -144,12 +142,12 @@ class Express:
         values = self._values(stored, here)
         places = {name: at for at, name in enumerate(joining.COLUMNS)}
         columns = {tag: (vr, places[f"i_{names[0]}"]) for tag, vr, names in rows.sourced(Level.IMAGE)
-                   if tag in differing and tag != _SOP_INSTANCE_UID}  # fmt: skip
+                   if tag in differing and tag != alike.SOP_INSTANCE_UID}  # fmt: skip
         members = rows.instance_members(
             scan.metadata, scan.study_instance_uid, scan.series_instance_uid, entry.transfer_syntax_uid, differing
         )
-        before = HERE + rows.instance_path(scan.study_instance_uid, scan.series_instance_uid, "").encode("ascii")
-        pattern = alike.pattern(known, columns, members, (before, b""), kept)
+        address = HERE + rows.instance_path(scan.study_instance_uid, scan.series_instance_uid, "").encode("ascii")
+        pattern = alike.pattern(known, columns, members, address, kept)
         if pattern is None:
             return False
         terms.pattern = ctypes.pointer(kept.hold(pattern))
@@ -181,7 +179,7 @@ class Express:
 
     def _values(self, stored: Prepared, here: Any) -> dict[str, Any]:
         """All that is told of one that joins; what the library sets is that of `stored`."""
-        told = zip("iac", (filing._instance_row(stored.entry, here.id, here.series_id),
+        told = zip("iac", (filing.instance_row(stored.entry, here.id, here.series_id),
                            *self._parts.news(stored, here.scope)), strict=True)  # fmt: skip
         values = {f"{prefix}_{name}": value for prefix, row in told for name, value in row.items()}
         values |= {"series": here.series_id, "study": here.id}

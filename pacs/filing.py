@@ -241,7 +241,7 @@ def join(conn: Connection, entry: Entry, record: Record, keys: Keys) -> str | No
     in_series, in_study = series_instances + 1, instances + 1
     joining.join(
         driver,
-        _instance_row(entry, study, series),
+        instance_row(entry, study, series),
         entry.json,
         joining.Counted(series, rows.recounted(series_row, rows.SERIES_INSTANCES, in_series), in_series),
         joining.Counted(study, rows.recounted(row, rows.STUDY_INSTANCES, in_study), in_study),
@@ -387,7 +387,7 @@ class Filing:
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
         scan, arrival = entry.scan, entry.arrival
-        key = _INSERT_INSTANCE(self._conn, _instance_row(entry, study.id, series.id))
+        key = _INSERT_INSTANCE(self._conn, instance_row(entry, study.id, series.id))
         if arrival.at < study.came or arrival.at < series.came:
             # It came first and is filed later. Whoever came first names study and series: the rows do not depend on
             # who won a race, and an index made again from the store has the same.
@@ -422,7 +422,8 @@ class Filing:
         (_UNSETTLE if study.unsettled else _COUNT_STUDY).all(self._conn, changed)
 
 
-def _instance_row(entry: Entry, study_key: int, series_key: int) -> dict[str, Any]:
+def instance_row(entry: Entry, study_key: int, series_key: int) -> dict[str, Any]:
+    """The row of the entry, by the names of the columns, with the keys of its study and series."""
     scan, arrival, locator = entry.scan, entry.arrival, entry.locator
     return {
         **entry.columns,

@@ -399,11 +399,8 @@ class Ingest:
 
     def joined(self, conn: Connection, prepared: Prepared) -> _Answer | None:
         """What became of an instance that simply joins its series; None for any other, with nothing written."""
-
-        def record(scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
-            return self.news(prepared, scope)
-
-        if prepared.placed is None or filing.join(conn, prepared.entry, record, self._keys) is None:
+        news = partial(self.news, prepared)
+        if prepared.placed is None or filing.join(conn, prepared.entry, news, self._keys) is None:
             return None
         prepared.placed.land()  # the disk had the time of all this for it
         return [_stored(prepared, "stored")], False

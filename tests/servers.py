@@ -35,6 +35,11 @@ def missing(what: str) -> None:
     pytest.skip(f"{what} is not installed")
 
 
+def unless(here: bool, why: str) -> pytest.MarkDecorator:
+    """Skips tests of what is not here; under CI they run, and say so."""
+    return pytest.mark.skipif(not here and os.environ.get("CI") != "true", reason=why)
+
+
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on now.
 

@@ -94,7 +94,7 @@ class Arriving:
 def arriving(entry: filing.Entry, news: tuple[Mapping[str, Any], Mapping[str, Any]], keys: tuple[int, int]) -> Arriving:
     audit, change = news
     return Arriving(
-        {f"i_{name}": held for name, held in filing._instance_row(entry, *keys).items()}
+        {f"i_{name}": held for name, held in filing.instance_row(entry, *keys).items()}
         | {f"a_{name}": held for name, held in audit.items()}
         | {f"c_{name}": held for name, held in change.items()}
         | {"json": entry.json, "study": keys[0], "series": keys[1]},

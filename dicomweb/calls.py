@@ -23,7 +23,7 @@ from dicomweb.media_types import Offer, UnsupportedEncoding, accepts_gzip, negot
 from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.budget import Budget
-from pacs.errors import InvalidInput, TooLarge, Unauthenticated
+from pacs.errors import ArchiveError, InvalidInput, TooLarge, Unauthenticated
 
 if TYPE_CHECKING:
     from dicomweb.bodies import Lend, Lent
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NotHad = tuple[type[ArchiveError], str, float]
 
 LOCATED_BYTES = 16 << 20
 IO_THREADS = 32
@@ -89,8 +91,8 @@ class Web:
     receiving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(RECEIVING_THREADS))
     preparing: Executor | None = None
     writing: Budget = field(default_factory=lambda: Budget(WRITING))
-    undecodable: Kept[tuple[str, float]] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
-    """Why an instance, or a part of one, could not be decoded, and until when that is believed (`several.LeftOut`)."""
+    undecodable: Kept[NotHad] = field(default_factory=lambda: Kept(LOCATED_BYTES, LOCATED_BYTES))
+    """Why an instance, or a part of one, could not be had, and until when that is believed (`several.LeftOut`)."""
     pace: Pace = field(default_factory=Pace)
     bases: dict[Hashable, str] = field(default_factory=dict)
     """Where the service was reached, by what requests told of it."""

@@ -132,7 +132,7 @@ def _part(
         yield head
         yield made
 
-    return several.Part(f"frame {number}", location, (location.digest, "frame", number), pieces)
+    return several.Part(f"frame {number}", location, (location.digest, "frame", number, into), pieces)
 
 
 def _closed(made: Iterator[Buffer], writer: Writer | None) -> Iterator[Buffer]:

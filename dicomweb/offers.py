@@ -35,12 +35,22 @@ def served_as_stored(syntax: TransferSyntax) -> str:
     return EXPLICIT_LITTLE_ENDIAN if syntax.codec == "native" else syntax.uid
 
 
+def in_company_of(images_in: str, stored: TransferSyntax) -> str:
+    """The transfer syntax of what has no frames, between images that are wanted in `images_in`.
+
+    A report cannot be in JPEG 2000: it keeps to the one that its resource category has, Explicit VR Little Endian
+    (PS3.18 Table 8.7.3-2). Each part has a transfer syntax of its own (8.7.8.2), which its header says.
+    """
+    return EXPLICIT_LITTLE_ENDIAN if images_in in ENCODED and stored.uid != images_in else images_in
+
+
 @lru_cache(maxsize=512)
 def of_objects(stored: frozenset[str], *, images: bool, single: bool) -> tuple[Offer, ...]:
-    """What instances in these transfer syntaxes can be had in; `images` says that all of them have frames.
+    """What instances in these transfer syntaxes can be had in; `images` says that there are some with frames.
 
-    All in Explicit VR Little Endian where we can decode them, or as stored; images also in what we can encode. Where
-    not all can be decoded, as stored is also the default: lossy video has no other form (PS3.18 8.7.3.5).
+    All in Explicit VR Little Endian where we can decode them, or as stored; images also in what we can encode, what
+    has no frames beside them as `in_company_of` says. Where not all can be decoded, as stored is also the default:
+    lossy video has no other form (PS3.18 8.7.3.5).
     """
     syntaxes = [TRANSFER_SYNTAXES[uid] for uid in stored]
     served = {served_as_stored(syntax) for syntax in syntaxes}

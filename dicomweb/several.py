@@ -7,8 +7,9 @@ connection ends without the end of the body, and who asks again is told at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from dicomweb.answers import BATCH_BYTES, Answer, Buffer
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 FORESEEN_BYTES = 8 << 20
 """What is decoded or encoded of a long answer before its headers go out, while few are being sent."""
-FORESEEN_PARTS = 256
-"""How many parts at most: nobody wants to wait for a thousand small pictures."""
+FORESEEN_PARTS = 16
+"""How many parts at most: so many slices of a CT are FORESEEN_BYTES. Nobody wants to wait for a thousand pictures."""
+SENT_FROM_BYTES = 4096
+"""What is decoded leaves part by part: each takes far longer to make than to send."""
 KNOWN_FOR_S = 600
 """How long it is known that something cannot be decoded: a decoder may also have been short of time or memory."""
 NAMED = 5
@@ -63,14 +66,16 @@ class LeftOut:
         if damage is not None:
             return damage
         found = None if key is None else self._call.web.undecodable.get(key, None)
-        if found is None or found[1] < time.monotonic():
+        if found is None or found[2] < time.monotonic():
             return None
-        return Undecodable(found[0], about=location.sop_instance_uid)
+        kind, reason, _ = found
+        return kind(reason, about=location.sop_instance_uid)
 
     def remember(self, key: Hashable, error: ArchiveError) -> None:
-        """Note for those who ask next that this could not be decoded."""
-        if isinstance(error, Undecodable):
-            self._call.web.undecodable.put(key, None, (error.reason, time.monotonic() + KNOWN_FOR_S), 1000)
+        """Note for those who ask next that this could not be had. Damage is noted with the instance, not here."""
+        if isinstance(error, NOT_TO_BE_HAD) and not isinstance(error, Corrupt):
+            found = type(error), error.reason, time.monotonic() + KNOWN_FOR_S
+            self._call.web.undecodable.put(key, None, found, 1000)
 
     def said(self) -> Said:
         """The Warning of an answer that lacks something."""
@@ -135,9 +140,9 @@ def answer(
         budget.give(held)
         return Answer(left.status, writer.content_type, first, said)
     more = _given_back(making.rest(), lambda: budget.give(held))
-    return Answer(
-        left.status, writer.content_type, first, said, more=more, limiter=call.web.cpu if decoded else call.web.io
-    )
+    if not decoded:
+        return Answer(left.status, writer.content_type, first, said, more=more, limiter=call.web.io)
+    return Answer(left.status, writer.content_type, first, said, more=more, limiter=call.web.cpu, batch=SENT_FROM_BYTES)
 
 
 class _Making:
@@ -215,14 +220,15 @@ def _given_back(pieces: Iterator[Buffer], give: Callable[[], None]) -> Iterator[
 
 
 def first_of(
-    call: Call, candidates: Sequence[tuple[str, Candidate]], make: Callable[[Candidate], T]
+    call: Call, candidates: Iterable[tuple[str, Candidate]], make: Callable[[Candidate], T]
 ) -> tuple[T, list[tuple[str, str]]]:
     """What `make` makes of the first candidate that it can be made of, and the Warning that names those before it.
 
-    Candidates go by a name each. Raises what the first one fails with where none can be had. Blocks.
+    Candidates go by a name each and are looked for only as they are tried. Raises what the first one fails with where
+    none can be had. Blocks.
     """
     failed: dict[str, ArchiveError] = {}
-    for name, candidate in candidates[:TRIED]:
+    for name, candidate in islice(candidates, TRIED):
         try:
             made = make(candidate)
         except NOT_TO_BE_HAD as error:

@@ -16,7 +16,7 @@ from dicomweb.answers import BATCH_BYTES, WHOLE_BYTES, Answer, Buffer, pull
 from dicomweb.calls import HERE, VARY, Call
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, Offer, accepts_gzip
 from dicomweb.multipart import Writer
-from dicomweb.offers import AS_STORED, served_as_stored
+from dicomweb.offers import AS_STORED, in_company_of, served_as_stored
 from dicomweb.places import address, locate, syntax_of
 from dicomweb.qido import documents_answer
 from dicomweb.several import LeftOut
@@ -26,7 +26,7 @@ from pacs.dicom.encode import ENCODED, refuse
 from pacs.dicom.lossy import retrieved_uid
 from pacs.dicom.transcode import transcoded_pieces
 from pacs.dicom.transfer_syntaxes import EXPLICIT_LITTLE_ENDIAN
-from pacs.errors import Undecodable
+from pacs.errors import ArchiveError, Undecodable, UnsupportedTransferSyntax
 from pacs.retrieve import PIECE
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LARGE_BATCH_BYTES = 2 << 20
 """What is made at a time of an answer while few are being sent: each step costs the same, however long it is."""
 LARGE_HELD_BYTES = 4 * LARGE_BATCH_BYTES
+
+_NOT_MADE = (Undecodable, UnsupportedTransferSyntax)
 
 METADATA = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML, multipart=True), Offer(DICOM_XML))
 
@@ -47,7 +49,7 @@ async def objects(call: Call) -> Answer:
     def look() -> Answer | Parts:
         locations = locate(call)
         stored = frozenset(location.transfer_syntax_uid for location in locations)
-        images = all(location.frames is not None for location in locations)
+        images = any(location.frames is not None for location in locations)
         wanted = call.choose(offers.of_objects(stored, images=images, single=alone))
         parts = Parts(call, locations, wanted)
         return parts.begin(call.web.io) if parts.as_they_are else parts
@@ -61,17 +63,15 @@ async def objects(call: Call) -> Answer:
 class Parts:
     """The parts of one answer: an instance each, in the transfer syntax that was agreed on.
 
-    One of several that is quarantined or cannot be decoded is left out where the answer can still say so.
+    One of several that is quarantined, cannot be decoded or does not fit into the transfer syntax is left out where the
+    answer can still say so.
     """
 
     def __init__(self, call: Call, locations: Sequence[InstanceLocation], offer: Offer) -> None:
         self._call = call
         self._archive = call.archive
         self._locations = locations
-        wanted = offer.transfer_syntax
-        self._targets = [
-            served_as_stored(syntax_of(location)) if wanted in (None, AS_STORED) else wanted for location in locations
-        ]
+        self._targets = [_target(location, offer.transfer_syntax) for location in locations]
         self._writer = Writer(DICOM) if offer.multipart else None
         pairs = zip(locations, self._targets, strict=True)
         self.as_they_are = all(location.transfer_syntax_uid == target for location, target in pairs)
@@ -104,16 +104,13 @@ class Parts:
         )  # fmt: skip
 
     def _refuse_what_does_not_fit(self) -> None:
-        """Nothing, or UnsupportedTransferSyntax: of several parts, a later one must not turn out to be impossible."""
-        if len(self._locations) > 1 and self._targets[0] in ENCODED:
-            for location, target in self._pairs():
-                if location.transfer_syntax_uid != target and target in ENCODED:
-                    try:
-                        info = frames.pixel_info(self._archive, location)
-                    except Undecodable as error:
-                        self._leave_out(location, error)
-                    else:
-                        refuse(info, target)
+        """Leave out of several images those that do not fit: a later one must not turn out to be impossible."""
+        for location, target in self._pairs() if len(self._locations) > 1 else ():
+            if target in ENCODED and location.transfer_syntax_uid != target:
+                try:
+                    refuse(frames.pixel_info(self._archive, location), target)
+                except _NOT_MADE as error:
+                    self._leave_out(location, target, error)
 
     def _length(self) -> int | None:
         """Bytes of the whole body, where that is known before they are made."""
@@ -159,8 +156,8 @@ class Parts:
                 made = _transcoded(self._archive, location, target)
                 try:
                     first = next(made)  # before anything of this part goes out
-                except Undecodable as error:
-                    self._leave_out(location, error)
+                except _NOT_MADE as error:
+                    self._leave_out(location, target, error)
                     continue
                 self._made += 1
                 yield self._head(target)
@@ -175,7 +172,7 @@ class Parts:
         """Of several instances, do without those that are quarantined or could not be decoded lately."""
         for location, target in self._pairs() if len(self._locations) > 1 else ():
             made = location.transfer_syntax_uid != target
-            error = self._left_out.known(location, location.digest if made else None)
+            error = self._left_out.known(location, (location.digest, target) if made else None)
             if error is not None:
                 self._left_out.errors[location.sop_instance_uid] = error
 
@@ -184,14 +181,21 @@ class Parts:
         pairs = zip(self._locations, self._targets, strict=True)
         return [pair for pair in pairs if pair[0].sop_instance_uid not in self._left_out.errors]
 
-    def _leave_out(self, location: InstanceLocation, error: Undecodable) -> None:
+    def _leave_out(self, location: InstanceLocation, target: str, error: ArchiveError) -> None:
         """Go on without this instance. Raises the error where the answer cannot say so any more, or has no others."""
         if len(self._locations) == 1:
             raise error
-        self._left_out.remember(location.digest, error)
+        self._left_out.remember((location.digest, target), error)
         if self._complete:
             raise error
         self._left_out.errors[location.sop_instance_uid] = error
+
+
+def _target(location: InstanceLocation, wanted: str | None) -> str:
+    stored = syntax_of(location)
+    if wanted is None or wanted == AS_STORED:
+        return served_as_stored(stored)
+    return wanted if location.frames is not None else in_company_of(wanted, stored)
 
 
 def _transcoded(archive: Archive, location: InstanceLocation, target: str) -> Iterator[Buffer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ MAX_FILLED_BYTES = 32 << 20
 
 _BULK = "/bulkdata/"
 _ICC, _OPTICAL_PATHS = "00282000", "00480105"
+_REPRESENTATIVE = "00286010"
 
 
 def is_image(location: InstanceLocation) -> bool:
@@ -72,11 +73,11 @@ async def located(call: Call) -> list[InstanceLocation]:
 
 
 async def one(
-    call: Call, candidates: Sequence[tuple[InstanceLocation, int]], how: Rendering, media_type: str
+    call: Call, candidates: Iterable[tuple[InstanceLocation, int]], how: Rendering, media_type: str
 ) -> Answer:
     """The frame of the first of these images that can be drawn, as the body itself."""
     drawn = partial(_drawn_of, call, how, media_type)
-    image, said = await call.cpu(several.first_of, call, list(map(_named, candidates)), drawn)
+    image, said = await call.cpu(several.first_of, call, map(_named, candidates), drawn)
     return Answer(200, media_type, [image], [*warnings(call, how, media_type), *said])
 
 
@@ -90,8 +91,38 @@ def _named(candidate: tuple[InstanceLocation, int]) -> tuple[str, tuple[Instance
 
 def name_of(location: InstanceLocation, number: int) -> str:
     """What a Warning calls a frame."""
-    count = location.frames.number_of_frames if location.frames is not None else 1
-    return location.sop_instance_uid if count == 1 else f"frame {number} of {location.sop_instance_uid}"
+    return location.sop_instance_uid if count(location) == 1 else f"frame {number} of {location.sop_instance_uid}"
+
+
+def count(location: InstanceLocation) -> int:
+    """How many frames there are; 1 of what has none."""
+    return location.frames.number_of_frames if location.frames is not None else 1
+
+
+def representative(archive: Archive, location: InstanceLocation) -> int:
+    """The number of the frame that stands for all: the one that says so (PS3.3 C.7.6.9), else the middle one. Blocks.
+
+    The first frame of a volume, of a rotation or of what contrast runs into is often black.
+    """
+    there = count(location)
+    said = number(frames.attributes(archive, location), _REPRESENTATIVE) if there > 1 else None
+    return int(said) if said and 1 <= said <= there else (there + 1) // 2
+
+
+def representatives(
+    archive: Archive, images: Sequence[InstanceLocation], *, alone: bool
+) -> Iterator[tuple[InstanceLocation, int]]:
+    """What may stand for these images, the best first: the representative frame of the one in the middle. Blocks.
+
+    Where there is one `alone`, those beside that frame follow, else the images beside that image.
+    """
+    if alone:
+        numbers = range(1, count(images[0]) + 1)
+        for each in several.from_the_middle(numbers, representative(archive, images[0]) - 1):
+            yield images[0], each
+    else:
+        for image in several.from_the_middle(images, len(images) // 2):
+            yield image, representative(archive, image)
 
 
 async def parts(
@@ -159,9 +190,8 @@ def extras(
     archive: Archive, location: InstanceLocation, metadata: Mapping[str, Any], number: int, how: Rendering
 ) -> drawing.Extras:
     """Words and colour profile of a picture."""
-    count = location.frames.number_of_frames if location.frames is not None else 1
     top = labels.patient(metadata) if "patient" in how.annotation else []
-    bottom = labels.technique(metadata, number, count) if "technique" in how.annotation else []
+    bottom = labels.technique(metadata, number, count(location)) if "technique" in how.annotation else []
     own = None
     if how.iccprofile is not None and how.iccprofile != "no":
         places = [metadata, *items(metadata, _OPTICAL_PATHS)[:1]]

@@ -5,7 +5,7 @@ As a body by itself there is one representative; as a multipart answer every fra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,8 @@ _VOLUMES, X3D = ("1.2.840.10008.5.1.4.1.1.7.2",), "model/x3d+xml"
 async def instances(call: Call) -> Answer:
     """GET .../rendered of an instance, series or study.
 
-    The default is a picture: of the first frame of the instance, or of the image in the middle of the series or study;
-    where that cannot be drawn, of the next one that can, which a Warning says.
+    The default is a picture: of the image in the middle of the series or study, of an image with several frames the
+    representative one; where that cannot be drawn, of the nearest that can, which a Warning says.
     Where there is no image it is what a presentation state presents, a report or a document. Models that are asked
     for by their media type, or are all that there is, are of all the instances together.
     """
@@ -69,16 +69,11 @@ async def instances(call: Call) -> Answer:
     if offer.multipart:
         every = [(each, range(1, each.frames.number_of_frames + 1)) for each in shown if each.frames is not None]
         return await images.parts(call, every, how, offer.media_type)
-    middle = shown[len(shown) // 2]
-    count = _count(middle)
-    if "instance" not in call.params:
-        candidates = [(each, 1) for each in several.from_the_middle(shown, len(shown) // 2)]
-    elif offer.media_type == GIF and count > 1:
-        image = await call.cpu(images.animated, call, middle, how)
+    alone = "instance" in call.params
+    if alone and offer.media_type == GIF and images.count(shown[0]) > 1:
+        image = await call.cpu(images.animated, call, shown[0], how)
         return Answer(200, GIF, [image], warnings(call, how, GIF))
-    else:
-        candidates = [(middle, number) for number in range(1, min(count, several.TRIED) + 1)]
-    return await images.one(call, candidates, how, offer.media_type)
+    return await images.one(call, images.representatives(call.archive, shown, alone=alone), how, offer.media_type)
 
 
 async def _document(call: Call, held: Sequence[documents.Document]) -> Answer:
@@ -140,7 +135,7 @@ async def _presented(call: Call, presented: Sequence[InstanceLocation], how: Ren
 async def thumbnail(call: Call) -> Answer:
     """GET .../thumbnail of a study, series, instance or frame: a small picture, an icon for what is no image.
 
-    Nothing is burnt in. Of several instances it is the image in the middle, of several frames that of the middle.
+    Nothing is burnt in. It is of the same image and frame as the picture (10.4.3.3.4 asks for a "meaningful" one).
     """
     viewport = call.parameter("viewport")
     how = Rendering(viewport=THUMBNAIL if viewport is None else parse_viewport(viewport))
@@ -159,22 +154,13 @@ async def thumbnail(call: Call) -> Answer:
             return pictures.encoded(labels.icon(metadata, *how.viewport[:2]), offer.media_type)
 
         return Answer(200, offer.media_type, [await call.cpu(icon)])
-    if wanted:
-        candidates = [(shown[0], wanted[0])]
-    elif "instance" in call.params:
-        count = _count(shown[0])
-        candidates = [(shown[0], n) for n in several.from_the_middle(range(1, count + 1), (count - 1) // 2)]
-    else:
-        near = several.from_the_middle(shown, len(shown) // 2)
-        candidates = [(each, (_count(each) + 1) // 2) for each in near]
+    candidates: Iterable[tuple[InstanceLocation, int]] = [(shown[0], number) for number in wanted[:1]]
+    if not wanted:
+        candidates = images.representatives(call.archive, shown, alone="instance" in call.params)
 
     def drawn(candidate: tuple[InstanceLocation, int]) -> bytes:
         return images.drawn(call.archive, *candidate, how, offer.media_type, overlays=False)
 
-    named = [(images.name_of(*candidate), candidate) for candidate in candidates]
+    named = ((images.name_of(*candidate), candidate) for candidate in candidates)
     image, said = await call.cpu(several.first_of, call, named, drawn)
     return Answer(200, offer.media_type, [image], said)
-
-
-def _count(location: InstanceLocation) -> int:
-    return location.frames.number_of_frames if location.frames is not None else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from pacs.dicom import icc
 
 GSPS, PDF, CDA, OBJ = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("11.1", "104.1", "104.2", "104.4"))
 REPORT, ENHANCED = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.2.1"
+REPRESENTATIVE = "RepresentativeFrameNumber"
 NO_PIXELS = dict.fromkeys(
     [
         "PixelData",
@@ -244,6 +246,48 @@ def test_every_image_of_a_series_as_parts(web: Web) -> None:
     assert [content for _, content in every] == [web.get(path(ds) + "/rendered", "image/png").content for ds in slices]
     study = series.partition("/series")[0]
     assert len(parts(web.get(f"{study}/rendered", "multipart/related; type=image/jpeg"))) == 3
+
+
+@pytest.mark.parametrize(("said", "shown"), [({}, 3), ({REPRESENTATIVE: 1}, 1), ({REPRESENTATIVE: 5}, 5),
+                                             ({REPRESENTATIVE: 0}, 3), ({REPRESENTATIVE: 9}, 3)])  # fmt: skip
+def test_the_representative_frame_stands_for_an_image(web: Web, said: dict[str, int], shown: int) -> None:
+    """As its maker says (PS3.3 C.7.6.9), else the middle one: the first of a volume is often black."""
+    grey = np.stack([np.full((64, 64), 800 * number, "<u2") for number in range(5)])
+    where = stored(
+        web, ramp(f"volume {said}", SOPClassUID=ENHANCED, NumberOfFrames=5, PixelData=grey.tobytes(), **said)
+    )
+    for below in ("rendered", "thumbnail"):
+        frame = opened(web.get(f"{where}/frames/{shown}/{below}", "image/png"), "image/png").tobytes()
+        for base in (where, where.partition("/instances")[0], where.partition("/series")[0]):
+            picture = opened(web.get(f"{base}/{below}", "image/png"), "image/png")
+            assert abs(int(np.asarray(picture)[5, 5]) - 800 * (shown - 1) / 4095 * 255) <= 1, (base, below)
+            assert picture.tobytes() == frame
+
+
+def test_pictures_leave_as_they_are_made(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked for many has the first of them while the last are not even begun."""
+    slices = [ramp("many", InstanceNumber=n + 1, SOPInstanceUID=uids.derived("many", n)) for n in range(30)]
+    stored(web, *slices)
+    arrived, drawn = threading.Event(), 0
+    render = web.archive.decoding.render
+
+    def waiting(*arguments: Any, **options: Any) -> bytes:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 25:
+            assert arrived.wait(60), "nothing arrived before the 25th picture was drawn"
+        return render(*arguments, **options)
+
+    monkeypatch.setattr(web.archive.decoding, "render", waiting)
+    series = path(slices[0]).partition("/instances")[0]
+    received = b""
+    headers = {"Accept": "multipart/related; type=image/jpeg"}
+    with web.client.stream("GET", f"{series}/rendered", headers=headers) as answer:
+        for piece in answer.iter_raw():
+            received += piece
+            if received.count(b"/rendered\r\n") >= 20:  # those made ahead, and some more
+                arrived.set()
+    assert (drawn, received.count(b"/rendered\r\n"), received.count(b"\xff\xd8\xff")) == (30, 30, 30)
 
 
 @pytest.mark.parametrize("level", ["", "/instances", "/series", "/frames"])

@@ -229,13 +229,64 @@ def test_what_becomes_lossy_is_another_instance(web: Web, study: list[Dataset]) 
         )  # the same wish, the same UID
 
 
-def test_a_study_that_does_not_all_fit_is_refused_whole(web: Web, study: list[Dataset]) -> None:
-    image, report = instance("fits"), instance("fits", PixelData=None, Rows=None, Columns=None, Modality="SR")
-    report.SOPInstanceUID += ".1"
-    assert web.store(image, report).status_code == 200
+def without_pixels(name: str, number: int, **attributes: Any) -> Dataset:
+    """A report of the study of `name`."""
+    ds = instance(name, Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", **attributes)
+    ds.SeriesInstanceUID += f".{number}"
+    ds.SOPInstanceUID += f".{number}"
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(ds, keyword)
+    return ds
+
+
+@pytest.mark.parametrize("ts", [JPEG2000Lossless, RLELossless, JPEGBaseline8Bit])
+@pytest.mark.parametrize("held_in", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_what_has_no_pixels_comes_uncompressed_with_images_that_are_compressed(web: Web, ts: str, held_in: str) -> None:
+    name = f"with a report {ts} {held_in}"
+    pixels = np.arange(8 * 6, dtype="u1").reshape(8, 6)
+    image = instance(name, Rows=8, Columns=6, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=pixels.tobytes())
+    report = without_pixels(name, 1)
+    codestream = imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k")
+    raw = encapsulated(image, held_in, [codestream]) if held_in == JPEG2000Lossless else dicom_data.part10(image)
+    assert web.store(raw, dicom_data.part10(report, ImplicitVRLittleEndian)).status_code == 200
     where = f"/studies/{image.StudyInstanceUID}"
-    assert web.get(where, f"{OBJECTS}; transfer-syntax={JPEG2000Lossless}").status_code == 406
+    answer = web.get(where, f"{OBJECTS}; transfer-syntax={ts}")
+    assert (answer.status_code, "warning" in answer.headers) == (200, False)
+    found = {read(content).Modality: (headers["content-type"], read(content)) for headers, content in parts(answer)}
+    assert {modality: said for modality, (said, _) in found.items()} == {
+        "CT": f"application/dicom; transfer-syntax={ts}",
+        "SR": f"application/dicom; transfer-syntax={ExplicitVRLittleEndian}",
+    }
+    assert all(ds.file_meta.TransferSyntaxUID == said.rpartition("=")[2] for said, ds in found.values())
+    assert found["SR"][1] == report
+    if ts != JPEGBaseline8Bit:
+        assert np.array_equal(found["CT"][1].pixel_array, pixels)
+    # There is nothing of what was asked for in the report's own series.
+    assert web.get(f"{where}/series/{report.SeriesInstanceUID}", f"{OBJECTS}; transfer-syntax={ts}").status_code == 406
     assert len(parts(web.get(where, f"{OBJECTS}; transfer-syntax={DeflatedExplicitVRLittleEndian}"))) == 2
+
+
+def test_images_that_do_not_fit_into_a_transfer_syntax_are_left_out_and_named(web: Web) -> None:
+    fits = instance("some fit")
+    overlay = instance("some fit", BitsStored=12, HighBit=11, BitsAllocated=16)  # which is found in the pixels only
+    overlay.SOPInstanceUID += ".1"
+    shape = [("US", overlay.Rows), ("US", overlay.Columns), ("CS", "G"), ("SS", [1, 1]), ("US", 16), ("US", 12)]
+    for element, (vr, value) in zip((0x10, 0x11, 0x40, 0x50, 0x100, 0x102), shape, strict=True):
+        overlay.add_new((0x6000, element), vr, value)
+    bits = instance("some fit", Rows=8, Columns=8, BitsAllocated=1, BitsStored=1, HighBit=0, PixelData=b"\x55" * 8)
+    bits.SOPInstanceUID += ".2"
+    assert web.store(fits, overlay, bits).status_code == 200
+    where = f"/studies/{fits.StudyInstanceUID}/series/{fits.SeriesInstanceUID}"
+    for _ in range(2):  # the second time it is known
+        answer = web.get(where, f"{OBJECTS}; transfer-syntax={JPEG2000Lossless}")
+        said = answer.headers["warning"]
+        assert (answer.status_code, overlay.SOPInstanceUID in said, bits.SOPInstanceUID in said) == (206, True, True)
+        assert "2 or more of 3 instances are left out" in said
+        assert "they do not fit into the transfer syntax asked for" in said
+        assert [read(content).SOPInstanceUID for _, content in parts(answer)] == [fits.SOPInstanceUID]
+    assert len(parts(web.get(where, OBJECTS))) == 3
+    for ds in (overlay, bits):
+        assert web.get(path(ds), f"{OBJECTS}; transfer-syntax={JPEG2000Lossless}").status_code == 406
 
 
 @pytest.mark.parametrize("ts", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])

@@ -40,12 +40,13 @@ from pacs.errors import (
     UnsupportedTransferSyntax,
 )
 from pacs.events import Events
-from pacs.express import Express, Parts
+from pacs.express import Express
 from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
 from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
+from pacs.likeness import Parts
 from pacs.native import structures
 from pacs.settings import Settings
 from pacs.spool import Spool

@@ -13,7 +13,7 @@ from typing import Any
 
 from pacs.native.make import library
 
-ABI = 4
+ABI = 5
 DONE, MORE, ODD, CLOSED, STALLED, FAILED = range(6)
 
 

@@ -222,7 +222,7 @@ static int put_row(const struct m3_pattern *p, struct m3_followed *f) {
   return 1;
 }
 
-int m3_follow(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *f) {
+int m3_follow_head(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *f) {
   size_t reach = size < p->reach ? size : p->reach, at = 0;
   struct out o = {f->json, f->json + sizeof f->json};
   if (p->step_count > M3_MOST_STEPS) return 0;
@@ -253,8 +253,12 @@ int m3_follow(const struct m3_pattern *p, const uint8_t *data, size_t size, stru
   }
   if (reach - at < p->run_size || memcmp(data + at, p->run, p->run_size)) return 0;
   at += p->run_size;
-  if (size - at != p->pixels || !put(&o, p->text, p->text_size)) return 0;
+  if (!put(&o, p->text, p->text_size)) return 0;
   f->place = (uint32_t)at;
   f->json_size = (uint32_t)(o.at - f->json);
   return put_row(p, f);
+}
+
+int m3_follow(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *f) {
+  return m3_follow_head(p, data, size, f) && size - f->place == p->pixels;
 }

@@ -61,9 +61,11 @@ struct room {
 
 enum state { WAITS, LEADS, ENDED };
 
-/* One who wants an instance in, on the stack of its thread. */
+/* One who wants instances in, on the stack of its thread. */
 struct waiter {
   struct m3_joining *arrival;
+  uint32_t count;    /* of arrivals, one behind the other */
+  uint8_t *outcomes; /* of each, where there are several: `outcome` then is that of the transaction */
   struct waiter *next;
   pthread_cond_t called;
   enum state state;
@@ -219,6 +221,14 @@ static int write_rows(struct joiner *j, struct m3_joining *arrival) {
   return M3_JOINED;
 }
 
+/* The same for all that somebody wants in. */
+static int write_all(struct joiner *j, struct waiter *of) {
+  if (!of->outcomes) return write_rows(j, of->arrival);
+  for (uint32_t n = 0; n < of->count; n++)
+    if ((of->outcomes[n] = (uint8_t)write_rows(j, of->arrival + n)) == M3_UNJOINED) return M3_UNJOINED;
+  return M3_JOINED;
+}
+
 /* ---- transactions ---- */
 
 /* Wait for the object's write, once: whether all of it is on the disk. */
@@ -255,7 +265,7 @@ static int transact(struct joiner *j, struct waiter **batch) {
       n--;
       continue;
     }
-    batch[n]->outcome = write_rows(j, batch[n]->arrival);
+    batch[n]->outcome = write_all(j, batch[n]);
     failed = batch[n]->outcome == M3_UNJOINED;
     joined += batch[n]->outcome == M3_JOINED;
   }
@@ -292,36 +302,48 @@ static void lead(struct joiner *j, struct waiter *own) {
   }
 }
 
-int m3_join(uint64_t joiner, struct m3_joining *arrival) {
-  struct joiner *j = joiner_at(joiner);
-  struct waiter own = {.arrival = arrival, .state = LEADS, .outcome = M3_UNUSUAL, .writes = arrival->write != 0};
+/* Wait for one's turn in the row, and lead where one is called to. */
+static void join(struct joiner *j, struct waiter *own) {
   pthread_mutex_lock(&j->guard);
   if (!j->closed) {
     j->within++;
     int sound = 1;
     if (j->led) {
       pthread_mutex_unlock(&j->guard);
-      sound = written(&own);
+      sound = written(own);
       pthread_mutex_lock(&j->guard);
     }
     if (sound && j->led) {
-      pthread_cond_init(&own.called, NULL);
-      own.state = WAITS;
-      *j->end = &own;
-      j->end = &own.next;
-      while (own.state == WAITS) pthread_cond_wait(&own.called, &j->guard);
-      pthread_cond_destroy(&own.called);
+      pthread_cond_init(&own->called, NULL);
+      own->state = WAITS;
+      *j->end = own;
+      j->end = &own->next;
+      while (own->state == WAITS) pthread_cond_wait(&own->called, &j->guard);
+      pthread_cond_destroy(&own->called);
     }
-    if (sound && own.state == LEADS) {
+    if (sound && own->state == LEADS) {
       j->led = 1;
       pthread_mutex_unlock(&j->guard);
-      lead(j, &own);
+      lead(j, own);
     }
     if (!--j->within) pthread_cond_broadcast(&j->empty);
   }
   pthread_mutex_unlock(&j->guard);
+}
+
+int m3_join(uint64_t joiner, struct m3_joining *arrival) {
+  struct waiter own = {.arrival = arrival, .count = 1, .state = LEADS, .outcome = M3_UNUSUAL, .writes = arrival->write != 0};
+  join(joiner_at(joiner), &own);
   return written(&own) ? own.outcome : M3_UNWRITTEN;
 }
+
+int m3_join_all(uint64_t joiner, struct m3_joining *arrivals, uint32_t count, uint8_t *outcomes) {
+  struct waiter own = {.arrival = arrivals, .count = count, .outcomes = outcomes, .state = LEADS, .outcome = M3_UNUSUAL};
+  if (count) join(joiner_at(joiner), &own);
+  if (own.outcome != M3_JOINED) memset(outcomes, own.outcome, count); /* nothing is written of any */
+  return own.outcome == M3_UNJOINED ? M3_UNJOINED : 0;
+}
+
 
 /* ---- its beginning and end ---- */
 

@@ -12,7 +12,7 @@
 #endif
 
 /* Raised whenever a structure or a function below changes its shape. */
-#define M3_ABI 4
+#define M3_ABI 5
 
 enum m3_outcome {
   M3_DONE = 0,    /* the last fragment has come whole */
@@ -113,6 +113,7 @@ struct m3_joining {
 M3_API int m3_joiner_open(const void *const *sqlite, const char *path, const char *vfs, const char *setup,
                           const char *lookup, const char *insert, uint64_t turn, uint64_t *joiner);
 M3_API int m3_join(uint64_t joiner, struct m3_joining *arrival); /* m3_joined; from any thread */
+int m3_join_all(uint64_t joiner, struct m3_joining *arrivals, uint32_t count, uint8_t *outcomes); /* the same, in one transaction; none is being written */
 M3_API void m3_joiner_close(uint64_t joiner); /* what comes later is M3_UNUSUAL */
 
 /* What data sets that follow a pattern are like (pacs/dicom/repeats.py), and what comes of one (follow.c). */
@@ -162,6 +163,49 @@ struct m3_followed {
   uint8_t json[M3_TEXT_ROOM], row[M3_TEXT_ROOM / 8];
 };
 M3_API int m3_follow(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *out); /* 1: it does */
+int m3_follow_head(const struct m3_pattern *p, const uint8_t *data, size_t size, struct m3_followed *out); /* 1: up to the pixel data it does */
+
+/* What instances alike have in common (pacs/likeness.py), and what is told of one (record.c). */
+struct m3_alike {
+  const struct m3_pattern *pattern;
+  const uint8_t *before, *behind, *facts; /* of the head: around the SOP Instance UID, and the facts up to the time */
+  const uint8_t *suffix;                  /* what is hashed after the data set */
+  const uint8_t *bulk_before, *bulk_behind; /* around the place of the pixel data */
+  uint32_t before_size, behind_size, facts_size, suffix_size, bulk_before_size, bulk_behind_size;
+  uint32_t frames_size, frames_at;
+  uint8_t frames_like[32];
+  uint32_t uids[3], times[3]; /* places in the columns: of the SOP Instance UID, and of the time of arrival */
+  uint32_t row, digest, key, offset, length, json, bulk, frames;
+  uint32_t lookup_uids[4]; /* places of the SOP Instance UID in the look-up, as many as are not UINT32_MAX */
+  struct m3_value *lookup; /* that of `joining`, to be written to */
+  struct m3_joining joining;
+};
+
+struct m3_strip { /* blocks of a segment, for one writer (pacs/storage/strips.py) */
+  uint64_t at, end; /* where the next record may begin, and what is beyond */
+  uint8_t nonce[16];
+  int32_t fd; /* past the page cache */
+  uint32_t redo; /* whether its records are filed again where a crash takes their rows */
+  struct m3_value name; /* the key of the objects in it */
+};
+
+struct m3_told {
+  double at; /* of the arrival, in Unix seconds */
+  struct m3_value key; /* of the object */
+  uint64_t offset, length, blocks; /* of the object, and of its record in whole blocks */
+  uint32_t packed, bulk_size;
+  char hex[64], bulk[256];
+  uint8_t frames[32];
+};
+
+enum { M3_RECORD_HEADER = 88 /* pacs/storage/records.py */, M3_RESERVE = 1024 /* pacs/storage/arrival.py */, M3_UID_ROOM = 64 };
+
+int m3_plain_uid(const uint8_t *uid, size_t size);
+uint64_t m3_blocks(uint64_t size);
+int m3_record(const struct m3_alike *a, const struct m3_followed *f, struct m3_hash *hash, const struct m3_strip *strip,
+              uint8_t *memory, uint64_t size, uint8_t *packed, struct m3_told *told);
+void m3_tell(const struct m3_alike *a, const struct m3_followed *f, const uint8_t *packed, const struct m3_told *told,
+             struct m3_value *columns, struct m3_value *lookup);
 
 /* One association that stores instances alike (express.c). */
 enum m3_passage {
@@ -175,7 +219,7 @@ enum m3_passage {
 struct m3_express {
   struct m3_wire *wire;
   const struct m3_patience *patience;
-  const struct m3_pattern *pattern;
+  struct m3_alike *alike;
   struct m3_followed *followed;
   uint8_t *packed; /* M3_PACKED_ROOM */
   uint8_t *memory; /* whole blocks: the record's header, the object's head, the data set */
@@ -188,25 +232,10 @@ struct m3_express {
   uint8_t *reply; /* the response, whose number and SOP Instance UID are put in */
   uint32_t reply_size, reply_number_at, reply_uid_at, unsent;
 
-  const uint8_t *before, *behind, *facts; /* of the head: around the SOP Instance UID, and the facts up to the time */
-  uint32_t before_size, behind_size, facts_size;
-  const uint8_t *suffix; /* what is hashed after the data set */
-  uint32_t suffix_size;
-  uint8_t nonce[16];
-  int32_t fd;         /* of the segment, past the page cache */
-  uint64_t strip, strip_end; /* where the next record may begin, and what is beyond */
-  uint64_t write;     /* a context of disk.c */
+  struct m3_strip strip;
+  uint64_t write;      /* a context of disk.c */
   uint64_t erase_size; /* of the record at `strip` that was written in vain */
-
   uint64_t joiner;
-  struct m3_value *lookup;
-  struct m3_joining joining;
-  uint32_t lookup_uids[4]; /* places of the SOP Instance UID in `lookup`, as many as are not UINT32_MAX */
-  uint32_t uids[3], times[3]; /* places in the columns: of the SOP Instance UID, and of the time of arrival */
-  uint32_t row, digest, offset, length, json, bulk, frames;
-  const uint8_t *bulk_before, *bulk_behind; /* around the place of the pixel data */
-  uint32_t bulk_before_size, bulk_behind_size, frames_size, frames_at;
-  uint8_t frames_like[32];
 
   uint32_t stage; /* 0: for a message; 1: for filing what has come */
   int32_t outcome, joined;
@@ -215,7 +244,73 @@ struct m3_express {
   struct m3_hash hash;
 };
 M3_API int m3_express(struct m3_express *x);
-M3_API void m3_sizes(uint64_t out[3]);
+M3_API void m3_sizes(uint64_t out[6]);
+
+/* One body of parts that are instances alike (inflow.c): taken until one is not, stored, and joined together later. */
+enum m3_flow {
+  M3_QUIET = 0,  /* for `patience_ms` nothing came */
+  M3_TURN = 1,   /* between two parts: `until` is over, or `most` bytes have come */
+  M3_OTHER = 2,  /* the part that begins is not like the others: what came of it is in the staging */
+  M3_UNLIKE = 3, /* it is not, as its end shows: its File Meta is in `meta_now`, its data set in the memory, the rest in the staging */
+  M3_NEXT = 4,   /* a delimiter has come, and what follows is not the head of a part like the others: it is in the staging */
+  M3_ROOM = 5,   /* no room for another one in the strip: to be called again with another one */
+  M3_FULL = 6,   /* no room in `taken`: to be called again with more */
+  M3_LEFT = 7    /* the connection is closed or failed */
+};
+enum m3_at { M3_AT_CONTENT = 0, M3_AT_DATA = 1, M3_AT_END = 2, M3_AT_HEAD = 3 };
+
+enum { M3_META_ROOM = 4096, M3_SLOTS = 2 };
+
+struct m3_taken { /* one instance, stored; the next one begins `size` bytes behind it */
+  uint32_t size, value_count;
+  struct m3_value uid;
+  double at;
+  struct m3_value key;
+  uint64_t offset, length, blocks;
+  int64_t wrote; /* what m3_write_end gave */
+  struct m3_set { /* of its columns, those that differ */
+    uint32_t column;
+    struct m3_value value;
+  } values[];
+};
+
+struct m3_inflow {
+  struct m3_alike *alike;
+  struct m3_followed *followed;
+  uint8_t *packed; /* M3_PACKED_ROOM */
+
+  int32_t fd;
+  uint32_t patience_ms;
+  double until; /* CLOCK_MONOTONIC, in seconds */
+  double waited; /* of this call */
+  uint64_t came, most; /* of this call, and how many may */
+  uint64_t left; /* of the body, on the connection */
+  uint8_t *staging;
+  uint32_t staging_room, start, end; /* what came and was not taken yet is staging[start..end) */
+
+  const uint8_t *delimiter, *head; /* CR LF, dashes, boundary; from there to the content of a part like the others */
+  uint32_t delimiter_size, head_size;
+  const uint8_t *meta; /* preamble and File Meta of a part like the others; its SOP Instance UID is at `uid_at` */
+  uint32_t meta_size, uid_at, uid_size;
+  uint32_t meta_now_size;
+  uint8_t meta_now[M3_META_ROOM];
+
+  uint8_t *memory[M3_SLOTS]; /* as that of m3_express */
+  uint64_t write[M3_SLOTS];
+  struct m3_taken *under_way[M3_SLOTS];
+  uint64_t room, size, total;
+  uint32_t slot, stage;
+  struct m3_strip strip;
+
+  uint8_t *taken; /* where the next one goes, and how much room there is */
+  uint64_t taken_room;
+  uint32_t count; /* of those there since the place was given */
+  struct m3_hash hash;
+};
+M3_API int m3_inflow(struct m3_inflow *x);
+M3_API void m3_inflow_land(struct m3_inflow *x); /* wait for the writes under way */
+/* Join `count` of them in one transaction: `outcomes` has an m3_joined for each. 0, or M3_UNJOINED, or minus an error number. */
+M3_API int m3_join_taken(uint64_t joiner, const struct m3_alike *a, const uint8_t *taken, uint32_t count, uint8_t *outcomes);
 
 struct vfs; /* SQLite's sqlite3_vfs */
 M3_API int m3_log_register(struct vfs *(*find)(const char *), int (*add)(struct vfs *, int));

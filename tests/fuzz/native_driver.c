@@ -175,15 +175,16 @@ int main(int count, char **words) {
   state = strtoull(words[1], NULL, 10) * 2654435761u + 88172645463325252u;
   uint64_t inputs = strtoull(words[2], NULL, 10);
   for (uint64_t at = 0; at < inputs; at++) {
-    uint32_t which = any(16);
+    uint32_t which = any(18);
     if (which < 8) wire();
     else if (which < 12) follow();
     else if (which < 14) express();
-    else if (which < 15) pack();
+    else if (which < 16) inflow();
+    else if (which < 17) pack();
     else hash();
   }
-  holds(inputs < 1000 || (followed && stored && odd), "data sets of every kind");
-  printf("%llu inputs: %llu data sets followed, %llu stored, %llu not\n", (unsigned long long)inputs,
-         (unsigned long long)followed, (unsigned long long)stored, (unsigned long long)odd);
+  holds(inputs < 1000 || (followed && stored && flowed && odd), "data sets of every kind");
+  printf("%llu inputs: %llu data sets followed, %llu stored one by one, %llu in bodies, %llu not\n", (unsigned long long)inputs,
+         (unsigned long long)followed, (unsigned long long)stored, (unsigned long long)flowed, (unsigned long long)odd);
   return 0;
 }

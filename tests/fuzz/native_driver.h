@@ -9,8 +9,9 @@ void holds(int so, const char *what);       /* or the driver ends */
 uint8_t *memory(size_t size);               /* of that size, and not a byte more */
 uint32_t put32(uint8_t *at, uint32_t value); /* big endian */
 
-extern uint64_t followed, stored, odd; /* data sets, counted */
+extern uint64_t followed, stored, flowed, odd; /* data sets, counted */
 void follow(void);
 void express(void);
+void inflow(void);
 
 #endif

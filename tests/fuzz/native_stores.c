@@ -1,4 +1,4 @@
-/* Data sets for m3_follow and whole C-STOREs for m3_express: sound ones, nearly sound and spoilt (native_driver.c).
+/* Data sets for m3_follow, whole C-STOREs for m3_express and bodies for m3_inflow: sound, nearly sound, spoilt (native_driver.c).
 
    A data set follows a pattern that was made by chance, too. What is stored goes to a file, and to an index that answers as
    it likes. */
@@ -14,9 +14,9 @@
 
 /* ---- data sets that follow a pattern, or nearly ---- */
 
-enum { MOST = 9, RUN = 40, RECORD_HEADER = 88, RESERVE = 1024, BLOCK = 4096, COMMAND_ROOM = 2048 };
+enum { MOST = 9, RUN = 40, BEFORE = M3_RECORD_HEADER + M3_RESERVE, BLOCK = 4096, COMMAND_ROOM = 2048, COLUMNS = MOST + 20 };
 static const char *const letters[] = {"AB_ 1.\\", "ab ~\"\\\x1b", "ab \r\"\\\xe4", "0123 +-\\x", "0012.5+-e\\ "};
-uint64_t followed, stored, odd;
+uint64_t followed, stored, flowed, odd;
 
 struct made {
   struct m3_pattern pattern;
@@ -216,6 +216,59 @@ static uint64_t an_index(void) {
   return joiner;
 }
 
+/* ---- what instances have in common ---- */
+
+struct common {
+  struct m3_alike alike;
+  struct m3_value columns[COLUMNS], lookup[5];
+};
+
+static struct common *make_common(const struct made *m) {
+  struct common *made = (struct common *)memory(sizeof *made);
+  struct m3_alike *a = &made->alike;
+  memset(made, 0, sizeof *made);
+  a->pattern = &m->pattern;
+  a->before = bytes(a->before_size = any(200), 0), a->behind = bytes(a->behind_size = any(200), 0);
+  a->facts = bytes(a->facts_size = any(any(9) ? 400 : 1200), 0), a->suffix = bytes(a->suffix_size = any(60), 0);
+  a->bulk_before = bytes(a->bulk_before_size = any(any(9) ? 60 : 300), 1);
+  a->bulk_behind = bytes(a->bulk_behind_size = any(60), 1);
+  a->lookup = made->lookup;
+  a->lookup_uids[0] = any(5), a->lookup_uids[1] = any(5), a->lookup_uids[2] = a->lookup_uids[3] = UINT32_MAX;
+  uint32_t place = MOST;
+  a->uids[0] = a->uids[1] = place++, a->uids[2] = place++;
+  a->times[0] = a->times[1] = place++, a->times[2] = place++;
+  a->row = place++, a->digest = place++, a->offset = place++, a->length = place++, a->json = place++, a->bulk = place++;
+  a->key = place++, a->frames = place++, a->frames_size = any(2) ? 32 : 0, a->frames_at = any(25);
+  a->joining = (struct m3_joining){
+      .lookup = made->lookup, .lookup_count = 5, .columns = made->columns, .column_count = COLUMNS, .series_row = place,
+      .series_instances = place + 1, .study_row = place + 2, .study_instances = place + 3, .last = place + 4,
+      .scope = {.kind = M3_TEXT, .size = 2, .bytes = "P1"}, .patient_id = {.kind = M3_TEXT, .size = 2, .bytes = "P1"},
+      .sop_class = {.kind = M3_TEXT, .size = 3, .bytes = "1.2"}};
+  return made;
+}
+
+static void forget_common(struct common *made) {
+  struct m3_alike *a = &made->alike;
+  free((void *)a->before), free((void *)a->behind), free((void *)a->facts), free((void *)a->suffix);
+  free((void *)a->bulk_before), free((void *)a->bulk_behind), free(made);
+}
+
+static struct m3_strip make_strip(int fd, uint64_t size) {
+  return (struct m3_strip){.at = BLOCK, .end = BLOCK + size, .fd = fd, .redo = any(2),
+                           .name = {.kind = M3_TEXT, .size = 7, .bytes = "segment"}};
+}
+
+static int a_file(uint64_t *writes, int count) {
+  static FILE *file;
+  static uint64_t made[M3_SLOTS];
+  if (!file) {
+    holds((file = tmpfile()) != NULL, "a file");
+    for (int n = 0; n < M3_SLOTS; n++) holds(m3_write_open(&made[n]) == 0, "what writes");
+  }
+  memcpy(writes, made, (size_t)count * sizeof *made);
+  return fileno(file);
+}
+
 /* ---- a whole C-STORE ---- */
 
 static uint32_t put_message(uint8_t *out, uint32_t context, uint32_t kind, const uint8_t *from, uint32_t size) {
@@ -238,53 +291,34 @@ static uint32_t put_message(uint8_t *out, uint32_t context, uint32_t kind, const
 }
 
 void express(void) {
-  static FILE *file;
-  static uint64_t write;
-  if (!file) holds((file = tmpfile()) != NULL && m3_write_open(&write) == 0, "a file");
+  uint64_t write;
+  int fd = a_file(&write, 1);
   struct made m = make_pattern();
   m.plain = any(8) != 0;
+  struct common *common = make_common(&m);
   struct m3_express *x = (struct m3_express *)memory(sizeof *x);
   memset(x, 0, sizeof *x);
   int pair[2];
   holds(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
   struct m3_wire w = {.fd = pair[0], .size = 16 + any(300), .max_pdu = 1u << 17};
   struct m3_patience patience = {5, 5, 30, 1};
-  struct m3_value columns[MOST + 20], lookup[5];
-  memset(columns, 0, sizeof columns);
-  memset(lookup, 0, sizeof lookup);
   static const uint8_t like_bytes[] = "COMMAND..NUMBER..1.2.3\0THE END";
   uint8_t *like = memory(sizeof like_bytes), *reply = memory(40);
   memcpy(like, like_bytes, sizeof like_bytes);
   for (int at = 0; at < 40; at++) reply[at] = (uint8_t)at;
   w.buffer = memory(w.size);
-  x->wire = &w, x->patience = &patience, x->pattern = &m.pattern;
+  x->wire = &w, x->patience = &patience, x->alike = &common->alike;
   x->followed = (struct m3_followed *)memory(sizeof *x->followed);
   x->packed = memory(M3_PACKED_ROOM);
   x->room = 1 + any(any(6) ? 40000 : 3000);
-  uint64_t blocks = (RECORD_HEADER + RESERVE + x->room + BLOCK - 1) / BLOCK * BLOCK;
+  uint64_t blocks = (BEFORE + x->room + BLOCK - 1) / BLOCK * BLOCK;
   x->memory = memory(blocks);
   x->command = memory(COMMAND_ROOM), x->command_room = COMMAND_ROOM;
   x->like = like, x->like_size = sizeof like_bytes, x->number_at = 7, x->uid_at = 17, x->uid_room = 6, x->context = 3;
   x->reply = reply, x->reply_size = 40, x->reply_number_at = 5, x->reply_uid_at = 30;
-  x->before = bytes(x->before_size = any(200), 0), x->behind = bytes(x->behind_size = any(200), 0);
-  x->facts = bytes(x->facts_size = any(any(9) ? 400 : 1200), 0), x->suffix = bytes(x->suffix_size = any(60), 0);
-  x->bulk_before = bytes(x->bulk_before_size = any(any(9) ? 60 : 300), 1);
-  x->bulk_behind = bytes(x->bulk_behind_size = any(60), 1);
-  x->fd = fileno(file), x->write = write;
-  x->strip = BLOCK, x->strip_end = BLOCK + (any(9) ? 8 : any(3)) * BLOCK + blocks;
+  x->strip = make_strip(fd, (any(9) ? 8 : any(3)) * BLOCK + blocks);
+  x->write = write;
   x->joiner = an_index();
-  x->lookup = lookup;
-  x->lookup_uids[0] = any(5), x->lookup_uids[1] = any(5), x->lookup_uids[2] = x->lookup_uids[3] = UINT32_MAX;
-  uint32_t place = MOST;
-  x->uids[0] = x->uids[1] = place++, x->uids[2] = place++;
-  x->times[0] = x->times[1] = place++, x->times[2] = place++;
-  x->row = place++, x->digest = place++, x->offset = place++, x->length = place++, x->json = place++, x->bulk = place++;
-  x->frames = place++, x->frames_size = any(2) ? 32 : 0, x->frames_at = any(25);
-  x->joining = (struct m3_joining){
-      .lookup = lookup, .lookup_count = 5, .columns = columns, .column_count = MOST + 20, .series_row = place,
-      .series_instances = place + 1, .study_row = place + 2, .study_instances = place + 3, .last = place + 4,
-      .scope = {.kind = M3_TEXT, .size = 2, .bytes = "P1"}, .patient_id = {.kind = M3_TEXT, .size = 2, .bytes = "P1"},
-      .sop_class = {.kind = M3_TEXT, .size = 3, .bytes = "1.2"}};
   for (uint32_t count = 1 + any(5), number = 0; number < count; number++) {
     uint32_t size, spoil = any(3) ? 0 : 1 + any(2);
     char uid[8] = "1.2.3";
@@ -305,10 +339,10 @@ void express(void) {
     if (spoil == 2 && !any(3)) sent -= any(sent);
     holds(sent < 190000 && send(pair[1], out, sent, MSG_DONTWAIT) == (ssize_t)sent, "send");
     if (spoil) shutdown(pair[1], SHUT_WR);
-    uint64_t strip = x->strip;
+    uint64_t strip = x->strip.at;
     int passage = m3_express(x);
     if (passage == M3_STRIP) {
-      x->strip = BLOCK, x->strip_end = BLOCK + blocks, strip = x->strip;
+      x->strip = make_strip(fd, blocks), strip = x->strip.at;
       passage = m3_express(x);
       holds(passage != M3_STRIP, "a strip that is long enough");
     }
@@ -316,18 +350,18 @@ void express(void) {
     if (passage == M3_STORED) {
       uint8_t answer[40], *there = memory(size);
       stored++;
-      holds(!x->unsent && x->strip > strip && !x->erase_size && !x->busy, "a record, and an answer");
+      holds(!x->unsent && x->strip.at > strip && !x->erase_size && !x->busy, "a record, and an answer");
       holds(recv(pair[1], answer, 40, MSG_DONTWAIT) == 40, "an answer of that length");
       int answered = !memcmp(answer + 5, command + 7, 2) && !memcmp(answer + 30, uid, 5);
       holds(answered || spoil == 2, "the answer to this request");
-      holds(pread(x->fd, there, size, (off_t)(strip + RECORD_HEADER + RESERVE)) == (ssize_t)size, "a record");
+      holds(pread(fd, there, size, (off_t)(strip + BEFORE)) == (ssize_t)size, "a record");
       holds(!memcmp(there, data, size) || spoil == 2, "the data set in its place");
       free(there);
     } else {
       odd++;
       holds(passage == M3_BEFORE || passage == M3_WITHIN, "an outcome");
       if (passage == M3_WITHIN && x->outcome == M3_DONE)
-        holds(spoil || (x->size == size && !memcmp(x->memory + RECORD_HEADER + RESERVE, data, size)), "what came");
+        holds(spoil || (x->size == size && !memcmp(x->memory + BEFORE, data, size)), "what came");
       holds(poll(&(struct pollfd){.fd = pair[1], .events = POLLIN}, 1, 0) == 0, "no answer");
       number = count;
     }
@@ -335,9 +369,129 @@ void express(void) {
     if (spoil) break;
   }
   close(pair[0]), close(pair[1]);
-  free((void *)x->before), free((void *)x->behind), free((void *)x->facts), free((void *)x->suffix);
-  free((void *)x->bulk_before), free((void *)x->bulk_behind);
+  forget_common(common);
   free(w.buffer), free(x->followed), free(x->packed), free(x->memory), free(x->command), free(like), free(reply);
   free(x);
+  forget_pattern(&m);
+}
+
+/* ---- bodies of parts ---- */
+
+enum { META = 220, UID_AT = 156, STAGING = 8000, BODY = 180000 };
+
+/* Preamble and File Meta with this UID; its length. */
+static uint32_t put_meta(const uint8_t *like, uint32_t like_uid, const char *uid, uint8_t *out) {
+  uint32_t size = (uint32_t)strlen(uid), padded = size + (size & 1), behind = META - UID_AT - like_uid;
+  memcpy(out, like, UID_AT);
+  out[UID_AT - 2] = (uint8_t)padded, out[UID_AT - 1] = 0;
+  memset(out + UID_AT, 0, padded);
+  memcpy(out + UID_AT, uid, size);
+  memcpy(out + UID_AT + padded, like + UID_AT + like_uid, behind);
+  uint32_t whole = UID_AT + padded + behind, length = whole - 144;
+  for (int n = 0; n < 4; n++) out[140 + n] = (uint8_t)(length >> 8 * n);
+  return whole;
+}
+
+/* A body: parts, one delimiter and head behind each, something else at the end. */
+static uint32_t make_body(const struct made *m, const uint8_t *meta, uint8_t *out, int spoil, const char *delimiter) {
+  uint32_t size = 0, dataset;
+  for (uint32_t count = any(6); count; count--) {
+    char uid[12] = "1.2.3";
+    if (any(3)) snprintf(uid, sizeof uid, "1.2.%u", any(100000));
+    uint8_t *data = make_dataset(m, uid, spoil && !any(3), &dataset);
+    if (dataset < 40000 && size < BODY - 42000) {
+      size += put_meta(meta, 6, any(30) ? uid : "1.2.4", out + size);
+      memcpy(out + size, data, dataset);
+      size += dataset;
+      size += (uint32_t)sprintf((char *)out + size, "%s%s", delimiter, any(20) ? "HEAD" : "--");
+    }
+    free(data);
+  }
+  size += (uint32_t)sprintf((char *)out + size, "%s", any(2) ? "" : "something else");
+  for (uint32_t n = spoil && size ? any(3) : 0; n; n--) out[any(size)] = (uint8_t)any(256);
+  return size;
+}
+
+void inflow(void) {
+  static const char delimiter[] = "\r\n--boundary";
+  struct m3_inflow *x = (struct m3_inflow *)memory(sizeof *x);
+  memset(x, 0, sizeof *x);
+  struct made m = make_pattern();
+  m.plain = any(8) != 0;
+  struct common *common = make_common(&m);
+  int spoil = !any(3), pair[2], fd = a_file(x->write, M3_SLOTS);
+  holds(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
+  uint8_t *meta = memory(META), *body = memory(BODY), *there = memory(50000), *again = memory(BODY);
+  for (int n = 0; n < META; n++) meta[n] = (uint8_t)any(256);
+  uint32_t size = make_body(&m, meta, body, spoil, delimiter), staged = any(any(2) ? STAGING : 300), sent;
+  if (staged > size) staged = size;
+  x->alike = &common->alike;
+  x->followed = (struct m3_followed *)memory(sizeof *x->followed);
+  x->packed = memory(M3_PACKED_ROOM);
+  x->fd = pair[0];
+  x->staging = memory(STAGING), x->staging_room = STAGING, x->end = staged;
+  memcpy(x->staging, body, staged);
+  x->left = size - staged;
+  x->delimiter = (const uint8_t *)delimiter, x->delimiter_size = sizeof delimiter - 1;
+  x->head = (const uint8_t *)"HEAD", x->head_size = 4;
+  x->meta = meta, x->meta_size = META, x->uid_at = UID_AT, x->uid_size = 6;
+  x->room = 1 + any(any(6) ? 40000 : 3000);
+  uint64_t blocks = m3_blocks(x->room), room = 8 * M3_PACKED_ROOM;
+  for (int n = 0; n < M3_SLOTS; n++) x->memory[n] = memory(blocks);
+  x->strip = make_strip(fd, any(9) ? 8 * blocks : any(2) * blocks);
+  uint8_t *taken = memory(room);
+  x->taken = taken, x->taken_room = any(9) ? room : any((uint32_t)room);
+  sent = x->left && spoil ? any((uint32_t)x->left + 1) : (uint32_t)x->left;
+  holds(send(pair[1], body + staged, sent, MSG_DONTWAIT) == (ssize_t)sent, "send");
+  shutdown(pair[1], SHUT_WR);
+  for (int flow = M3_TURN; flow == M3_TURN || flow == M3_QUIET || flow == M3_ROOM || flow == M3_FULL;) {
+    x->most = any(4) ? 1 << 20 : any(9000);
+    x->until = any(4) ? 1e18 : 0;
+    flow = m3_inflow(x);
+    holds(x->start <= x->end && x->end <= STAGING && x->size <= x->room, "bounds");
+    holds(flow != M3_QUIET, "something to receive, or an end");
+    if (flow == M3_ROOM) {
+      holds(x->strip.end - x->strip.at < blocks, "a strip that was used up");
+      m3_inflow_land(x);
+      break;
+    }
+    if (flow == M3_FULL) {
+      holds(x->taken_room < room, "room that was used up");
+      break;
+    }
+    if (flow == M3_TURN || flow == M3_LEFT) continue;
+    uint32_t whole = 0, rest = x->end - x->start;
+    if (flow == M3_UNLIKE) {
+      memcpy(again, x->meta_now, whole = x->meta_now_size);
+      memcpy(again + whole, x->memory[x->slot] + BEFORE, x->size);
+      whole += (uint32_t)x->size;
+    }
+    memcpy(again + whole, x->staging + x->start, rest);
+    whole += rest;
+    uint32_t at = size - (uint32_t)x->left - whole;
+    holds(at <= size && !memcmp(again, body + at, whole), "what is handed back is what came");
+    odd++;
+  }
+  m3_inflow_land(x);
+  holds((uint64_t)(x->taken - taken) <= room, "what was taken in its room");
+  const uint8_t *next = taken;
+  for (uint32_t n = 0; n < x->count; n++) {
+    const struct m3_taken *one = (const struct m3_taken *)(const void *)next;
+    holds(one->wrote == (int64_t)one->blocks && one->length >= M3_RESERVE, "a record that was written");
+    uint32_t length = (uint32_t)(one->length - M3_RESERVE);
+    holds(pread(fd, there, length, (off_t)(one->offset + M3_RESERVE)) == (ssize_t)length, "a record");
+    holds(memmem(body, size, there, length) != NULL, "a data set that came");
+    next += one->size;
+    flowed++;
+  }
+  holds(next == x->taken, "one behind the other");
+  uint8_t *outcomes = memory(x->count);
+  m3_join_taken(an_index(), x->alike, taken, x->count, outcomes);
+  for (uint32_t n = 0; n < x->count; n++) holds(outcomes[n] <= M3_UNJOINED && outcomes[n] != M3_UNWRITTEN, "what became of it");
+  for (int n = 0; n < M3_SLOTS; n++) free(x->memory[n]);
+  close(pair[0]), close(pair[1]);
+  free(outcomes), free(taken), free(x->staging), free(x->packed), free(x->followed), free(meta), free(body), free(there);
+  free(again), free(x);
+  forget_common(common);
   forget_pattern(&m);
 }

@@ -65,10 +65,17 @@ class RunningServer:
 
     @cached_property
     def token(self) -> str:
-        """A bearer token with every right of a clinician and of an administrator."""
-        rights = "query,read,store,delete,process,admin"
-        out = self.command("token", "create", "--name", "tests", "--rights", rights)
-        return out.strip().splitlines()[-1]
+        """A bearer token with every right of a clinician and of an administrator.
+
+        As from `m3dicom token create`, but without a process of its own for each of a hundred servers.
+        """
+        from pacs import settings
+        from pacs.auth import Right
+        from pacs.server import beside
+
+        rights = ("query", "read", "store", "delete", "process", "admin")
+        with beside.credentials(settings.load(None, self.environment, {"data": self.data})) as auth:
+            return auth.create_token("tests", frozenset(map(Right, rights)))
 
     def command(self, *arguments: str) -> str:
         """The output of `m3dicom ARGUMENTS` on this server's data."""

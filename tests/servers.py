@@ -43,15 +43,16 @@ def unless(here: bool, why: str) -> pytest.MarkDecorator:
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on now.
 
-    Two test processes that run side by side take ports of different halves, so that none takes what the other has just
+    Test processes that run side by side take ports of different classes, so that none takes what another has just
     been told.
     """
-    half = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    classes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-            if port // 2 % 2 == half:  # Linux gives out odd ports only here
+            if port // 2 % classes == own:  # Linux gives out odd ports only here
                 return port
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import dicom_data
 import pytest
@@ -11,7 +12,7 @@ import raw_dicom as raw
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from pacs.dicom import scanner
+from pacs.dicom import patterns, scanner
 from pacs.dicom.repeats import Repeats
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.errors import ArchiveError
@@ -167,3 +168,70 @@ def test_what_is_equal_is_not_read_again() -> None:
     assert third[2] is not None
     assert third[1]["00081030"] is second[1]["00081030"]
     assert third[1]["00080018"] != second[1]["00080018"]
+
+
+def of_series(number: int, count: int, **values: object) -> list[Dataset]:
+    """Slices that nothing but native pixel data ends: what is the same within a series is another in the next one."""
+    made = []
+    for each in range(count):
+        ds = dicom_data.image(each, SeriesInstanceUID=f"1.2.{number}", SeriesNumber=number, **values)
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        ds.PatientName = "Müller^Jörg" if number % 2 else "Doe"
+        ds.SeriesDescription = "ä" * number
+        ds.ReferencedStudySequence = Sequence([item(turn) for turn in range(number % 3)])
+        ds.ReferencedStudySequence.is_undefined_length = number % 4 > 1
+        ds.private_block(0x0029, "M3D TEST", create=True).add_new(0x10, "OB", bytes(number % 3 * 2))
+        made.append(ds)
+    return made
+
+
+@pytest.mark.parametrize("syntax", [raw.EXPLICIT, raw.IMPLICIT, raw.BIG])
+def test_the_next_series_is_read_by_what_is_known_of_the_last(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = list[object]()
+    learned = patterns.learned
+
+    def counted(*args: Any) -> patterns.Known:
+        walked.append(args)
+        return learned(*args)
+
+    monkeypatch.setattr(patterns, "learned", counted)
+    repeats = Repeats()
+    for number in range(12):
+        for ds in of_series(number, 3):
+            assert same(dicom_data.dataset_bytes(ds, syntax), syntax, repeats)
+            repeats.worth_it()
+        whole = repeats.following
+        assert whole is not None
+    assert len(walked) <= 2
+
+
+@pytest.mark.parametrize("syntax", [raw.EXPLICIT, raw.IMPLICIT])
+@pytest.mark.parametrize("seed", range(2))
+def test_damage_from_one_series_to_the_next_makes_no_difference(syntax: str, seed: int) -> None:
+    rng = random.Random(seed)
+    repeats = Repeats()
+    slices = [dicom_data.dataset_bytes(ds, syntax) for number in range(6) for ds in of_series(number, 2)]
+    for _ in range(25):
+        assert same(rng.choice(slices), syntax, repeats)
+        repeats.worth_it()
+        for damaged in spoilt(rng, rng.choice(slices)):
+            same(rng.choice(slices), syntax, repeats)
+            repeats.worth_it()
+            same(damaged, syntax, repeats)
+            repeats.worth_it()
+
+
+def test_from_one_series_to_the_next_only_what_differs_is_read() -> None:
+    repeats = Repeats()
+    one, two = of_series(1, 3), of_series(2, 2)
+    for ds in one:
+        scanner.scan(dicom_data.dataset_bytes(ds), raw.EXPLICIT, repeats=repeats)
+    before, after, next_one = (
+        scanner.scan(dicom_data.dataset_bytes(ds), raw.EXPLICIT, repeats=repeats) for ds in (one[0], *two)
+    )
+    assert after.metadata["00080060"] is before.metadata["00080060"]
+    assert after.metadata["0020000E"] != before.metadata["0020000E"]
+    assert after.metadata["00081110"] != before.metadata["00081110"]
+    assert after.pattern is not None
+    assert after.pattern is not before.pattern
+    assert next_one.pattern is after.pattern

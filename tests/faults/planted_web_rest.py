@@ -241,7 +241,7 @@ RETRIEVES = (
     Fault("states are turned round", "D48", contents(_picture, "/rendered")),
     Fault("broken pixels are a server error", "D54", status(406, 500, "/frames/1")),
     Fault("broken pixels are guessed", "D54", status(406, 200, "/frames/1/rendered$")),
-    Fault("a mixed study is a server error", "D51", status(406, 500, "/studies/")),
+    Fault("a mixed study is a server error", "D51", status(206, 500, "/studies/[0-9.]+$")),
     Fault("a file that is said to be a picture", "E04", header("content-type", "image/jpeg", "/wado$")),
     Fault("Big Endian by URI", "E05", contents(_other_syntax, "/wado$")),
     Fault("anonymize is ignored", "E06", asking(lambda r: r.drop("anonymize"), "/wado$"), absent=True),

@@ -8,6 +8,7 @@ back here, and goes the usual way.
 from __future__ import annotations
 
 import ctypes
+import errno
 from ctypes import addressof, c_char
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -166,10 +167,14 @@ class Express:
 
     def undo(self) -> None:
         """Leave nothing of an instance that goes the usual way after all."""
-        if self.terms.erase_size and self._strip is not None:
-            self._strip.erase(self.terms.strip.at, self.terms.erase_size)
-            self.terms.strip.at += self.terms.erase_size
-            self.terms.erase_size = 0
+        terms = self.terms
+        if terms.erase_size and self._strip is not None:
+            self._strip.erase(terms.strip.at, terms.erase_size)
+            terms.strip.at += terms.erase_size
+            terms.erase_size = 0
+            if terms.joined == structures.UNWRITTEN and terms.alike.contents.joining.wrote == -errno.EIO:
+                self._strip.broken()
+                self._leave_strip()
             self._likeness = None  # study or series may have gone elsewhere: the next one is not written in vain, too
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import dicom_data
 import pytest
 import rebuilding
-from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association
+from dimse_client import CT, EXPLICIT, IMPLICIT, VERIFICATION, Association, command, pdu, pdv
 from pydicom import Dataset
 from servers import missing
 from sqlalchemy import func, select
@@ -20,6 +20,7 @@ from pacs.archive import open_archive, open_store
 from pacs.auth import Auth
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.index import schema
+from pacs.index.engine import Index
 from pacs.ingest import Ingest
 from pacs.settings import Settings
 
@@ -102,13 +103,31 @@ def of(ds: Dataset) -> tuple[str, bytes]:
     return str(ds.SOPInstanceUID), dicom_data.dataset_bytes(ds)
 
 
+def pieces(assoc: Association, uid: str, data: bytes, size: int, first: int = 0, priority: int = 0) -> bytes:
+    """A C-STORE-RQ whose data set comes in PDUs of `size`; `first` bytes of its command set have a PDU of their own."""
+    fields: dict[int, int | str | bytes] = {
+        0x0002: CT, 0x0100: 1, 0x0110: assoc.next_id(), 0x0700: priority, 0x0800: 1, 0x1000: uid,
+    }  # fmt: skip
+    raw = command(fields)
+    made = [pdu(4, pdv(1, 1, raw[:first]))] if first else []
+    made.append(pdu(4, pdv(1, 3, raw[first:])))
+    for at in range(0, len(data), size):
+        made.append(pdu(4, pdv(1, 0 if at + size < len(data) else 2, data[at : at + size])))
+    return b"".join(made)
+
+
+def message(assoc: Association, uid: str, data: bytes, priority: int = 0) -> bytes:
+    """A C-STORE-RQ in PDUs as long as they may be."""
+    return pieces(assoc, uid, data, 60_000, priority=priority)
+
+
 TABLES = (schema.study, schema.series, schema.instance, schema.instance_metadata, schema.audit, schema.change)
 OF_ITS_OWN = {"object_key", "object_offset", "created_at", "at", "last_instance_at", "stable_at"}
 
 
-def table_rows(place: Place) -> dict[str, list[dict[str, Any]]]:
-    """All that a store leaves in the index, without times, and places in segments."""
-    with place.archive.index.read() as conn:
+def table_rows(place: Place, index: Index | None = None) -> dict[str, list[dict[str, Any]]]:
+    """All that a store leaves in the index of the place, or in another one, without times, and places in segments."""
+    with (index or place.archive.index).read() as conn:
         return {
             table.name: [
                 {name: held for name, held in row._mapping.items() if name not in OF_ITS_OWN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ class Strip:
             erase(self._segment.fd, at, length)
         except OSError as error:
             self._segment.failure = spooling.failed(error, "store an object")
+
+    def broken(self) -> None:
+        """Told that the disk failed: what it holds of the segment is not known, which is not used again."""
+        self._segment.failure = spooling.failed(OSError(errno.EIO, "failed"), "store an object")
 
     def close(self, used: int) -> None:
         """Give back what is behind `used`. Once; all in it is filed, or erased."""

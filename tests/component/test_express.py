@@ -8,9 +8,9 @@ from typing import Any
 
 import dicom_data
 import pytest
-from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, Association, command, pdu, pdv
+from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, command
 from sqlalchemy import update
-from stores_alike import Place, of, opened, records, send, slices, table_rows
+from stores_alike import Place, message, of, opened, pieces, records, send, slices, table_rows
 
 from pacs.auth import SYSTEM
 from pacs.index import schema
@@ -53,24 +53,6 @@ def test_a_series_that_was_removed_meanwhile_is_taken_again(place: Place) -> Non
         assert place.usual - before < 20, "it was learned where the series is now"
     assert place.held == 41
     assert [row["number_of_instances"] for row in table_rows(place)["series"]] == [1, 40]
-
-
-def pieces(assoc: Association, uid: str, data: bytes, size: int, first: int = 0, priority: int = 0) -> bytes:
-    """A C-STORE-RQ whose data set comes in PDUs of `size`; `first` bytes of its command set have a PDU of their own."""
-    fields: dict[int, int | str | bytes] = {
-        0x0002: CT, 0x0100: 1, 0x0110: assoc.next_id(), 0x0700: priority, 0x0800: 1, 0x1000: uid,
-    }  # fmt: skip
-    raw = command(fields)
-    made = [pdu(4, pdv(1, 1, raw[:first]))] if first else []
-    made.append(pdu(4, pdv(1, 3, raw[first:])))
-    for at in range(0, len(data), size):
-        made.append(pdu(4, pdv(1, 0 if at + size < len(data) else 2, data[at : at + size])))
-    return b"".join(made)
-
-
-def message(assoc: Association, uid: str, data: bytes, priority: int = 0) -> bytes:
-    """A C-STORE-RQ in PDUs as long as they may be."""
-    return pieces(assoc, uid, data, 60_000, priority=priority)
 
 
 def talk(place: Place) -> list[Any]:

@@ -31,6 +31,11 @@ STRIP_BYTES: Final = 8 << 20
 STRIP_RECORDS: Final = 64
 """A strip is made for so many records, up to so many bytes."""
 
+SPELL_MS: Final = 50
+"""So long the library takes one after the other before it says so: those who wait for news learn of it then."""
+PAUSE_MS: Final = 10
+"""Unless for so long none came."""
+
 
 class Like(Protocol):
     """A message with gaps for Message ID and SOP Instance UID."""
@@ -72,9 +77,10 @@ class Express:
         self._strip: Strip | None = None
         self._memory: Memory | None = None
         self._pin: c_char | None = None
-        self._length = self._taken = 0
+        self._length = self._taken = self._told = 0
         self.terms.followed, self.terms.packed = addressof(self._followed), addressof(self._packed)
         self.terms.joiner = joiner.address
+        self.terms.spell_ms, self.terms.pause_ms = SPELL_MS, PAUSE_MS
 
     # --- what instances are like ---
 
@@ -149,10 +155,12 @@ class Express:
         if strip is not None:
             strip.close(self.terms.strip.at)
 
-    def stored(self) -> None:
-        """Told of each instance that was stored."""
-        self._parts.index.joined(1)
-        self._parts.events.publish()
+    def tell(self) -> None:
+        """Let others know of the instances that were stored since."""
+        count, self._told = self.terms.stored - self._told, self.terms.stored
+        if count:
+            self._parts.index.joined(count)
+            self._parts.events.publish()
 
     def has_taken(self) -> bool:
         """Whether instances went through since this was asked last."""

@@ -25,7 +25,8 @@ from pacs.native.structures import NOWHERE, Value
 from pacs.storage import arrival
 
 if TYPE_CHECKING:
-    from pacs.dicom.repeats import Following, Pattern
+    from pacs.dicom.patterns import Pattern
+    from pacs.dicom.repeats import Following
     from pacs.events import Events
     from pacs.index.engine import Index
     from pacs.ingest import Prepared

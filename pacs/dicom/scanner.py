@@ -14,7 +14,8 @@ from typing import Any
 from pacs import uids
 from pacs.dicom import frames, json_model
 from pacs.dicom.deflated import inflate
-from pacs.dicom.repeats import Pattern, Repeats, Walked
+from pacs.dicom.patterns import Pattern
+from pacs.dicom.repeats import Repeats, Walked
 from pacs.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from pacs.dicom.walk import DEFAULT_LIMITS, BulkValue, Limits, Walk
 from pacs.errors import MalformedDataset, UnsupportedTransferSyntax

@@ -70,8 +70,8 @@ class Passing:
         try:
             while True:
                 passage = self._incoming.passage(self._library, express.address)
+                express.tell()
                 if passage == structures.STORED:
-                    express.stored()
                     if terms.unsent:
                         self._transport.send(express.unsent())
                     if draining():

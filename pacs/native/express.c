@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "native.h"
 
@@ -85,15 +86,15 @@ void m3_sizes(uint64_t out[6]) {
   out[5] = offsetof(struct m3_inflow, hash);
 }
 
-/* One instance, if the next message is one like those before; an m3_passage. */
-int m3_express(struct m3_express *x) {
+/* One instance, if within `wait_ms` the next message begins and is one like those before; an m3_passage. */
+static int one(struct m3_express *x, int wait_ms) {
   struct m3_wire *w = x->wire;
   x->unsent = 0;
   x->erase_size = 0;
   if (!x->stage) {
     if (w->start == w->end) {
       struct pollfd there = {.fd = w->fd, .events = POLLIN};
-      if (poll(&there, 1, QUIET_MS) == 0) return M3_NOTHING;
+      if (poll(&there, 1, wait_ms) == 0) return M3_NOTHING;
     }
     x->busy = 1;
     w->context = w->last = w->piece_left = 0;
@@ -114,6 +115,25 @@ int m3_express(struct m3_express *x) {
     x->stored++;
     answer(x);
     x->busy = 0;
+  }
+  return passage;
+}
+
+static double now_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* One instance, and those that follow without a pause: each return is a wait for the interpreter. */
+int m3_express(struct m3_express *x) {
+  int passage = one(x, QUIET_MS);
+  for (double until = 0; passage == M3_STORED && !x->unsent && x->spell_ms;) {
+    double now = now_ms();
+    if (!until) until = now + x->spell_ms;
+    if (now >= until) break;
+    passage = one(x, (int)x->pause_ms);
+    if (passage == M3_NOTHING) return M3_STORED;
   }
   return passage;
 }

@@ -238,6 +238,7 @@ struct m3_express {
   uint64_t joiner;
 
   uint32_t stage; /* 0: for a message; 1: for filing what has come */
+  uint32_t spell_ms, pause_ms; /* for how long it goes on by itself, and how long a pause ends that (0: after each one) */
   int32_t outcome, joined;
   volatile uint32_t busy; /* whether a message is under way */
   uint64_t stored;

@@ -12,6 +12,7 @@ from dimse_client import CT, DEFLATED, EXPLICIT, IMPLICIT, command
 from sqlalchemy import update
 from stores_alike import Place, message, of, opened, pieces, records, send, slices, table_rows
 
+from pacs import express
 from pacs.auth import SYSTEM
 from pacs.index import schema
 
@@ -30,6 +31,21 @@ def test_rows_and_bytes_are_those_of_the_usual_way(place: Place, syntax: str) ->
     assert place.held == 52
     assert place.usual < 30, "the library has taken what it could"
     place.equals_rebuild()
+
+
+def test_those_that_follow_without_a_pause_are_told_of_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(express, "SPELL_MS", 60_000)
+    monkeypatch.setattr(express, "PAUSE_MS", 60_000)
+    told = list[int]()
+    monkeypatch.setattr(place.archive.index, "joined", told.append)
+    before = place.archive.events.version
+    with place.associate() as assoc:
+        assert [send(assoc, ds) for ds in slices(60)] == [0] * 60
+    place.acceptor.close(0)  # and with it the thread of the association
+    assert sum(told) == 60 - place.usual > 30
+    assert max(told) > 1
+    assert place.archive.events.version - before == place.usual + len(told)
+    assert place.held == 60
 
 
 def test_bytes_that_are_not_deflated_are_no_deflated_data_set(place: Place) -> None:

@@ -26,6 +26,7 @@ from pacs import catchup, rescan
 from pacs.archive import open_archive
 from pacs.auth import SYSTEM
 from pacs.correction_request import Request
+from pacs.dimse.association import Association as Serving
 from pacs.errors import ArchiveError
 from pacs.events import Events
 from pacs.index import corrections, engine, schema
@@ -396,4 +397,25 @@ def test_a_segment_on_which_the_disk_fails_is_left(place: Place, broken: int) ->
         assert place.held == 8 * (number + 1) + 1, "what the library could not write there was written elsewhere"
         assert segments_of(place)[-1] not in before
         assert [send(assoc, ds) for ds in slices(12, number=number)[9:]] == [0] * 3
+    whole(place)
+
+
+# --- the end ---
+
+
+def test_what_has_begun_to_come_is_taken_before_the_door_closes(place: Place) -> None:
+    with place.associate() as assoc:
+        warm(assoc, place)
+        (served,) = [each for each in threading.enumerate() if isinstance(each, Serving)]
+        raw = message(assoc, *of(slices(9)[8]))
+        assoc.send(raw[:-200])
+        until(lambda: served.busy or (served._passing is not None and served._passing.busy))
+        closing = threading.Thread(target=place.acceptor.close, args=(GENEROUS_S,))
+        closing.start()
+        until(lambda: served._draining)
+        assoc.send(raw[-200:])
+        assert assoc.response()[0][0x0900] == 0
+        assert assoc.ended() == (2, 0), "by an abort of the provider"
+        closing.join(GENEROUS_S)
+    assert place.held == 9
     whole(place)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import signal
 import stat
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from conftest import COMMAND, RunningServer, ServerStarter, needed
+from dimse_client import CT, EXPLICIT, Aborted, Association
+from faults.load import Load, check, dataset_of
 
 pytestmark = pytest.mark.system
 
@@ -35,13 +39,33 @@ def test_start_to_stop(start: ServerStarter) -> None:
         httpx.get(f"{server.http}/health/live")
 
 
-def test_sigterm_stops_cleanly_and_data_stays(start: ServerStarter) -> None:
+def test_sigterm_stops_cleanly_and_what_was_promised_stays(start: ServerStarter) -> None:
     server = start()
-    token = server.token
-    assert server.stop(signal.SIGTERM) == 0
+    token, load = server.token, Load(sizes=(64,))
+    stream = [load.new(0) for _ in range(600)]
+    with Association(server.dimse, contexts=((CT, (EXPLICIT,)),), timeout=60) as assoc:
+
+        def send() -> None:
+            with suppress(OSError):
+                for name, file in stream:
+                    assoc.send(assoc.store_message(CT, name, dataset_of(file)))
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        with pytest.raises((Aborted, ConnectionError)):  # noqa: PT012
+            while True:
+                answer = assoc.response()[0]
+                assert answer[0x0900] == 0
+                load.book.promised.add(answer[0x1000])
+                if len(load.book.promised) == 50:
+                    server.process.send_signal(signal.SIGTERM)
+        assoc.over = True
+        sending.join(60)
+    assert server.process.wait(60) == 0
+    assert len(load.book.promised) >= 50
     again = start()
-    headers = {"Authorization": f"Bearer {token}"}
-    assert httpx.get(f"{again.dicomweb}/studies", headers=headers).status_code == 204
+    with httpx.Client(base_url=again.dicomweb, headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
+        assert check(client, load.book) >= len(load.book.promised)
 
 
 @pytest.mark.parametrize("path", ["/dicom-web/studies", "/api/session", "/api/plugins", "/api/events", "/dicom-web"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import RunningServer, start_server
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, StorageState, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, StorageState, expect, sync_playwright
 
 import viewer
 
@@ -21,8 +21,13 @@ from visitor import Visit, Visitor
 
 FLAGS = """
     --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
-    --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist
+    --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader
+    --disable-gpu-compositing --disable-gpu-rasterization
 """.split()  # noqa: SIM905 (a command line reads best as one)
+# Only WebGL goes through the software rasteriser: pages that did, too, kept a processor busy with every spinner.
+
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def _missing(what: str) -> None:
@@ -91,6 +96,7 @@ def visit(browser: Browser, server: RunningServer, session: StorageState) -> Ite
             viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, locale="en-GB",
             storage_state=session if logged_in else None,
         )  # fmt: skip
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         visitor = Visitor(context.new_page(), server.http)
         visitors.append(visitor)

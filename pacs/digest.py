@@ -58,11 +58,13 @@ class Plain:
 class Compiled:
     """By `pacs/native/hash.c`."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, begun: native.Hash | None = None) -> None:
+        """`begun` is a state of the library's that goes on here."""
         self._library = library
-        self._state = native.Hash()
+        self._state = native.Hash() if begun is None else begun
         self._at = byref(self._state)
-        library.m3_hash_begin(self._at)
+        if begun is None:
+            library.m3_hash_begin(self._at)
 
     def update(self, view: memoryview) -> None:
         """What `Running` says."""

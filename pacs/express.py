@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from ctypes import addressof, c_char
+from ctypes import addressof, c_char, sizeof
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pacs import digest, native
 from pacs.alike import Kept
 from pacs.buffers import Memory
 from pacs.errors import ArchiveError
 from pacs.index.joiner import Joiner
 from pacs.likeness import Likeness, Parts, learned, value_of
 from pacs.native import structures
-from pacs.spool import IN_MEMORY_BYTES
+from pacs.spool import IN_MEMORY_BYTES, Spool
 from pacs.storage.arrival import HEAD_BYTES
 from pacs.storage.records import HEADER_BYTES, aligned
 from pacs.storage.strips import Strip
@@ -128,20 +129,24 @@ class Express:
         if context is None:
             return False
         self.terms.write = context
-        self._memory = self._parts.store.buffers.take()
-        self._pin = c_char.from_buffer(self._memory.map, self._memory.start)
-        self.terms.memory = addressof(self._pin)
+        self._remember(self._parts.store.buffers.take())
         self.terms.room = min(IN_MEMORY_BYTES - HEAD_BYTES, self._parts.limit)
         return self.renew()
+
+    def _remember(self, memory: Memory) -> None:
+        self._memory = memory
+        self._pin = c_char.from_buffer(memory.map, memory.start)
+        self.terms.memory = addressof(self._pin)
 
     def renew(self) -> bool:
         """Whether there is a strip that holds the next record."""
         terms, store = self.terms, self._parts.store
         record = aligned(HEADER_BYTES + max(HEAD_BYTES + terms.size, self._length))
+        count = min(STRIP_RECORDS, max(1, STRIP_BYTES // record))  # nothing is left that has to be given back
         try:
             if self._strip is not None:
                 self._leave_strip()
-            strip = store.strip(max(record, min(STRIP_RECORDS * record, STRIP_BYTES)))
+            strip = store.strip(count * record)
         except ArchiveError:  # who stores the usual way is told
             return False
         if strip is None:
@@ -172,6 +177,14 @@ class Express:
         assert self._memory is not None
         start = self._memory.start + HEADER_BYTES + HEAD_BYTES
         return memoryview(self._memory.map)[start : start + self.terms.size]
+
+    def give(self, spool: Spool) -> bool:
+        """Whether a spool that is still empty has that now, hashed as it is, and we its memory: nothing is copied."""
+        if self._memory is None or not self.terms.hashed or (spool.lead, spool.reserve) != (HEADER_BYTES, HEAD_BYTES):
+            return False
+        hashed = native.Hash.from_buffer_copy(self._room, sizeof(structures.Express))
+        self._remember(spool.exchange(self._memory, self.terms.size, digest.Compiled(self._library, hashed)))
+        return True
 
     def undo(self) -> None:
         """Leave nothing of an instance that goes the usual way after all."""

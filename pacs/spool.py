@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pacs.buffers import Buffers, Memory
-from pacs.digest import running
+from pacs.digest import Running, running
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 
 IN_MEMORY_BYTES = 1 << 20
@@ -175,6 +175,19 @@ class Spool:
             self._leave_memory()
         self._hash.update(view)
         self._append(view)
+
+    def exchange(self, memory: Memory, count: int, hashed: Running) -> Memory:
+        """Our memory for one of the same size that has the first `count` bytes where they belong, and their hash.
+
+        Only before anything else came. Raises TooLarge.
+        """
+        assert self._memory is not None
+        assert self.size == self.reserve
+        self._admit(count)
+        ours, self._memory, self._hash = self._memory, memory, hashed
+        self._buffer, self._start = memory.map, memory.start + self.lead
+        self.size += count
+        return ours
 
     def _admit(self, count: int) -> None:
         if self._limit is not None and self.size - self.reserve + count > self._limit:

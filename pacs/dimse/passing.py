@@ -95,12 +95,12 @@ class Passing:
         if passage == structures.BEFORE:
             return Came(*self._incoming.judged(terms.outcome, contexts, PDU_S, lambda: None))
         express.undo()
-        held = express.dataset()
         rest = partial(self._incoming.rest, terms.outcome, terms.context)
 
         def give(operation: StoreOperation) -> None:
-            with held:
-                operation.write(held)
+            if not operation.taken_over(express.give):
+                with express.dataset() as held:
+                    operation.write(held)
             rest(operation)
 
         return Came(terms.context, self._incoming.command_set(terms.like_size), give)

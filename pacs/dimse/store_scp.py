@@ -17,6 +17,7 @@ from pacs.errors import InvalidUID
 
 if TYPE_CHECKING:
     from pacs.ingest import Receiving
+    from pacs.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ class StoreOperation:
     def _fail(self, error: Exception) -> None:
         self._failure = status.failure(error)
         self.abort()
+
+    def taken_over(self, give: Callable[[Spool], bool]) -> bool:
+        """Whether the first bytes of the data set are where they belong, as `give` has it; else they go to `write`."""
+        if self._receiving is None:
+            return False
+        try:
+            return give(self._receiving.spool)
+        except Exception as error:
+            self._fail(error)
+            return False
 
     def write(self, piece: memoryview) -> None:
         """The next bytes of the data set. Raises ProtocolError where a refused one does not end."""

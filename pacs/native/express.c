@@ -35,6 +35,7 @@ static int receive(struct m3_express *x) {
   w->piece_left = w->last = 0;
   w->waited = 0;
   w->received = 0;
+  x->hashed = 1;
   m3_hash_begin(&x->hash);
   for (x->size = 0;;) {
     uint64_t room = x->room - x->size < ENOUGH ? x->room - x->size : ENOUGH;
@@ -52,6 +53,7 @@ static int file(struct m3_express *x) {
   struct m3_joining *j = &a->joining;
   struct m3_told told;
   if (x->strip.at + m3_blocks(x->size) > x->strip.end) return M3_STRIP;
+  x->hashed = 0;
   if (!m3_record(a, x->followed, &x->hash, &x->strip, x->memory, x->size, x->packed, &told)) return M3_WITHIN;
   if (m3_write_begin(x->write, x->strip.fd, x->memory, told.blocks, (int64_t)x->strip.at)) return M3_WITHIN;
   x->erase_size = told.blocks;

@@ -239,6 +239,7 @@ struct m3_express {
 
   uint32_t stage; /* 0: for a message; 1: for filing what has come */
   uint32_t spell_ms, pause_ms; /* for how long it goes on by itself, and how long a pause ends that (0: after each one) */
+  uint32_t hashed; /* whether `hash` is of the data set alone, as far as it has come */
   int32_t outcome, joined;
   volatile uint32_t busy; /* whether a message is under way */
   uint64_t stored;

@@ -148,7 +148,7 @@ class Express(Structure):
         ("reply", c_void_p),
         ("reply_size", c_uint32), ("reply_number_at", c_uint32), ("reply_uid_at", c_uint32), ("unsent", c_uint32),
         ("strip", Strip), ("write", c_uint64), ("erase_size", c_uint64), ("joiner", c_uint64),
-        ("stage", c_uint32), ("spell_ms", c_uint32), ("pause_ms", c_uint32),
+        ("stage", c_uint32), ("spell_ms", c_uint32), ("pause_ms", c_uint32), ("hashed", c_uint32),
         ("outcome", c_int32), ("joined", c_int32), ("busy", c_uint32), ("stored", c_uint64),
     )  # fmt: skip
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import time
+from ctypes import byref
 from pathlib import Path
 
 import pytest
+from servers import missing
 
+from pacs import native
 from pacs import spool as spooling
 from pacs.buffers import Buffers
-from pacs.digest import Digest
+from pacs.digest import Compiled, Digest, running
 from pacs.errors import OutOfResources, TooLarge, Unavailable
 from pacs.spool import IN_MEMORY_BYTES, MEMORY_BYTES, Spool, TemporaryFile
 
@@ -168,3 +171,27 @@ def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 100,) * 2)
     assert spooling.sweep(tmp_path, older_than_s=50) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.part", "object"]
+
+
+@pytest.mark.parametrize("more", [0, 1000, IN_MEMORY_BYTES])
+def test_memory_that_others_have_filled_goes_on(tmp_path: Path, more: int) -> None:
+    library = native.load()
+    if library is None:
+        missing("the compiled part (python -m pacs.native.make)")
+    begun, rest = os.urandom(70_001), os.urandom(more)
+    buffers = Buffers(MEMORY_BYTES)
+    hashed, filled = native.Hash(), buffers.take()
+    library.m3_hash_begin(byref(hashed))
+    library.m3_hash_feed(byref(hashed), begun, len(begun))
+    filled.map[filled.start + 96 : filled.start + 96 + len(begun)] = begun
+    with Spool(tmp_path, lead=88, reserve=8, limit=len(begun + rest), buffers=buffers) as spool:
+        with pytest.raises(TooLarge):
+            spool.exchange(filled, len(begun + rest) + 1, running())
+        theirs = spool.exchange(filled, len(begun), Compiled(library, hashed))
+        assert theirs is not filled
+        spool.write(rest)
+        spool.fill_reserve(b"12345678")
+        assert spool.digest() == Digest(begun + rest).hexdigest()
+        with spool.view() as view:
+            assert view == b"12345678" + begun + rest
+    assert buffers.take() is filled, "given back"

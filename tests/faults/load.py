@@ -231,6 +231,41 @@ def visible(client: httpx.Client, study: str) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the doors say of one study, asked one after the other."""
+
+    content: dict[str, str]
+    listed: list[str]
+    described: frozenset[str]
+    counted: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all say the same."""
+        names = sorted(self.content)
+        return self.listed == names == sorted(self.described) and self.counted == len(names)
+
+
+def _seen(client: httpx.Client, study: str) -> _Seen:
+    """What every door says; where they disagree, what they go on to say while nothing changes any more.
+
+    What was on its way when its process was killed may be filed while we look: it was promised to nobody.
+    """
+    before: _Seen | None = None
+    while True:
+        content, listed = visible(client, study), sorted(_listed(client, study))
+        metadata = client.get(f"/studies/{study}/metadata")
+        promise(metadata.status_code in (200, 404), f"metadata: {metadata.status_code} {metadata.text[:300]}")
+        described = metadata.json() if metadata.status_code == 200 else []
+        rows = client.get("/studies", params={"StudyInstanceUID": study})
+        counted = rows.json()[0]["00201208"]["Value"][0] if rows.status_code == 200 else 0
+        seen = _Seen(content, listed, frozenset(each["00080018"]["Value"][0] for each in described), counted)
+        if seen.agrees or seen == before:
+            return seen
+        before = seen
+
+
 def check(client: httpx.Client, book: Book, studies: Collection[str] | None = None) -> int:
     """How many instances there are in these studies (all of the book). Raises BrokenPromise.
 
@@ -240,22 +275,13 @@ def check(client: httpx.Client, book: Book, studies: Collection[str] | None = No
     wanted = set(book.studies.values()) if studies is None else set(studies)
     promised = {name for name in book.promised if book.studies[name] in wanted}
     for study in sorted(wanted):
-        found = visible(client, study)
-        names = _listed(client, study)
-        if set(names) - found.keys() - promised:
-            # What was on its way when its process was killed may be filed while we look: it was promised to nobody
-            found, names = visible(client, study), _listed(client, study)
-        for name, digest in found.items():
+        seen = _seen(client, study)
+        for name, digest in seen.content.items():
             promise(book.sent.get(name) == digest, f"{name} is there with other bytes than were sent")
-        count += len(found)
-        promised -= found.keys()
-        promise(sorted(names) == sorted(found), f"{len(names)} instances are listed and {len(found)} can be read")
-        if found:
-            metadata = client.get(f"/studies/{study}/metadata")
-            promise(metadata.status_code == 200, f"metadata: {metadata.status_code} {metadata.text[:300]}")
-            promise({each["00080018"]["Value"][0] for each in metadata.json()} == found.keys(), "other metadata")
-            (row,) = client.get("/studies", params={"StudyInstanceUID": study}).json()
-            promise(row["00201208"]["Value"] == [len(found)], "the study counts wrongly")
+        said = f"{len(seen.content)} can be read, {len(seen.described)} described; the study counts {seen.counted}"
+        promise(seen.agrees, f"{study}: {len(seen.listed)} instances are listed, {said}")
+        count += len(seen.content)
+        promised -= seen.content.keys()
     promise(not promised, f"{len(promised)} instances were acknowledged and are gone: {sorted(promised)[:3]}")
     return count
 

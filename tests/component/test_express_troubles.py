@@ -22,7 +22,7 @@ from dimse_client import Association
 from sqlalchemy import Connection, select, update
 from stores_alike import Place, message, of, opened, records, send, slices, table_rows
 
-from pacs import catchup, rescan
+from pacs import catchup, journal, rescan
 from pacs.archive import open_archive
 from pacs.auth import SYSTEM
 from pacs.correction_request import Request
@@ -129,16 +129,22 @@ def test_what_is_corrected_and_removed_meanwhile_is_as_the_usual_way_has_it(
         assert answers == changing(usual) == [0] * len(answers)
         assert usual.usual == len(answers)
         assert place.usual < len(answers), "the library takes what it can"
-        assert corrected(usual) == corrected(place)
+        assert decided(usual) == decided(place)
         assert table_rows(usual) == table_rows(place)
     whole(place)
 
 
-def corrected(place: Place) -> list[tuple[Any, ...]]:
-    """Which study is under which correction, and what it was before."""
-    t = corrections.correction_study.c
+def decided(place: Place) -> dict[str, list[Any]]:
+    """What people and rules have decided: studies under corrections, what was removed, and what the journal says."""
+    c, t = corrections.correction_study.c, schema.tombstone.c
+    records = journal.read(place.archive.uncached_store)
     with place.archive.index.read() as conn:
-        return list(map(tuple, conn.execute(select(t.correction_id, t.study_instance_uid, t.before).order_by(t.id))))
+        return {
+            "corrected": list(conn.execute(select(c.correction_id, c.study_instance_uid, c.before).order_by(c.id))),
+            "removed": list(conn.execute(select(t.sop_instance_uid, t.digest, t.state).order_by(t.id))),
+            "said": [(each.kind, [one["sop_instance_uid"] for one in each.facts.get("instances", ())])
+                     for each in records],
+        }  # fmt: skip
 
 
 # --- others are at it while an instance is on its way ---

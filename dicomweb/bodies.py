@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from pacs.errors import InvalidInput
+
 LEND = "lend"
 """In the ASGI state: what lends the rest of the body (`Lend`), where the server can."""
 
@@ -26,6 +28,16 @@ class Lent(Protocol):
 
         Blocks. Raises InvalidInput as `ready`.
         """
+
+    @property
+    def fd(self) -> int:
+        """The connection's, for who receives without `receive`; it does not block."""
+
+    def took(self, count: int, waited_s: float) -> None:
+        """Told by them how many bytes came, and how long they waited for them."""
+
+    def lost(self) -> InvalidInput:
+        """Told by them that nothing more comes; the error for it."""
 
     def give_back(self) -> None:
         """Let the server go on with the connection: what is left of the body is passed over."""

@@ -58,6 +58,10 @@ class Parser:
         self._left = max_parts
         self._room: Sought | None = None
         self._filled = 0
+        self.behind = memoryview(b"")
+        """What has come behind the PartBegin that was just read."""
+        self.head = b""
+        """Of the part that began last: what was between the delimiter and its content."""
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that `chunk` completes. Views stay valid as long as they are referenced."""
@@ -116,11 +120,32 @@ class Parser:
                     raise MalformedBody("the header of a part is too long")
                 if end < 0 or size - end - 2 < len(self._delimiter):
                     break
-                yield PartBegin(_headers(bytes(data[at:end])))
+                begin = PartBegin(_headers(bytes(data[at:end])))
                 # A part may be a header alone, whose blank line belongs to the next boundary.
                 self._state = "content"
-                at = end + (2 if data.startswith(self._delimiter, end + 2, size) else 4)
+                behind = end + (2 if data.startswith(self._delimiter, end + 2, size) else 4)
+                self.head, self.behind = bytes(data[at:behind]), memoryview(data)[behind:size]
+                yield begin
+                self.behind, at = memoryview(b""), behind
         return size if self._state == "epilogue" else at
+
+    @property
+    def delimiter(self) -> bytes:
+        """What ends the content of a part."""
+        return self._delimiter
+
+    def take_back(self, rest: bytes, parts: int, *, within: bool) -> Iterator[Event]:
+        """Go on where others have taken what was `behind`, and so many parts; the events that `rest` completes.
+
+        It is content of a part that has begun as the last one (`within`), else what follows a delimiter. No further
+        event may be read of those from before. Raises TooLarge.
+        """
+        self.behind, self._held, self._filled = memoryview(b""), b"", 0
+        self._left -= parts
+        if self._left < 0:
+            raise TooLarge("the body has too many parts")
+        self._state = "content" if within else "boundary"
+        return self.feed(rest)
 
     def finish(self) -> None:
         """Nothing, or MalformedBody where the closing boundary never came."""

@@ -12,9 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -38,12 +38,17 @@ from pacs import uids
 from pacs.auth import Principal, Right
 from pacs.dicom.json_model import dumps
 from pacs.errors import ArchiveError, InvalidInput, MalformedDataset, TooLarge
+from pacs.inflow import Taken
+from pacs.ingest import Prepared, Stored
+from pacs.native import structures
 
 if TYPE_CHECKING:
     from dicomweb.bodies import Lent
     from pacs.archive import Archive
     from pacs.budget import Budget
-    from pacs.ingest import Prepared, Receiving, Stored
+    from pacs.inflow import Inflow
+    from pacs.ingest import Receiving
+    from pacs.likeness import Seen
     from pacs.storage.base import Placed
 
 log = logging.getLogger("m3dicom.dicomweb")
@@ -52,6 +57,7 @@ STORED = (DICOM, *stow_metadata.METADATA)
 RESPONSES = (Offer(DICOM_JSON, aliases=(JSON,)), Offer(DICOM_XML))
 PREPARING_AT_ONCE = 4
 WRITING_AT_ONCE = 2  # of one body, where nobody else prepares
+PATIENCE_S = 0.05  # how long the library waits for more of a body before others may have the thread
 BURST_BYTES, BURST_S = 32 << 20, 1.0  # after either of which others have their turn
 GROUP = 256  # instances that become visible in one transaction; bounds what a long body keeps in memory
 
@@ -115,6 +121,7 @@ async def _objects(call: Call, intake: Intake, reader: Reader) -> list[Stored | 
                 await call.io(taking.feed, batch)
         else:
             try:
+                taking.begin_flow()
                 await _from_the_connection(call, taking, lent)
             finally:
                 lent.give_back()
@@ -132,15 +139,17 @@ async def _from_the_connection(call: Call, taking: Taking, lent: Lent) -> None:
     def wanted() -> bool:
         return receiving.statistics().tasks_waiting > 0
 
-    while lent.left:
-        await lent.ready()
+    while lent.left or taking.flowing:
+        if lent.left:
+            await lent.ready()
         await anyio.to_thread.run_sync(taking.burst, lent, wanted, limiter=receiving)
 
 
 class Taking:
     """One body becoming instances. Blocking; used by one thread at a time.
 
-    While one instance is written, the next is received: by `preparing`, which also checks it, or by the disk alone.
+    What is like the instance before it the library takes, where it can (`pacs.inflow`). While another one is written,
+    the next is received: by `preparing`, which also checks it, or by the disk alone.
     """
 
     def __init__(
@@ -155,16 +164,28 @@ class Taking:
         self._reader = reader
         self._preparing = preparing
         self._places = threading.BoundedSemaphore(PREPARING_AT_ONCE)
-        self._arrived: list[Prepared | Failure | Future[Prepared | Failure]] = []
+        self._arrived: list[Prepared | Failure | Taken | Future[Prepared | Failure]] = []
         self._budget = writing
         self._writing: deque[Placed] = deque()
         self._results: list[Stored | Failure] = []
+        self._flow: Inflow | None = None
+        self._begun: PartBegin | None = None
+        self._passed = 0
+        self.flowing = False
+        """Whether the library has what came last, and may go on with it."""
         self.closed = False
+
+    def begin_flow(self) -> None:
+        """Have the library take what is alike, where it can: the body comes from its connection."""
+        if self._preparing is None and isinstance(self._reader, Parser):
+            self._flow = self._archive.ingest.inflow()
+            if self._flow is not None:
+                self._intake.seen = self._flow.seen
 
     def feed(self, batch: Sequence[bytes]) -> None:
         """Take these pieces of the body. Raises TooLarge, MalformedBody, OutOfResources or Unavailable."""
         for chunk in batch:
-            self._take(self._reader.feed(chunk))
+            self._take(self._reader.feed(chunk), None)
 
     def burst(self, lent: Lent, wanted: Callable[[], bool] = lambda: False) -> None:
         """Receive and take for as long as more comes, up to BURST_BYTES and for BURST_S.
@@ -174,22 +195,28 @@ class Taking:
         """
         if lent.first:
             first, lent.first = lent.first, b""
-            self.feed([first])
+            self._take(self._reader.feed(first), lent)
         taken, until = 0, time.monotonic() + BURST_S
-        while lent.left and taken < BURST_BYTES and time.monotonic() < until:
+        while (lent.left or self.flowing) and taken < BURST_BYTES and time.monotonic() < until:
+            if self.flowing:
+                count = self._flowed(lent, 0.0 if wanted() else PATIENCE_S, until, BURST_BYTES - taken)
+                if count is None:
+                    return
+                taken += count
+                continue
             with self._reader.room() as room:
                 count = lent.receive(room[: lent.left], wanted)
             if not count:
                 return
             taken += count
-            self._take(self._reader.filled(count))
+            self._take(self._reader.filled(count), lent)
 
     def finish(self) -> list[Stored | Failure]:
         """What became of all, durable and visible; closed then.
 
         Raises MalformedBody for a body without its end, and as `feed`.
         """
-        self._take(iter(self._reader.finish() or ()))
+        self._take(iter(self._reader.finish() or ()), None)
         self._file()
         self.close()
         return self._results
@@ -198,15 +225,60 @@ class Taking:
         """Let go of what was not filed. May be called again."""
         self.closed = True
         self._intake.abort()
-        wait([each for each in self._arrived if isinstance(each, Future)])
+        for each in self._arrived:  # nobody was told of them
+            prepared = each.result() if isinstance(each, Future) else each
+            if isinstance(prepared, Prepared) and prepared.placed is not None:
+                prepared.placed.withdraw()
+        self._arrived = []
         while self._writing:
             self._land()
+        if self._flow is not None:
+            flow, self._flow = self._flow, None
+            self._archive.ingest.done(flow)
 
-    def _take(self, events: Iterator[Event]) -> None:
-        for done in self._intake.take(events):
-            self._arrived.append(done if isinstance(done, Failure) else self._begin(done))
-            if len(self._arrived) >= GROUP:
-                self._file()
+    def _take(self, events: Iterator[Event], lent: Lent | None) -> None:
+        for event in events:
+            if isinstance(event, PartBegin):
+                self._begun = event
+                if lent is not None and self._hand_over(event, lent):
+                    return
+            done = self._intake.take(event)
+            if done is not None:
+                self._arrived.append(done if isinstance(done, Failure) else self._begin(done))
+                self._file_many()
+
+    def _hand_over(self, event: PartBegin, lent: Lent) -> bool:
+        """Whether the library takes what follows."""
+        flow, reader, intake = self._flow, self._reader, self._intake
+        if flow is None or not isinstance(reader, Parser) or not flow.may_take(intake.principal, intake.study):
+            return False
+        with suppress(InvalidInput):  # of a type that is none
+            if is_dicom(event):
+                self.flowing = flow.begin(lent.fd, lent.left, reader.behind, (reader.delimiter, reader.head))
+        return self.flowing
+
+    def _flowed(self, lent: Lent, wait_s: float, until: float, most: int) -> int | None:
+        """How many bytes the library has received; None where none came for that time. Raises InvalidInput."""
+        flow, reader, begun = self._flow, self._reader, self._begun
+        assert flow is not None
+        assert begun is not None
+        assert isinstance(reader, Parser)
+        why, taken = flow.run(wait_s, until, most)
+        lent.took(flow.came, flow.waited_s)
+        self._arrived += taken
+        self._passed += len(taken)
+        self._file_many()
+        if why == structures.LEFT:
+            raise lent.lost()
+        if why in (structures.QUIET, structures.TURN):
+            return None if why == structures.QUIET else flow.came
+        self.flowing = False
+        within = why != structures.NEXT
+        rest, passed, self._passed = flow.handed_back(why), self._passed, 0
+        if within:
+            self._intake.take(begun)
+        self._take(reader.take_back(rest, passed, within=within), lent)
+        return flow.came
 
     def _begin(self, receiving: Receiving) -> Prepared | Failure | Future[Prepared | Failure]:
         if self._preparing is not None:
@@ -215,6 +287,8 @@ class Taking:
         placed, later = None, self._budget.take(1)
         try:
             made = self._intake.prepare(receiving, later=later)
+            if self._flow is not None and not isinstance(made, Failure) and receiving.header is not None:
+                self._flow.learn(made, receiving.header)
             placed = None if isinstance(made, Failure) else made.placed
         finally:
             if later and placed is None:
@@ -238,10 +312,32 @@ class Taking:
         finally:
             self._places.release()
 
+    def _file_many(self) -> None:
+        if len(self._arrived) >= GROUP:
+            self._file()
+
     def _file(self) -> None:
-        arrived = [each.result() if isinstance(each, Future) else each for each in self._arrived]
-        self._arrived = []
-        self._results.extend(file(self._archive, arrived))
+        arrived, self._arrived = self._arrived, []
+        usual = [each.result() if isinstance(each, Future) else each for each in arrived if not isinstance(each, Taken)]
+        filed = iter(file(self._archive, usual))  # first: it begins the series that others join
+        if self._flow is not None:
+            self._flow.join()
+        self._results += [self._became(each) if isinstance(each, Taken) else next(filed) for each in arrived]
+
+    def _became(self, taken: Taken) -> Stored | Failure:
+        """What became of one that the library has taken; what could not join goes the usual way."""
+        like, uid = taken.likeness.stored, taken.sop_instance_uid
+        if taken.error is not None:
+            return Failure(like.sop_class_uid, uid, taken.error)
+        if taken.joined:
+            return Stored(like.sop_class_uid, uid, like.study_instance_uid, like.series_instance_uid, "stored")
+        with self._archive.ingest.again(taken) as receiving:
+            return file(self._archive, [self._intake.prepare(receiving)])[0]
+
+
+def is_dicom(part: PartBegin) -> bool:
+    """Whether a part is a Part 10 file; one that does not say is. Raises InvalidInput for no media type."""
+    return parse(part.headers.get("content-type", DICOM))[0] == DICOM
 
 
 class Single:
@@ -286,30 +382,33 @@ class Intake:
     """The instances of one request on their way in. Blocking; used by one thread at a time, but for `prepare`."""
 
     def __init__(self, archive: Archive, principal: Principal, study: str | None) -> None:
+        """`study` is what the instances are addressed to."""
         self._archive = archive
-        self._principal = principal
-        self._study = study
+        self.principal: Final = principal
+        self.study: Final = study
+        self.seen: Seen | None = None
+        """What was stored before, where that is not the thread's business."""
         self._receiving: Receiving | None = None
         self._failure: Failure | None = None
 
-    def take(self, events: Iterator[Event]) -> Iterator[Receiving | Failure]:
-        """The parts that these events complete, each as soon as it is.
+    def take(self, event: Event) -> Receiving | Failure | None:
+        """The part that this event completes, if it does.
 
-        Raises TooLarge for an instance beyond the limit and MalformedBody, after which nothing may be stored.
+        Raises TooLarge for an instance beyond the limit, after which nothing may be stored.
         """
-        for event in events:
-            match event:
-                case PartBegin(headers):
-                    self._begin(headers.get("content-type", DICOM))
-                case PartEnd():
-                    yield self._end()
-                case _:
-                    self._write(event)
+        match event:
+            case PartBegin():
+                self._begin(event)
+            case PartEnd():
+                return self._end()
+            case _:
+                self._write(event)
+        return None
 
-    def _begin(self, content_type: str) -> None:
+    def _begin(self, event: PartBegin) -> None:
         self._failure = None
         try:
-            if parse(content_type)[0] != DICOM:
+            if not is_dicom(event):
                 raise MalformedDataset("a part that is no application/dicom")
             self._receiving = self._archive.ingest.receive_part10()
         except ArchiveError as error:
@@ -346,7 +445,7 @@ class Intake:
                 receiving.sop_class_uid = receiving.header.sop_class_uid or None
                 receiving.sop_instance_uid = receiving.header.sop_instance_uid or None
             return self._archive.ingest.prepare(
-                receiving, principal=self._principal, study_instance_uid=self._study, later=later
+                receiving, principal=self.principal, study_instance_uid=self.study, later=later, seen=self.seen
             )
         except ArchiveError as error:
             receiving.abort()

@@ -208,8 +208,11 @@ class Express:
             self._parts.store.writes.give(self.terms.write)
 
 
-def strip_for(strip: Strip, kept: Kept, *, redo: bool) -> structures.Strip:
-    """A strip as the library fills it; with `redo` its records are filed again where a crash takes their rows."""
-    made = structures.Strip(strip.at, strip.end, fd=strip.fd, redo=redo, name=value_of(strip.name, kept))
+def strip_for(strip: Strip, kept: Kept, *, redo: bool, at: int = 0) -> structures.Strip:
+    """A strip as the library fills it, further on from `at` where it was begun.
+
+    With `redo` its records are filed again where a crash takes their rows. `kept` has its name.
+    """
+    made = structures.Strip(at or strip.at, strip.end, fd=strip.fd, redo=redo, name=value_of(strip.name, kept))
     made.nonce[:] = list(strip.nonce)
     return made

@@ -44,9 +44,11 @@ from pacs.express import Express
 from pacs.index import aside as kept_aside
 from pacs.index import changes, schema
 from pacs.index.engine import Index
+from pacs.index.joiner import Joiner
 from pacs.index.statement import Found, Statement
 from pacs.index.writer import Pending
-from pacs.likeness import Parts
+from pacs.inflow import Inflow, Inflows, Taken
+from pacs.likeness import Parts, Seen
 from pacs.native import structures
 from pacs.settings import Settings
 from pacs.spool import Spool
@@ -183,12 +185,11 @@ class _Arrival:
         return arrivals[0].ingest.filed_together(conn, [each.prepared for each in arrivals])
 
 
-class _Seen(threading.local):
-    """What a thread has stored before: an association sends one series after the other."""
+class _Mine(threading.local):
+    """What a thread has stored before."""
 
     def __init__(self) -> None:
-        self.repeats = scanner.Repeats()
-        self.before = filing.Before()
+        self.seen = Seen()
         self.last: Prepared | None = None
         """What was stored last, of which nothing was said but that."""
 
@@ -204,7 +205,8 @@ class Ingest:
         self._journal = journal.Journal(store, index)
         # What is stored one by one is committed without a sync of its own where the store can tell it again.
         self._redoes = index.dialect == "sqlite" and store.redoes(index.make_durable)
-        self._seen = _Seen()
+        self._mine = _Mine()
+        self._inflows = Inflows(self._inflow)
         self._young = young.Series()
         self._keys: filing.Keys = {}
         self._policies = {ae.title.strip(): ae.other_content for ae in settings.aes if ae.other_content}
@@ -235,17 +237,21 @@ class Ingest:
         result_of: str | None = None,
         redo: bool = False,
         later: bool = False,
+        seen: Seen | None = None,
     ) -> Prepared:
         """The instance, its bytes checked and stored but not yet visible; uses `receiving` up.
 
         `study_instance_uid` is the study it was addressed to, `result_of` the Workitem whose result it is; with `redo`
         it is going to be filed at once and alone, and is filed again where a crash takes its rows; with `later` its
-        bytes may be on their way when this returns: the caller has `placed.land` them, or files them. Raises
+        bytes may be on their way when this returns: the caller has `placed.land` them, or files them. `seen` is what
+        was stored before where that is not the thread's business. Raises
         Forbidden, MalformedDataset, DatasetMismatch, InvalidUID, UnsupportedTransferSyntax, DuplicateInstance,
         TooLarge, OutOfResources or Unavailable; nothing is kept then.
         """
         try:
-            return self._prepare(receiving, principal, study_instance_uid, result_of, redo, later)
+            return self._prepare(
+                receiving, principal, study_instance_uid, result_of, redo, later, seen or self._mine.seen
+            )
         finally:
             receiving.abort()
 
@@ -257,6 +263,7 @@ class Ingest:
         result_of: str | None,
         redo: bool,
         later: bool,
+        seen: Seen,
     ) -> Prepared:
         principal.require(Right.STORE)
         if receiving.header is not None:
@@ -267,7 +274,7 @@ class Ingest:
             raise UnsupportedTransferSyntax("unknown transfer syntax", about=ts[:64])
         spool = receiving.spool
         with spool.view() as view, view[HEAD_BYTES:] as dataset:
-            scan = scanner.scan(dataset, ts, repeats=self._seen.repeats)
+            scan = scanner.scan(dataset, ts, repeats=seen.repeats)
         if not may_be_stored(scan.sop_class_uid):
             raise UnsupportedClass("nothing of this SOP class is stored", about=scan.sop_class_uid)
         self._expect("SOP Class UID", scan.sop_class_uid, receiving.sop_class_uid)
@@ -294,7 +301,7 @@ class Ingest:
             key = object_key(scan.study_instance_uid, scan.series_instance_uid, scan.sop_instance_uid, digest)
         placed = self._store.put(key, spool, redo=redo, later=later)
         try:
-            entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, self._seen.before)
+            entry = filing.Entry(scan, ts, digest, placed.locator, HEAD_BYTES, arrival, seen.before)
             return Prepared(entry, principal, placed)
         except BaseException:
             placed.withdraw()
@@ -565,7 +572,7 @@ class Ingest:
             if placed is not None:
                 placed.filed()
         (stored,) = self._told([prepared], answer)
-        self._seen.last = prepared if stored.outcome == "stored" else None
+        self._mine.last = prepared if stored.outcome == "stored" else None
         if stored.outcome == "quarantined":
             raise Quarantined(stored.sop_instance_uid)
         return stored
@@ -583,6 +590,33 @@ class Ingest:
 
     def express(self) -> Express | None:
         """What takes the instances of one association that are alike; None where nothing can but this."""
+        needed = self._needed()
+        return None if needed is None else Express(*needed)
+
+    def inflow(self) -> Inflow | None:
+        """What takes the instances of one body that are alike, to be given to `done`; None where nothing can."""
+        return self._inflows.take()
+
+    def done(self, inflow: Inflow) -> None:
+        """Have an inflow back: what it has not joined is gone."""
+        self._inflows.give(inflow)
+
+    def again(self, taken: Taken) -> Receiving:
+        """One that an inflow has taken and that could not join, to go the usual way; its place is given up."""
+        like = taken.likeness.stored
+        receiving = self.receive(like.entry.transfer_syntax_uid, like.sop_class_uid, taken.sop_instance_uid)
+        for piece in self._store.chunks(taken.locator, HEAD_BYTES):
+            receiving.write(piece)
+        if isinstance(self._store, FileStore):
+            self._store.forget(taken.locator)
+        return receiving
+
+    def _inflow(self) -> Inflow | None:
+        needed = self._needed()
+        return None if needed is None else Inflow(*needed)
+
+    def _needed(self) -> tuple[Parts, Any, Joiner] | None:
+        """What the library needs to store instances by itself; None where it cannot."""
         library = native.load()
         if not self._redoes or library is None or not isinstance(self._store, FileStore):
             return None
@@ -590,14 +624,14 @@ class Ingest:
         if joiner is None:
             return None
         parts = Parts(self._store, self._index, self._events, self._young, self.news, self._settings.max_object_bytes)
-        return Express(parts, library, joiner)
+        return parts, library, joiner
 
     def is_like(self, express: Express) -> bool:
         """Whether instances like the last one of this thread may go through `express`."""
-        last = self._seen.last
+        last, repeats = self._mine.last, self._mine.seen.repeats
         if express.has_taken():
-            self._seen.repeats.worth_it()
-        return last is not None and express.learn(last, self._seen.repeats.following)
+            repeats.worth_it()
+        return last is not None and express.learn(last, repeats.following)
 
     def news(self, prepared: Prepared, scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """The rows of audit and changes that tell of an arrival in a study of this access scope."""

@@ -18,6 +18,7 @@ from pacs import alike, filing
 from pacs.alike import Kept
 from pacs.dicom.attributes import Level
 from pacs.dicom.json_model import HERE
+from pacs.dicom.repeats import Following, Repeats
 from pacs.index import joining, rows
 from pacs.index.joiner import LOOKUP
 from pacs.native import structures
@@ -26,7 +27,6 @@ from pacs.storage import arrival
 
 if TYPE_CHECKING:
     from pacs.dicom.patterns import Pattern
-    from pacs.dicom.repeats import Following
     from pacs.events import Events
     from pacs.index.engine import Index
     from pacs.ingest import Prepared
@@ -43,6 +43,14 @@ _FRAME_OFFSET: Final = 4
 """Where in `FrameTable.to_bytes` the place of native pixel data is."""
 
 _PLACES: Final = {name: at for at, name in enumerate(joining.COLUMNS)}
+
+
+class Seen:
+    """What was stored before by one who stores one after the other: a client sends one series after the other."""
+
+    def __init__(self) -> None:
+        self.repeats = Repeats()
+        self.before = filing.Before()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pty
+import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dicom_data
 import pytest
@@ -16,7 +20,7 @@ from servers import missing
 from sqlalchemy import func, select
 
 from pacs import native
-from pacs.archive import open_archive, open_store
+from pacs.archive import Archive, open_archive, open_store
 from pacs.auth import Auth
 from pacs.dimse.acceptor import Acceptor, serve
 from pacs.index import schema
@@ -25,6 +29,14 @@ from pacs.ingest import Ingest
 from pacs.settings import Settings
 
 CONTEXTS = ((CT, (EXPLICIT,)), (VERIFICATION, (IMPLICIT,)))
+
+
+class Archived(Protocol):
+    """What has an archive."""
+
+    @property
+    def archive(self) -> Archive:
+        """It."""
 
 
 class Place:
@@ -57,13 +69,17 @@ class Place:
 
     def equals_rebuild(self) -> None:
         """Close; an index made again from the objects has the same rows."""
-        settings = self.archive.settings
         self.close()
-        old = rebuilding.contents(settings.index_url)
-        for path in settings.data.glob("index.db*"):
-            path.unlink()
-        rebuilding.make_again(settings)
-        rebuilding.assert_same(rebuilding.contents(settings.index_url), old)
+        equals_rebuild(self.archive.settings)
+
+
+def equals_rebuild(settings: Settings) -> None:
+    """Of an archive that is closed: an index made again from the objects has the same rows."""
+    old = rebuilding.contents(settings.index_url)
+    for path in settings.data.glob("index.db*"):
+        path.unlink()
+    rebuilding.make_again(settings)
+    rebuilding.assert_same(rebuilding.contents(settings.index_url), old)
 
 
 @contextmanager
@@ -125,7 +141,7 @@ TABLES = (schema.study, schema.series, schema.instance, schema.instance_metadata
 OF_ITS_OWN = {"object_key", "object_offset", "created_at", "at", "last_instance_at", "stable_at"}
 
 
-def table_rows(place: Place, index: Index | None = None) -> dict[str, list[dict[str, Any]]]:
+def table_rows(place: Archived, index: Index | None = None) -> dict[str, list[dict[str, Any]]]:
     """All that a store leaves in the index of the place, or in another one, without times, and places in segments."""
     with (index or place.archive.index).read() as conn:
         return {
@@ -137,10 +153,46 @@ def table_rows(place: Place, index: Index | None = None) -> dict[str, list[dict[
         }
 
 
-def records(place: Place) -> int:
+def records(place: Archived) -> int:
     """How many objects are in the store of a place that is closed."""
     store = open_store(place.archive.settings, cached=False)
     try:
         return sum(1 for _ in store.walk())
     finally:
         store.close()
+
+
+# --- a disk that fails ---
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """Of what this process writes beyond, the system takes nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def dead() -> Iterator[int]:
+    """A descriptor on which the kernel fails every write with EIO: a terminal that was hung up."""
+    master, slave = pty.openpty()
+    os.close(master)
+    with pytest.raises(OSError) as failure:  # noqa: PT011
+        os.write(slave, b"\0")
+    assert failure.value.errno == errno.EIO
+    yield slave
+    os.close(slave)
+
+
+def past_the_cache(folder: Path) -> Iterator[int]:
+    """The descriptors by which this process writes to segments in a folder past the page cache."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            path = Path(os.readlink(f"/proc/self/fd/{name}"))
+            flags = Path(f"/proc/self/fdinfo/{name}").read_text().split("flags:")[1].split()[0]
+            if path.is_relative_to(folder) and path.suffix == ".seg" and int(flags, 8) & os.O_DIRECT:
+                yield int(name)

@@ -64,6 +64,8 @@ class HeaderReader:
         self.sop_class_uid = ""
         self.sop_instance_uid = ""
         self.header_length = 0
+        self.sop_instance_uid_at = 0
+        """Where its value begins; 0 where there is none."""
         self._held = bytearray()
         self._position = PREAMBLE_LENGTH
         self._group_end = 0
@@ -72,6 +74,11 @@ class HeaderReader:
     def complete(self) -> bool:
         """Whether the data set has begun."""
         return self.header_length > 0
+
+    @property
+    def header(self) -> bytes:
+        """Preamble and File Meta Information, once it is complete."""
+        return bytes(self._held[: self.header_length])
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> memoryview | None:
         """The data set bytes in `chunk`, or None while File Meta is still incomplete.
@@ -140,6 +147,8 @@ class HeaderReader:
             if text and not _UID_TEXT.fullmatch(text):
                 raise MalformedDataset("no UID in File Meta", about=f"0002{number:04X}")
             setattr(self, _WANTED[number], text.decode("ascii"))
+            if number == 0x0003:
+                self.sop_instance_uid_at = end - len(value)
 
     def _done(self) -> bool:
         if not self.transfer_syntax_uid:

@@ -168,6 +168,13 @@ static int store(struct m3_inflow *x) {
 
 /* ---- the body ---- */
 
+/* Whether the delimiter is not in the data set, of which the bytes from `since` on are new: nothing within a part may be
+   like it (RFC 2046 5.1.1), and whoever looks for it finds the end of the part there. */
+static int undivided(const struct m3_inflow *x, uint64_t since) {
+  uint64_t overlap = x->delimiter_size - 1, from = since > overlap ? since - overlap : 0;
+  return m3_find(dataset(x) + from, x->size - from, x->delimiter, x->delimiter_size) < 0;
+}
+
 /* The beginning of a part; -1, or an m3_flow. */
 static int content(struct m3_inflow *x) {
   int why;
@@ -187,7 +194,7 @@ static int content(struct m3_inflow *x) {
   x->followed->uid = dataset(x) + (x->followed->uid - (x->staging + x->start));
   x->start += (uint32_t)x->size;
   x->stage = M3_AT_DATA;
-  return -1;
+  return undivided(x, 0) ? -1 : M3_UNLIKE;
 }
 
 /* The rest of the pixel data; -1, or an m3_flow. */
@@ -200,6 +207,7 @@ static int data(struct m3_inflow *x) {
     if (!count) return why;
     m3_hash_feed(&x->hash, dataset(x) + x->size, count);
     x->size += count;
+    if (!undivided(x, x->size - count)) return M3_UNLIKE;
   }
   x->stage = M3_AT_END;
   return -1;
@@ -237,30 +245,38 @@ int m3_inflow(struct m3_inflow *x) {
   return stopped;
 }
 
+/* One that was taken as what is to join; `values` is room for its parameters. */
+static struct m3_joining joining_of(const struct m3_alike *a, const struct m3_taken *t, struct m3_value *values) {
+  struct m3_joining made = a->joining;
+  made.columns = memcpy(values, made.columns, made.column_count * sizeof *values);
+  made.lookup = memcpy(values + made.column_count, made.lookup, made.lookup_count * sizeof *values);
+  for (uint32_t i = 0; i < t->value_count; i++)
+    if (t->values[i].column < made.column_count) values[t->values[i].column] = t->values[i].value;
+  for (int i = 0; i < 4; i++)
+    if (a->lookup_uids[i] < made.lookup_count) values[made.column_count + a->lookup_uids[i]] = t->uid;
+  made.at = t->at;
+  made.write = 0;
+  return made;
+}
+
 int m3_join_taken(uint64_t joiner, const struct m3_alike *a, const uint8_t *taken, uint32_t count, uint8_t *outcomes) {
-  const struct m3_joining *like = &a->joining;
-  size_t columns = like->column_count, lookups = like->lookup_count;
+  size_t each = a->joining.column_count + a->joining.lookup_count;
   struct m3_joining *all = calloc(count, sizeof *all);
-  struct m3_value *values = calloc(count, (columns + lookups) * sizeof *values), *next = values;
-  int ended = -ENOMEM;
-  if (all && values) {
+  struct m3_value *values = calloc(count, each * sizeof *values);
+  uint8_t *became = calloc(count, 1);
+  int ended = all && values && became ? 0 : -ENOMEM;
+  if (!ended) {
+    uint32_t sound = 0;
     for (uint32_t n = 0; n < count; n++) {
       const struct m3_taken *t = (const struct m3_taken *)(const void *)taken;
-      all[n] = *like;
-      all[n].columns = memcpy(next, like->columns, columns * sizeof *next);
-      all[n].lookup = memcpy(next + columns, like->lookup, lookups * sizeof *next);
-      for (uint32_t i = 0; i < t->value_count; i++)
-        if (t->values[i].column < columns) next[t->values[i].column] = t->values[i].value;
-      for (int i = 0; i < 4; i++)
-        if (a->lookup_uids[i] < lookups) next[columns + a->lookup_uids[i]] = t->uid;
-      all[n].at = t->at;
-      all[n].write = 0;
-      next += columns + lookups;
+      outcomes[n] = t->wrote == (int64_t)t->blocks ? M3_JOINED : M3_UNWRITTEN;
+      if (outcomes[n] == M3_JOINED) all[sound] = joining_of(a, t, values + sound * each), sound++;
       taken += t->size;
     }
-    ended = m3_join_all(joiner, all, count, outcomes);
+    ended = m3_join_all(joiner, all, sound, became);
+    for (uint32_t n = 0, joined = 0; n < count; n++)
+      if (outcomes[n] == M3_JOINED) outcomes[n] = became[joined++];
   }
-  free(all);
-  free(values);
+  free(all), free(values), free(became);
   return ended;
 }

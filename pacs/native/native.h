@@ -311,7 +311,7 @@ struct m3_inflow {
 };
 M3_API int m3_inflow(struct m3_inflow *x);
 M3_API void m3_inflow_land(struct m3_inflow *x); /* wait for the writes under way */
-/* Join `count` of them in one transaction: `outcomes` has an m3_joined for each. 0, or M3_UNJOINED, or minus an error number. */
+/* Join `count` of them in one transaction: an m3_joined for each; 0, or M3_UNJOINED, or minus an error number for lack of memory. */
 M3_API int m3_join_taken(uint64_t joiner, const struct m3_alike *a, const uint8_t *taken, uint32_t count, uint8_t *outcomes);
 
 struct vfs; /* SQLite's sqlite3_vfs */

@@ -83,6 +83,22 @@ class LentBody:
         self._came += count
         return count
 
+    @property
+    def fd(self) -> int:
+        """The connection's, for who receives without this."""
+        return self._socket.fileno()
+
+    def took(self, count: int, waited_s: float) -> None:
+        """Told by them how many bytes came, and how long they waited for them."""
+        self.left -= count
+        self._came += count
+        self._waited += waited_s
+
+    def lost(self) -> InvalidInput:
+        """Told that nothing more comes; the error for it."""
+        self.gone = True
+        return InvalidInput("the client left before the end of the body")
+
     def _received(self, room: memoryview) -> int:
         try:
             count = self._socket.recv_into(room)
@@ -91,8 +107,7 @@ class LentBody:
         except OSError:
             count = 0
         if not count:
-            self.gone = True
-            raise InvalidInput("the client left before the end of the body")
+            raise self.lost()
         return count
 
     def give_back(self) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import pty
-import resource
 import sqlite3
 import threading
 import time
@@ -20,7 +17,19 @@ from typing import Any
 import pytest
 from dimse_client import Association
 from sqlalchemy import Connection, select, update
-from stores_alike import Place, message, of, opened, records, send, slices, table_rows
+from stores_alike import (
+    Place,
+    dead,
+    message,
+    no_file_beyond,
+    of,
+    opened,
+    past_the_cache,
+    records,
+    send,
+    slices,
+    table_rows,
+)  # fmt: skip
 
 from pacs import catchup, journal, rescan
 from pacs.archive import open_archive
@@ -327,17 +336,6 @@ def end_of_objects(place: Place) -> int:
     return -(-int(end) // 4096) * 4096
 
 
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Of what this process writes beyond, the system takes nothing."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 LARGE: dict[str, Any] = {"Rows": 512, "Columns": 512, "PixelData": bytes(512 * 512 * 2)}
 """So that the object files are longer than the log of the index."""
 
@@ -371,24 +369,8 @@ def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
 
 @pytest.fixture
 def broken() -> Iterator[int]:
-    """A descriptor on which the kernel fails every write with EIO: a terminal that was hung up."""
-    master, slave = pty.openpty()
-    os.close(master)
-    with pytest.raises(OSError) as failure:  # noqa: PT011
-        os.write(slave, b"\0")
-    assert failure.value.errno == errno.EIO
-    yield slave
-    os.close(slave)
-
-
-def past_the_cache(folder: Path) -> Iterator[int]:
-    """The descriptors by which this process writes to segments in a folder past the page cache."""
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            path = Path(os.readlink(f"/proc/self/fd/{name}"))
-            flags = Path(f"/proc/self/fdinfo/{name}").read_text().split("flags:")[1].split()[0]
-            if path.is_relative_to(folder) and path.suffix == ".seg" and int(flags, 8) & os.O_DIRECT:
-                yield int(name)
+    with dead() as fd:
+        yield fd
 
 
 def test_a_segment_on_which_the_disk_fails_is_left(place: Place, broken: int) -> None:

@@ -72,6 +72,7 @@ class Express:
         """What the library is told, and tells."""
         self.address = addressof(self.terms)
         self._likeness: Likeness | None = None
+        self._last: Likeness | None = None
         self._name = Kept()
         self._asked: tuple[Like, Like] | None = None
         self._unfit: object = None
@@ -92,7 +93,8 @@ class Express:
             return False
         if self._likeness is not None and self._likeness.pattern is pattern:
             return True
-        self._likeness = made = learned(self._parts, stored, known)
+        self._likeness = made = learned(self._parts, stored, known, self._last)
+        self._last = made or self._last
         if made is None or not made.joins():
             self._likeness, self._unfit = None, pattern
             return False
@@ -196,6 +198,8 @@ class Express:
             if terms.joined == structures.UNWRITTEN and terms.alike.contents.joining.wrote == -errno.EIO:
                 self._strip.broken()
                 self._leave_strip()
+            if self._likeness is not None:
+                self._likeness.look_again()
             self._likeness = None  # study or series may have gone elsewhere: the next one is not written in vain, too
 
     def close(self) -> None:

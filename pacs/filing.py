@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
@@ -86,8 +86,26 @@ class Entry:
 
 MAX_KEYS = 1024
 """So many series are remembered by their keys."""
-_SERIES_KEY = 11
-"""The column of `joining.HERE` with the key of the series."""
+
+
+class Known(NamedTuple):
+    """What a series was found to be part of: the keys of its study and itself, access scope and patient."""
+
+    study: int
+    series: int
+    scope: str
+    patient: Patient
+
+
+Keys = dict[str, Known]
+"""By Series Instance UID, as it was the last time. A hint, never trusted."""
+
+
+def remember(keys: Keys, series_instance_uid: str, known: Known) -> None:
+    """Keep what is known of a series, of at most `MAX_KEYS`."""
+    if len(keys) >= MAX_KEYS:
+        keys.clear()
+    keys[series_instance_uid] = known
 
 
 class _Insert:
@@ -154,6 +172,8 @@ class Filed:
     """Whether something may have been removed under this UID before."""
     begins: bool = False
     """Whether it is the first of its series."""
+    known: Known | None = None
+    """What its series is part of, of a new one."""
 
     @property
     def new(self) -> bool:
@@ -207,10 +227,6 @@ Record = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """From the access scope of a study to the rows of audit and changes that tell of an arrival in it."""
 
 
-Keys = dict[str, tuple[int, int]]
-"""By Series Instance UID: the keys that its study and itself had the last time. A hint, never trusted."""
-
-
 def join(conn: Connection, entry: Entry, record: Record, keys: Keys) -> str | None:
     """The access scope of the study, whose series had others before: the usual case, quick. All is as `Filing` does it.
 
@@ -258,16 +274,16 @@ def _remembered(driver: Any, dialect: Dialect, scan: Scan, keys: Keys) -> tuple[
     which: dict[str, Any] = {"study": scan.study_instance_uid, "series": series, "sop": scan.sop_instance_uid}
     known = keys.get(series)
     if known is not None:
-        which["study_key"], which["series_key"] = known
+        which["study_key"], which["series_key"] = known.study, known.series
         here = joining.STILL_HERE.first_on_driver(driver, dialect, which)
         if here is not None:
             return here
         keys.pop(series, None)
     here = joining.HERE.first_on_driver(driver, dialect, which)
-    if here is not None and here[_SERIES_KEY] is not None:
-        if len(keys) >= MAX_KEYS:
-            keys.clear()
-        keys[series] = here[0], here[_SERIES_KEY]
+    if here is not None:
+        study_key, scope, _, _, _, _, _, _, patient_id, issuer, _, series_key, *_ = here
+        if series_key is not None:
+            remember(keys, series, Known(study_key, series_key, scope, (patient_id, issuer)))
     return here
 
 
@@ -342,7 +358,8 @@ class Filing:
             series = known.series[scan.series_instance_uid]
         self._taken[uid] = entry, known, series
         buried = here.buried is not None
-        return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere, buried, begins)
+        place = Known(known.id, series.id, known.scope, known.patient)
+        return Filed(known.scope, None, other_patient(entry.patient, known.patient), elsewhere, buried, begins, place)
 
     def _here(self, entry: Entry) -> Found | None:
         scan = entry.scan
@@ -372,17 +389,15 @@ class Filing:
     def _begin_series(self, entry: Entry, study: _Study, here: Found) -> bool:
         """Have the series among those of its study; whether it is new here and yet known in another study."""
         scan = entry.scan
-        elsewhere = False
-        if here.series_id is None:
-            elsewhere = _ELSEWHERE.first(self._conn, {"uid": scan.series_instance_uid}) is not None
-            _insert_series(self._conn, entry, study.id)
-            here = self._here(entry)
-            study.number_of_series += 1
-            if modality := json_model.text(scan.metadata, "00080060"):
-                study.modalities.add(modality)
-        study.series[scan.series_instance_uid] = _Series(
-            here.series_id, here.series_row, here.series_instances, here.series_created_at
-        )
+        uid = scan.series_instance_uid
+        if here.series_id is not None:
+            study.series[uid] = _Series(here.series_id, here.series_row, here.series_instances, here.series_created_at)
+            return False
+        elsewhere = _ELSEWHERE.first(self._conn, {"uid": uid}) is not None
+        study.series[uid] = _insert_series(self._conn, entry, study.id)
+        study.number_of_series += 1
+        if modality := json_model.text(scan.metadata, "00080060"):
+            study.modalities.add(modality)
         return elsewhere
 
     def _instance(self, entry: Entry, study: _Study, series: _Series) -> int:
@@ -492,18 +507,20 @@ def _insert_study(conn: Connection, entry: Entry) -> bool:
     return True
 
 
-def _insert_series(conn: Connection, entry: Entry, study_key: int) -> None:
+def _insert_series(conn: Connection, entry: Entry, study_key: int) -> _Series:
     scan = entry.scan
     attributes = rows.defaults(scan.metadata, Level.SERIES)
+    row = rows.series_row(attributes, scan.study_instance_uid, scan.series_instance_uid, 0)
     made = {
         **rows.columns(scan.metadata, Level.SERIES),
         "study_key": study_key,
         "series_instance_uid": scan.series_instance_uid,
         "number_of_instances": 0,
-        "row": rows.series_row(attributes, scan.study_instance_uid, scan.series_instance_uid, 0),
+        "row": row,
         "extra": rows.others(scan.metadata, Level.SERIES),
         "created_at": entry.arrival.at,
     }
     key = _INSERT_SERIES(conn, made)
     if requests := rows.request_columns(scan.metadata):
         conn.execute(insert(schema.series_request), [{"series_key": key, **request} for request in requests])
+    return _Series(key, row, 0, entry.arrival.at)

@@ -514,6 +514,8 @@ class Ingest:
         """What becomes of one instance, the access scope of its study, and whether its bytes alone do not tell all."""
         entry, principal = prepared.entry, prepared.principal
         (filed,) = filing.file_all(conn, [entry])
+        if filed.known is not None:
+            filing.remember(self._keys, entry.scan.series_instance_uid, filed.known)
         if filed.begins:
             self._young.begun(entry.scan.series_instance_uid)
         outcome: aside.Outcome = "stored" if filed.new else "same"
@@ -623,8 +625,15 @@ class Ingest:
         joiner = self._index.joiner() if structures.declared(library) else None
         if joiner is None:
             return None
+<<<<<<< HEAD
+        parts = Parts(
+            self._store, self._index, self._events, self._young, self._keys, self.news, self._settings.max_object_bytes
+        )
+        return Express(parts, library, joiner)
+=======
         parts = Parts(self._store, self._index, self._events, self._young, self.news, self._settings.max_object_bytes)
         return parts, library, joiner
+>>>>>>> origin/main
 
     def is_like(self, express: Express) -> bool:
         """Whether instances like the last one of this thread may go through `express`."""

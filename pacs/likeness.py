@@ -43,6 +43,12 @@ _FRAME_OFFSET: Final = 4
 """Where in `FrameTable.to_bytes` the place of native pixel data is."""
 
 _PLACES: Final = {name: at for at, name in enumerate(joining.COLUMNS)}
+_SET: Final = frozenset(
+    ("i_sop_instance_uid", "a_sop_instance_uid", "c_sop_instance_uid", "i_created_at", "a_at", "c_at", "i_row",
+     "i_digest", "i_object_key", "i_object_offset", "i_object_length", "i_bulk", "json")
+)  # fmt: skip
+"""What the library sets of each instance (`m3_tell`)."""
+_WANTED: Final = tuple((name, name not in _SET) for name in joining.COLUMNS)
 
 
 class Seen:
@@ -61,6 +67,7 @@ class Parts:
     index: Index
     events: Events
     young: Series
+    keys: filing.Keys
     news: Callable[[Prepared, str], tuple[Mapping[str, object], Mapping[str, object]]]
     """The rows of audit and changes that tell of an arrival in a study of some access scope."""
     limit: int
@@ -70,9 +77,12 @@ class Parts:
 class Likeness:
     """What those that follow `stored` have in common with it. For one thread at a time."""
 
-    def __init__(self, parts: Parts, stored: Prepared, pattern: Pattern) -> None:
+    def __init__(self, parts: Parts, stored: Prepared, pattern: Pattern, before: Likeness | None = None) -> None:
+        """`before` is that of the last series, with which it has much in common."""
         self._parts = parts
         self._kept, self._joining = Kept(), Kept()
+        self._before = None if before is None else before._columns
+        self._columns: Columns | None = None
         self._joins = False
         self.stored: Final = stored
         self.pattern: Final = pattern
@@ -83,10 +93,13 @@ class Likeness:
     def joins(self) -> bool:
         """Whether they may join: study and series are here, and of this patient. The library knows them then."""
         if not self._joins:
-            here = self._here()
-            if here is not None:
+            uid = self.stored.series_instance_uid
+            known, patient = self._parts.keys.get(uid), self.stored.entry.patient
+            if known is None or known.patient != patient:
+                known = self._looked_up()
+            if known is not None and known.patient == patient:
                 self._joining = Kept()
-                self._write_row(here, self._joining)
+                self._write_row(known, self._joining)
                 self._joins = True
         self._parts.young.forget(self.stored.series_instance_uid)  # nobody tells of each of them
         return self._joins
@@ -94,6 +107,7 @@ class Likeness:
     def look_again(self) -> None:
         """Told when one could not join: its study or series may not be what they were."""
         self._joins = False
+        self._parts.keys.pop(self.stored.series_instance_uid, None)
 
     def _written_down(self, known: Following) -> bool:
         entry, terms, kept = self.stored.entry, self.terms, self._kept
@@ -139,34 +153,35 @@ class Likeness:
             setattr(terms, name, self._kept.at(text))
             setattr(terms, f"{name}_size", len(text))
 
-    def _here(self) -> Any:
-        """Study and series as the index has them; None where they are gone, or of another patient."""
-        entry = self.stored.entry
-        scan = entry.scan
+    def _looked_up(self) -> filing.Known | None:
+        """Study and series as the index has them; None where they are gone."""
+        scan = self.stored.entry.scan
         which = {
             "study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid
         }  # fmt: skip
         found = self._parts.index.fetch(joining.HERE, which)
         if not found or found[0].series_id is None:
             return None
-        return None if (found[0].patient_id, found[0].issuer_of_patient_id) != entry.patient else found[0]
+        here = found[0]
+        return filing.Known(here.id, here.series_id, here.scope, (here.patient_id, here.issuer_of_patient_id))
 
-    def _values(self, here: Any) -> dict[str, Any]:
-        """All that is told of one that joins; what the library sets is that of `stored`."""
-        told = zip("iac", (filing.instance_row(self.stored.entry, here.id, here.series_id),
-                           *self._parts.news(self.stored, here.scope)), strict=True)  # fmt: skip
+    def _values(self, known: filing.Known) -> list[Any]:
+        """All that is told of one that joins, but for what the library sets."""
+        told = zip("iac", (filing.instance_row(self.stored.entry, known.study, known.series),
+                           *self._parts.news(self.stored, known.scope)), strict=True)  # fmt: skip
         values = {f"{prefix}_{name}": value for prefix, row in told for name, value in row.items()}
-        values |= {"series": here.series_id, "study": here.id}
-        return {name: values.get(name) for name in joining.COLUMNS}
+        values |= {"series": known.series, "study": known.study}
+        return [values.get(name) if wanted else None for name, wanted in _WANTED]
 
-    def _write_row(self, here: Any, kept: Kept) -> None:
+    def _write_row(self, known: filing.Known, kept: Kept) -> None:
         terms, entry, names = self.terms, self.stored.entry, LOOKUP
-        scan, values = entry.scan, self._values(here)
+        scan = entry.scan
         which = {
             "study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid,
-            "study_key": here.id, "series_key": here.series_id,
+            "study_key": known.study, "series_key": known.series,
         }  # fmt: skip
-        columns = kept.hold((Value * len(values))(*(value_of(each, kept) for each in values.values())))
+        self._columns, self._before = Columns(self._values(known), self._columns or self._before), None
+        columns = self._columns.array
         lookup = kept.hold((Value * len(names))(*(value_of(which[name], kept) for name in names)))
         terms.lookup = lookup
         found = [at for at, name in enumerate(names) if name == "sop"]
@@ -174,16 +189,39 @@ class Likeness:
         terms.joining = structures.Joining(
             lookup, len(lookup), columns, len(columns),
             *(_PLACES[name] for name in ("series_row", "series_instances", "study_row", "study_instances", "last")),
-            *(value_of(each, kept) for each in (here.scope, *entry.patient, scan.sop_class_uid)),
+            *(value_of(each, kept) for each in (known.scope, *entry.patient, scan.sop_class_uid)),
         )  # fmt: skip
 
 
-def learned(parts: Parts, stored: Prepared, known: Following | None) -> Likeness | None:
-    """What those that follow have in common with `stored`, which followed the pattern `known`; None for nothing."""
+class Columns:
+    """The values of a row for SQLite. Of two rows in a row most are the same, and are not made again."""
+
+    def __init__(self, values: list[Any], before: Columns | None) -> None:
+        self._values = values
+        self._kept: list[Kept | None]
+        self._as_made: bytes
+        if before is None:
+            self.array: Any = (Value * len(values))()
+            self._kept, old = [None] * len(values), [None] * len(values)
+        else:
+            self.array = (Value * len(values)).from_buffer_copy(before._as_made)
+            self._kept, old = before._kept.copy(), before._values
+        for at, (value, last) in enumerate(zip(values, old, strict=True)):
+            if value is not last and (value != last or value.__class__ is not last.__class__):
+                self._kept[at] = kept = Kept()
+                self.array[at] = value_of(value, kept)
+        self._as_made = bytes(self.array)  # the library writes to the array
+
+
+def learned(parts: Parts, stored: Prepared, known: Following | None, before: Likeness | None = None) -> Likeness | None:
+    """What those that follow have in common with `stored`, which followed the pattern `known`; None for nothing.
+
+    `before` is what those before had in common, if anything.
+    """
     pattern = stored.entry.scan.pattern
     if pattern is None or known is None or known.whole.pattern is not pattern:
         return None
-    made = Likeness(parts, stored, pattern)
+    made = Likeness(parts, stored, pattern, before)
     return made if made._written_down(known) else None
 
 

@@ -91,13 +91,13 @@ class Arriving:
         return int(native.load().m3_join(found.address, byref(self.told)))  # type: ignore[union-attr]
 
 
-def arriving(entry: filing.Entry, news: tuple[Mapping[str, Any], Mapping[str, Any]], keys: tuple[int, int]) -> Arriving:
+def arriving(entry: filing.Entry, news: tuple[Mapping[str, Any], Mapping[str, Any]], keys: filing.Known) -> Arriving:
     audit, change = news
     return Arriving(
-        {f"i_{name}": held for name, held in filing.instance_row(entry, *keys).items()}
+        {f"i_{name}": held for name, held in filing.instance_row(entry, keys.study, keys.series).items()}
         | {f"a_{name}": held for name, held in audit.items()}
         | {f"c_{name}": held for name, held in change.items()}
-        | {"json": entry.json, "study": keys[0], "series": keys[1]},
+        | {"json": entry.json, "study": keys.study, "series": keys.series},
         entry.patient,
     )
 

@@ -625,15 +625,10 @@ class Ingest:
         joiner = self._index.joiner() if structures.declared(library) else None
         if joiner is None:
             return None
-<<<<<<< HEAD
         parts = Parts(
             self._store, self._index, self._events, self._young, self._keys, self.news, self._settings.max_object_bytes
         )
-        return Express(parts, library, joiner)
-=======
-        parts = Parts(self._store, self._index, self._events, self._young, self.news, self._settings.max_object_bytes)
         return parts, library, joiner
->>>>>>> origin/main
 
     def is_like(self, express: Express) -> bool:
         """Whether instances like the last one of this thread may go through `express`."""

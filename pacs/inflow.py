@@ -274,8 +274,8 @@ class Inflow:
 
     def _clean(self, strip: Strip) -> None:
         """Leave nothing of what was not written to its end."""
-        told = [taken.told for batch in self._batches for taken in batch.taken]
-        for each in told:
+        all_taken = [taken for batch in self._batches for taken in batch.taken]
+        for each in (taken.told for taken in all_taken if taken.locator.object_key == strip.name):
             if each.wrote != each.blocks and strip.at < each.offset < strip.end:
                 strip.erase(each.offset - HEADER_BYTES, each.blocks)
                 if each.wrote == -errno.EIO:

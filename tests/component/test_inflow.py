@@ -294,3 +294,19 @@ def test_a_segment_on_which_the_disk_fails_is_left(door: Door, usual: Counted) -
     assert post(door, whole(several))[0] == 200, "in another segment"
     assert held(door) == 40 == sum(1 for _ in door.archive.store.walk())
     assert first[0] in (200, 202, 503)
+
+
+def test_what_failed_in_one_segment_takes_nothing_with_it_in_the_next(
+    door: Door, usual: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records lie at the same places in all segments."""
+    monkeypatch.setattr(inflow, "STRIP_RECORDS", 5)
+    several = ct(40)
+    assert post(door, whole(several[:8]))[0] == 200
+    with dead() as fd:
+        for each in past_the_cache(door.archive.settings.data):
+            os.dup2(fd, each, inheritable=False)
+        answer = post(door, whole(several[8:]))
+    stored, failed = outcome(answer)
+    assert (answer[0], stored + failed) == (202, 32)
+    assert held(door) == 8 + stored == sum(1 for _ in door.archive.store.walk()), "what was acknowledged is there"

@@ -18,7 +18,7 @@ from pacs.buffers import Memory
 from pacs.errors import ArchiveError
 from pacs.index.joiner import Joiner
 from pacs.likeness import Likeness, Parts, learned, value_of
-from pacs.native import structures
+from pacs.native import DONE, structures
 from pacs.spool import IN_MEMORY_BYTES, Spool
 from pacs.storage.arrival import HEAD_BYTES
 from pacs.storage.records import HEADER_BYTES, aligned
@@ -98,9 +98,31 @@ class Express:
         if made is None or not made.joins():
             self._likeness, self._unfit = None, pattern
             return False
-        self.terms.alike = ctypes.pointer(made.terms)
-        self._length = stored.entry.locator.length
+        self._follow(made)
         return True
+
+    def waiting(self) -> Prepared | None:
+        """What the data set was expected to be like that has come whole and is not; None where that is not so.
+
+        Or none was taken since the last surprise: most likely the next one is none that many follow.
+        """
+        terms = self.terms
+        whole = terms.outcome == DONE and terms.hashed and not terms.stage
+        return self._likeness.stored if whole and self._likeness is not None and self.has_taken() else None
+
+    def learn_anew(self, came: Prepared, known: Following | None) -> bool:
+        """Whether it may be taken after all: it joins its series, and others are like `came`, which is read from it."""
+        made = learned(self._parts, came, known, self._last)
+        if made is None or not made.joins():
+            return False
+        self._likeness = self._last = made
+        self._follow(made)
+        self.terms.stage = structures.TO_FOLLOW
+        return True
+
+    def _follow(self, made: Likeness) -> None:
+        self.terms.alike = ctypes.pointer(made.terms)
+        self._length = made.stored.entry.locator.length
 
     def answers(self, request: Like, reply: Like) -> None:
         """Told what their command sets are like, and the responses."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -636,6 +636,32 @@ class Ingest:
         if express.has_taken():
             repeats.worth_it()
         return last is not None and express.learn(last, repeats.following)
+
+    def learns_anew(self, express: Express) -> bool:
+        """Whether what has come whole, and is not like what came before, joins its series by `express` all the same.
+
+        So begins the next series where others store it, too: of its first instance here only the header is read.
+        """
+        like = express.waiting()
+        if like is None:
+            return False
+        seen, entry = self._mine.seen, like.entry
+        seen.repeats.worth_it()
+        try:
+            with express.dataset() as dataset:
+                scan = scanner.scan(dataset, entry.transfer_syntax_uid, repeats=seen.repeats)
+                locator = replace(entry.locator, length=HEAD_BYTES + len(dataset))
+        except ArchiveError:  # it goes the usual way, and is refused in words
+            return False
+        if scan.sop_class_uid != entry.scan.sop_class_uid or scan.pattern in (None, entry.scan.pattern):
+            return False
+        arrival = replace(entry.arrival, result_of=_made_by_us(scan.metadata), at=time.time())
+        came = filing.Entry(scan, entry.transfer_syntax_uid, entry.digest, locator, HEAD_BYTES, arrival, seen.before)
+        prepared = Prepared(came, like.principal)
+        if not express.learn_anew(prepared, seen.repeats.following):
+            return False
+        self._mine.last = prepared
+        return True
 
     def news(self, prepared: Prepared, scope: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """The rows of audit and changes that tell of an arrival in a study of this access scope."""

@@ -97,7 +97,8 @@ class Likeness:
             known, patient = self._parts.keys.get(uid), self.stored.entry.patient
             if known is None or known.patient != patient:
                 known = self._looked_up()
-            if known is not None and known.patient == patient:
+            scope = self.stored.entry.arrival.scope
+            if known is not None and known.patient == patient and scope in ("", known.scope):
                 self._joining = Kept()
                 self._write_row(known, self._joining)
                 self._joins = True

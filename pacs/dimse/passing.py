@@ -79,6 +79,8 @@ class Passing:
                     continue
                 if passage == structures.STRIP and express.renew():
                     continue
+                if passage == structures.WITHIN and self._ingest.learns_anew(express):
+                    continue
                 if passage == structures.NOTHING:
                     return None
                 begun()

@@ -88,12 +88,22 @@ void m3_sizes(uint64_t out[6]) {
   out[5] = offsetof(struct m3_inflow, hash);
 }
 
+/* Whether the data set is like the ones before, and that of the SOP instance that its command set names. */
+static int is_followed(struct m3_express *x) {
+  const uint8_t *data = x->memory + M3_RECORD_HEADER + M3_RESERVE, *uid = x->command + x->uid_at;
+  const struct m3_followed *f = x->followed;
+  if (!m3_follow(x->alike->pattern, data, x->size, x->followed)) return 0;
+  if (x->uid_room - f->uid_size > 1 || memcmp(uid, f->uid, f->uid_size)) return 0;
+  return x->uid_room == f->uid_size || uid[f->uid_size] == ' ' || uid[f->uid_size] == 0;
+}
+
 /* One instance, if within `wait_ms` the next message begins and is one like those before; an m3_passage. */
 static int one(struct m3_express *x, int wait_ms) {
   struct m3_wire *w = x->wire;
-  x->unsent = 0;
+  uint32_t stage = x->stage;
+  x->stage = x->unsent = 0;
   x->erase_size = 0;
-  if (!x->stage) {
+  if (!stage) {
     if (w->start == w->end) {
       struct pollfd there = {.fd = w->fd, .events = POLLIN};
       if (poll(&there, 1, wait_ms) == 0) return M3_NOTHING;
@@ -104,15 +114,10 @@ static int one(struct m3_express *x, int wait_ms) {
     if (x->outcome != M3_DONE || !is_like(x)) return M3_BEFORE;
     x->outcome = receive(x);
     if (x->outcome != M3_DONE) return M3_WITHIN;
-    const uint8_t *data = x->memory + M3_RECORD_HEADER + M3_RESERVE, *uid = x->command + x->uid_at;
-    struct m3_followed *f = x->followed;
-    if (!m3_follow(x->alike->pattern, data, x->size, f)) return M3_WITHIN;
-    if (x->uid_room - f->uid_size > 1 || memcmp(uid, f->uid, f->uid_size)) return M3_WITHIN;
-    if (x->uid_room > f->uid_size && uid[f->uid_size] != ' ' && uid[f->uid_size] != 0) return M3_WITHIN;
   }
-  x->stage = 0;
+  if (stage != M3_TO_FILE && !is_followed(x)) return M3_WITHIN;
   int passage = file(x);
-  if (passage == M3_STRIP) x->stage = 1;
+  if (passage == M3_STRIP) x->stage = M3_TO_FILE;
   if (passage == M3_STORED) {
     x->stored++;
     answer(x);

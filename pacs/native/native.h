@@ -208,6 +208,7 @@ void m3_tell(const struct m3_alike *a, const struct m3_followed *f, const uint8_
              struct m3_value *columns, struct m3_value *lookup);
 
 /* One association that stores instances alike (express.c). */
+enum m3_stage { M3_TO_FILE = 1, M3_TO_FOLLOW = 2 };
 enum m3_passage {
   M3_STORED = 0,  /* one instance: committed and answered */
   M3_NOTHING = 1, /* nothing has come for a second */
@@ -237,7 +238,7 @@ struct m3_express {
   uint64_t erase_size; /* of the record at `strip` that was written in vain */
   uint64_t joiner;
 
-  uint32_t stage; /* 0: for a message; 1: for filing what has come */
+  uint32_t stage; /* 0: for a message; or what is to be done with the one that has come: an m3_stage */
   uint32_t spell_ms, pause_ms; /* for how long it goes on by itself, and how long a pause ends that (0: after each one) */
   uint32_t hashed; /* whether `hash` is of the data set alone, as far as it has come */
   int32_t outcome, joined;

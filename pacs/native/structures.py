@@ -23,6 +23,9 @@ from pacs.native import Patience, Wire
 STORED, NOTHING, BEFORE, WITHIN, STRIP = range(5)
 """What a passage comes to."""
 
+TO_FOLLOW: Final = 2
+"""Said of a data set that has come: what others are like is another now."""
+
 QUIET, TURN, OTHER, UNLIKE, NEXT, NO_ROOM, FULL, LEFT = range(8)
 """Why an inflow stops."""
 

@@ -48,6 +48,23 @@ def test_those_that_follow_without_a_pause_are_told_of_together(place: Place, mo
     assert place.held == 60
 
 
+def test_a_series_that_others_have_begun_goes_by_the_library_at_once(place: Place) -> None:
+    shared = slices(20, number=2)
+    with place.associate() as one, place.associate() as another:
+        assert [send(one, ds) for ds in slices(20)] == [0] * 20
+        assert [send(another, ds) for ds in slices(23, number=1)] == [0] * 23
+        before = place.usual
+        assert send(one, shared[0]) == 0
+        assert place.usual == before + 1, "who begins it stores it the usual way"
+        assert [send(another, ds) for ds in shared[7:10]] == [0] * 3
+        assert [send(one, ds) for ds in shared[1:3]] == [0] * 2
+        assert place.usual == before + 1
+        assert send(another, shared[0]) == 0, "the same once more"
+        assert place.usual == before + 2
+    assert place.held == 49
+    place.equals_rebuild()
+
+
 def test_bytes_that_are_not_deflated_are_no_deflated_data_set(place: Place) -> None:
     several = slices(24)
     with place.associate(((CT, (DEFLATED,)),)) as assoc:

@@ -226,14 +226,16 @@ class PostgreSQL:
         self.folder = folder
         self.port = port
         self._databases = 0
+        self._index: tuple[str, ...] = ()
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str) -> str:
         command = [str(self._binaries / program), *arguments]
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr or done.stdout}")
+        return done.stdout
 
     def start(self, *, fsync: bool = False) -> None:
         """Initialise the cluster, unless that was done, and start it."""
@@ -251,12 +253,24 @@ class PostgreSQL:
         """Stop it at once, as a crash would."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
 
-    def new_database(self) -> str:
+    def new_database(self, *options: str) -> str:
         """The URL of a new, empty database."""
         self._databases += 1
         name = f"t{self._databases}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "app", name)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "app", *options, name)
         return f"postgresql+psycopg://app@127.0.0.1:{self.port}/{name}"
+
+    def new_index(self) -> str:
+        """The URL of a new database with an empty index in it: a copy, which takes a third of what making one does."""
+        if not self._index:
+            from pacs.index.engine import open_index
+
+            made = self.new_database()
+            open_index(made).close()
+            # Files are copied sooner than blocks are logged; versions before 15 know nothing else.
+            files = ("--strategy=file_copy",) if "--strategy" in self._run("createdb", "--help") else ()
+            self._index = ("--template", made.rpartition("/")[2], *files)
+        return self.new_database(*self._index)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import S3Server, moto_server, postgresql_cluster, rclone_server
+from servers import PostgreSQL, S3Server, moto_server, postgresql_cluster, rclone_server
 
 from pacs.events import Events
 from pacs.index.engine import Index, open_index
@@ -51,10 +51,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def index_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
+    """The URL of an empty database of each kind; with an index in it where that is all that the test looks at."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'index.db'}"
-    return request.getfixturevalue("postgresql_cluster").new_database()
+    cluster: PostgreSQL = request.getfixturevalue("postgresql_cluster")
+    return cluster.new_index() if "index" in request.fixturenames else cluster.new_database()
 
 
 @pytest.fixture

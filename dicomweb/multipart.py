@@ -141,7 +141,7 @@ class Parser:
         event may be read of those from before. Raises TooLarge.
         """
         self.behind, self._held, self._filled = memoryview(b""), b"", 0
-        self._left -= parts
+        self._left -= parts if within else parts - 1  # the first of them was counted when it began
         if self._left < 0:
             raise TooLarge("the body has too many parts")
         self._state = "content" if within else "boundary"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dicomweb import errors
-from pacs.errors import ArchiveError, OutOfResources, Quarantined, Unavailable
+from pacs.errors import ArchiveError, Conflict, OutOfResources, Quarantined, Unavailable
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -49,6 +49,8 @@ def _file_one(archive: Archive, prepared: Prepared) -> Stored | Failure:
     try:
         return _honest(archive.ingest.file([prepared])[0])
     except ArchiveError as error:
+        if isinstance(error, Conflict) and prepared.placed is not None:
+            prepared.placed.withdraw()
         return Failure(prepared.sop_class_uid, prepared.sop_instance_uid, error)
 
 

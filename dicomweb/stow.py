@@ -224,17 +224,19 @@ class Taking:
     def close(self) -> None:
         """Let go of what was not filed. May be called again."""
         self.closed = True
-        self._intake.abort()
-        for each in self._arrived:  # nobody was told of them
-            prepared = each.result() if isinstance(each, Future) else each
-            if isinstance(prepared, Prepared) and prepared.placed is not None:
-                prepared.placed.withdraw()
-        self._arrived = []
-        while self._writing:
-            self._land()
-        if self._flow is not None:
-            flow, self._flow = self._flow, None
-            self._archive.ingest.done(flow)
+        try:
+            self._intake.abort()
+            for each in self._arrived:  # nobody was told of them
+                prepared = each.result() if isinstance(each, Future) else each
+                if isinstance(prepared, Prepared) and prepared.placed is not None:
+                    prepared.placed.withdraw()
+            self._arrived = []
+            while self._writing:
+                self._land()
+        finally:
+            if self._flow is not None:
+                flow, self._flow = self._flow, None
+                self._archive.ingest.done(flow)
 
     def _take(self, events: Iterator[Event], lent: Lent | None) -> None:
         for event in events:
@@ -319,9 +321,13 @@ class Taking:
     def _file(self) -> None:
         arrived, self._arrived = self._arrived, []
         usual = [each.result() if isinstance(each, Future) else each for each in arrived if not isinstance(each, Taken)]
-        filed = iter(file(self._archive, usual))  # first: it begins the series that others join
-        if self._flow is not None:
-            self._flow.join()
+        if self._flow is not None and _order_decides(arrived):
+            self._flow.leave()  # each waits for those before it
+            filed: Iterator[Stored | Failure] = (file(self._archive, [each])[0] for each in usual)
+        else:
+            filed = iter(file(self._archive, usual))  # first: it begins the series that others join
+            if self._flow is not None:
+                self._flow.join()
         self._results += [self._became(each) if isinstance(each, Taken) else next(filed) for each in arrived]
 
     def _became(self, taken: Taken) -> Stored | Failure:
@@ -331,8 +337,22 @@ class Taking:
             return Failure(like.sop_class_uid, uid, taken.error)
         if taken.joined:
             return Stored(like.sop_class_uid, uid, like.study_instance_uid, like.series_instance_uid, "stored")
-        with self._archive.ingest.again(taken) as receiving:
-            return file(self._archive, [self._intake.prepare(receiving)])[0]
+        try:
+            with self._archive.ingest.again(taken) as receiving:
+                return file(self._archive, [self._intake.prepare(receiving)])[0]
+        except ArchiveError as error:
+            return Failure(like.sop_class_uid, uid, error)
+
+
+def _order_decides(arrived: Sequence[object]) -> bool:
+    """Whether what came the usual way behind one that was taken has its UID, or may reject it."""
+    taken = set[str]()
+    for each in arrived:
+        if isinstance(each, Taken):
+            taken.add(each.sop_instance_uid)
+        elif taken and isinstance(each, Prepared) and (each.sop_instance_uid in taken or each.rejects is not None):
+            return True
+    return False
 
 
 def is_dicom(part: PartBegin) -> bool:

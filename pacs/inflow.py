@@ -12,6 +12,7 @@ import ctypes
 import errno
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import addressof, c_char
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +67,13 @@ class Taken:
         self.error: ArchiveError | None = None
         """Why it is not, where nobody else can help."""
 
+    def judge(self) -> None:
+        """See whether it was written to its end: what was not is an error."""
+        wrote = self.told.wrote
+        if wrote != self.told.blocks:
+            short = Unavailable("an object was not written to its end")
+            self.error = failed(OSError(-wrote, ""), "store an object") if wrote < 0 else short
+
 
 class _Batch:
     """Those that join in one transaction: they have the same in common."""
@@ -93,7 +101,10 @@ class _Batch:
         if not self.taken:
             return []
         outcomes = bytearray([structures.UNUSUAL]) * len(self.taken)
-        if self.likeness.joins():
+        joins = False
+        with suppress(ArchiveError):  # whoever files them the usual way is told
+            joins = self.likeness.joins()
+        if joins:
             to = (c_char * len(outcomes)).from_buffer(outcomes)
             terms = ctypes.byref(self.likeness.terms)
             library.m3_join_taken(joiner.address, terms, addressof(self.room), len(outcomes), addressof(to))
@@ -101,10 +112,7 @@ class _Batch:
             self.likeness.look_again()
         for taken, outcome in zip(self.taken, outcomes, strict=True):
             taken.joined = outcome == structures.JOINED
-            if outcome == structures.UNWRITTEN:
-                wrote = taken.told.wrote
-                short = Unavailable("an object was not written to its end")
-                taken.error = failed(OSError(-wrote, ""), "store an object") if wrote < 0 else short
+            taken.judge()
         return [taken for taken in self.taken if taken.joined]
 
 
@@ -125,7 +133,7 @@ class Inflow:
         """For those that go the usual way."""
         self._likeness: Likeness | None = None
         self._unfit: object = None
-        self._header = self._framing = b"", b""
+        self._framing = b"", b""
         self._in_vain = 0
         self._memory: list[tuple[Memory, c_char, int]] = []
         self._strip: Strip | None = None
@@ -304,7 +312,7 @@ class Inflow:
         joined = [taken for batch in batches for taken in batch.join(self._library, self._joiner)]
         if len(joined) < sum(len(batch.taken) for batch in batches):
             self._likeness = None
-        self._rooms += [batch.room for batch in batches]
+        self._keep_room(batches)
         if not joined:
             return
         try:
@@ -315,14 +323,25 @@ class Inflow:
         self._parts.index.joined(len(joined))
         self._parts.events.publish()
 
+    def leave(self) -> None:
+        """Join nothing of what was taken: each of them that has no error has to go the usual way."""
+        self._leave_strip()
+        batches, self._batches = self._batches, []
+        for taken in (taken for batch in batches for taken in batch.taken):
+            taken.judge()
+        self._keep_room(batches)
+
+    def _keep_room(self, batches: list[_Batch]) -> None:
+        self._rooms += [batch.room for batch in batches]
+        del self._rooms[1:]
+
     def close(self) -> None:
         """Give back what a body needs, and leave nothing of what was to join later. May be called again."""
         self._leave_strip()
         for batch in self._batches:
             for taken in batch.taken:
                 self._parts.store.forget(taken.locator)
-        self._rooms += [batch.room for batch in self._batches]
-        del self._rooms[1:]
+        self._keep_room(self._batches)
         self._batches = []
         self._give_memory()
 

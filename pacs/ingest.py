@@ -604,13 +604,21 @@ class Ingest:
         self._inflows.give(inflow)
 
     def again(self, taken: Taken) -> Receiving:
-        """One that an inflow has taken and that could not join, to go the usual way; its place is given up."""
+        """One that an inflow has taken and that could not join, to go the usual way; its place is given up.
+
+        Raises OutOfResources, or Unavailable where it cannot be read.
+        """
         like = taken.likeness.stored
         receiving = self.receive(like.entry.transfer_syntax_uid, like.sop_class_uid, taken.sop_instance_uid)
-        for piece in self._store.chunks(taken.locator, HEAD_BYTES):
-            receiving.write(piece)
-        if isinstance(self._store, FileStore):
-            self._store.forget(taken.locator)
+        try:
+            for piece in self._store.chunks(taken.locator, HEAD_BYTES):
+                receiving.write(piece)
+        except BaseException:
+            receiving.abort()
+            raise
+        finally:
+            if isinstance(self._store, FileStore):
+                self._store.forget(taken.locator)
         return receiving
 
     def _inflow(self) -> Inflow | None:

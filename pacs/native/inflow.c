@@ -183,18 +183,20 @@ static int content(struct m3_inflow *x) {
   if (!meta || !followed(x, meta)) return M3_OTHER;
   x->total = (uint64_t)x->followed->place + x->alike->pattern->pixels;
   if (x->total > x->room) return M3_OTHER;
+  uint64_t here = x->end - x->start - meta;
+  x->size = here < x->total ? here : x->total;
+  /* also in a preamble, and from there to the data set */
+  if (m3_find(x->staging + x->start, meta + x->size, x->delimiter, x->delimiter_size) >= 0) return M3_OTHER;
   land(x, x->slot);
   memcpy(x->meta_now, x->staging + x->start, x->meta_now_size = meta);
   x->start += meta;
-  uint64_t here = x->end - x->start;
-  x->size = here < x->total ? here : x->total;
   m3_hash_begin(&x->hash);
   m3_hash_copy(&x->hash, dataset(x), x->staging + x->start, x->size);
   /* its bytes move on, its UID with them */
   x->followed->uid = dataset(x) + (x->followed->uid - (x->staging + x->start));
   x->start += (uint32_t)x->size;
   x->stage = M3_AT_DATA;
-  return undivided(x, 0) ? -1 : M3_UNLIKE;
+  return -1;
 }
 
 /* The rest of the pixel data; -1, or an m3_flow. */
@@ -228,8 +230,11 @@ static int end(struct m3_inflow *x) {
 /* The head of the next part; -1, or an m3_flow. */
 static int head(struct m3_inflow *x) {
   int why;
-  if (!staged(x, x->head_size, &why)) return why;
-  if (x->end - x->start < x->head_size || memcmp(x->staging + x->start, x->head, x->head_size)) return M3_NEXT;
+  uint32_t boundary = x->delimiter_size - 2; /* the delimiter behind its line end */
+  if (!staged(x, x->head_size + boundary, &why)) return why;
+  if (x->end - x->start < x->head_size + boundary || memcmp(x->staging + x->start, x->head, x->head_size)) return M3_NEXT;
+  /* a part may be a header alone, whose blank line belongs to the next delimiter */
+  if (!memcmp(x->staging + x->start + x->head_size, x->delimiter + 2, boundary)) return M3_NEXT;
   x->start += x->head_size;
   x->stage = M3_AT_CONTENT;
   return x->came >= x->most || now() >= x->until ? M3_TURN : -1;

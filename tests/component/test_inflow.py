@@ -19,6 +19,7 @@ from servers import missing
 from sqlalchemy import func, select, update
 from stores_alike import dead, equals_rebuild, no_file_beyond, past_the_cache, records, slices, table_rows
 
+from dicomweb.multipart import Parser
 from pacs import inflow, native
 from pacs.auth import CLINICAL_RIGHTS, SYSTEM
 from pacs.index import schema
@@ -310,3 +311,74 @@ def test_what_failed_in_one_segment_takes_nothing_with_it_in_the_next(
     stored, failed = outcome(answer)
     assert (answer[0], stored + failed) == (202, 32)
     assert held(door) == 8 + stored == sum(1 for _ in door.archive.store.walk()), "what was acknowledged is there"
+
+
+def told_alike(
+    folders: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    asks: Sequence[Callable[[Door], Any]],
+    least: int,
+    hidden: int = 0,
+) -> None:
+    """What is asked of an archive is answered as one without an inflow does, which ends with the same rows.
+
+    The library has to take at least so many; so many are rejected by others.
+    """
+    if native.load() is None:
+        missing("the compiled part (python -m pacs.native.make)")
+    with opened(folders.mktemp("one")) as one, opened(folders.mktemp("other")) as other:
+        counted = Counted(one, monkeypatch)
+        monkeypatch.setattr(other.archive.ingest, "inflow", lambda: None)
+        for at, ask in enumerate(asks):
+            assert ask(one) == ask(other), f"body {at}"
+        assert held(one) - counted.count >= least, "the library has taken what it could"
+        assert as_a_set(one) == as_a_set(other)
+        rows = held(one)
+    assert records(one) == records(other) == rows + hidden
+
+
+def rejecting(ds: Dataset) -> Dataset:
+    """A rejection note of an instance."""
+    title, study, series, instance = Dataset(), Dataset(), Dataset(), Dataset()
+    title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "113001", "DCM", "Rejected"
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = ds.SeriesInstanceUID, [instance]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = ds.StudyInstanceUID, [series]
+    made = dicom_data.image(
+        90, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.59", Modality="KO", SeriesInstanceUID="1.2.99", PixelData=None
+    )
+    made.ConceptNameCodeSequence, made.CurrentRequestedProcedureEvidenceSequence = [title], [study]
+    return made
+
+
+def test_order_and_frame_of_a_body_decide(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several, other = ct(80), ct(80)[15]
+    other.PatientWeight = 70  # nothing that the library would take
+    monkeypatch.setattr(Parser.__init__, "__defaults__", (12,))
+
+    def framed(between: bytes, *, at: int = 20) -> bytes:
+        """A body in which something stands in a part's place."""
+        raw = files(several[at : at + 10])
+        return whole(raw[:5]).removesuffix(END) + b"\r\n" + between + b"\r\n" + whole(raw[5:])
+
+    def each_of_its_own(count: int) -> bytes:
+        head = b"--b\r\nContent-Type: application/dicom\r\nContent-Location: %d\r\n\r\n"
+        return b"\r\n".join(head % at + raw for at, raw in enumerate(files(several[50 : 50 + count]))) + END
+
+    head = b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+    divided = bytearray(files(several[40:41])[0])
+    divided[60:67] = b"\r\n--b\r\n"  # a boundary in a preamble
+    bodies = (
+        whole(several[:10]),
+        whole([*several[10:19], other, *several[19:20]]),
+        framed(head + bytes(divided)),
+        framed(head.removesuffix(b"\r\n"), at=30),  # a part that is a header alone
+        whole([*several[41:46], rejecting(several[43]), *several[46:50]]),
+        each_of_its_own(12),
+        each_of_its_own(13),
+        whole(several[65:79]),
+    )
+    asks = [lambda door, body=body: post(door, body) for body in bodies]
+    told_alike(tmp_path_factory, monkeypatch, asks, 10, hidden=1)

@@ -192,6 +192,16 @@ def held(index: Index, sop_instance_uid: str) -> Found | None:
     return found[0] if found else None
 
 
+def looked_up(index: Index, scan: Scan) -> Known | None:
+    """Study and series of the instance as the index has them; None where its series is not here."""
+    which = {"study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid}
+    found = index.fetch(joining.HERE, which)
+    if not found or found[0].series_id is None:
+        return None
+    here = found[0]
+    return Known(here.id, here.series_id, here.scope, (here.patient_id, here.issuer_of_patient_id))
+
+
 def is_same(found: Found, entry_digest: str, sop_instance_uid: str) -> bool:
     """True when the very same content is held; raises DuplicateInstance when it is other content."""
     if found.digest == entry_digest:

@@ -663,6 +663,10 @@ class Ingest:
             return False
         if scan.sop_class_uid != entry.scan.sop_class_uid or scan.pattern in (None, entry.scan.pattern):
             return False
+        if scan.series_instance_uid not in self._keys:
+            if (known := filing.looked_up(self._index, scan)) is None:
+                return False
+            filing.remember(self._keys, scan.series_instance_uid, known)
         arrival = replace(entry.arrival, result_of=_made_by_us(scan.metadata), at=time.time())
         came = filing.Entry(scan, entry.transfer_syntax_uid, entry.digest, locator, HEAD_BYTES, arrival, seen.before)
         prepared = Prepared(came, like.principal)

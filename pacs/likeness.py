@@ -96,7 +96,7 @@ class Likeness:
             uid = self.stored.series_instance_uid
             known, patient = self._parts.keys.get(uid), self.stored.entry.patient
             if known is None or known.patient != patient:
-                known = self._looked_up()
+                known = filing.looked_up(self._parts.index, self.stored.entry.scan)
             scope = self.stored.entry.arrival.scope
             if known is not None and known.patient == patient and scope in ("", known.scope):
                 self._joining = Kept()
@@ -153,18 +153,6 @@ class Likeness:
         for name, text in (("before", before), ("behind", behind), ("facts", facts), ("suffix", suffix)):
             setattr(terms, name, self._kept.at(text))
             setattr(terms, f"{name}_size", len(text))
-
-    def _looked_up(self) -> filing.Known | None:
-        """Study and series as the index has them; None where they are gone."""
-        scan = self.stored.entry.scan
-        which = {
-            "study": scan.study_instance_uid, "series": scan.series_instance_uid, "sop": scan.sop_instance_uid
-        }  # fmt: skip
-        found = self._parts.index.fetch(joining.HERE, which)
-        if not found or found[0].series_id is None:
-            return None
-        here = found[0]
-        return filing.Known(here.id, here.series_id, here.scope, (here.patient_id, here.issuer_of_patient_id))
 
     def _values(self, known: filing.Known) -> list[Any]:
         """All that is told of one that joins, but for what the library sets."""

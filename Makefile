@@ -33,10 +33,9 @@ $(STAMPS)/tools:
 packages:  ## install the system packages that the tests need (root or sudo)
 	@.ci/packages.sh
 
-# Three processes of tests on two processors: many wait, for a quiet time or for a server to start.
 test: packages $(STAMPS)/tools  ## everything: real Redis, PostgreSQL, S3 servers, Chromium, DCMTK, validators
 	@.ci/install.sh "$(EXTRAS),s3,postgresql,redis,test" viewer
-	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 	@cd viewer/web && npm test --silent
 
 unit: $(STAMPS)/tools  ## the pure tests only: seconds

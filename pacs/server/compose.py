@@ -73,6 +73,7 @@ class Parts:
         self._attendance = Attendance(self.workforce, lambda: self._worker.post)
         self._committing = committing(archive)
         self._events = event_courier(archive)
+        self._events.step(time.time())  # who watches is told of the start, and so of the stop, however soon that comes
         self.forward = Forward(archive, partial(courier, archive))
         self._care = Care(archive)
         self._retention = archive.retention
